@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DnerfError', 'InputError', 'MissingError', 'StorageError', 'DivergedError', 'home', 'data_dir', 'runs_dir', 'asset',
            'check_name', 'staged_file', 'locked', 'staged_dir', 'need_space', 'write_json', 'read_json', 'sha256',
-           'pick_device', 'progress']
+           'pick_device', 'keep_memory', 'progress']
 
-# %% ../nbs/00_core.ipynb #211df028
-import contextlib, errno, importlib.util, fcntl, hashlib, json, os, re, shutil, uuid
+# %% ../nbs/00_core.ipynb #b1b8b594
+import contextlib, ctypes, errno, hashlib, importlib.util, json, os, re, shutil, uuid
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #4d591f11
@@ -105,7 +105,10 @@ def locked(
         folder.parent.mkdir(parents=True, exist_ok=True)
         handle = open(folder.with_name(f'.{folder.name}.lock'), 'w')
     try:
-        try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            import fcntl # on Unix only; elsewhere there is no lock
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError: pass
         except BlockingIOError: raise StorageError(f"another process is working on {what} ({folder}); wait for it, or stop it") from None
         yield
     finally: handle.close()
@@ -176,6 +179,13 @@ def pick_device(
     if device == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as e: raise InputError(f"device {device!r} is not available here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
+
+# %% ../nbs/00_core.ipynb #cee3cfa6
+def keep_memory() -> bool: # Whether the allocator could be told
+    "Ask glibc's allocator to keep freed memory for the next step (`M_TRIM_THRESHOLD`, `M_MMAP_THRESHOLD`)."
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return False
+    return bool(mallopt(-1, 2**31 - 1) & mallopt(-3, 2**30))
 
 # %% ../nbs/00_core.ipynb #aa8e9509
 def progress(

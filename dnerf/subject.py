@@ -193,6 +193,16 @@ def tracked(self:Subject): # bool `(N,)`
     return ok
 
 @patch
+def embedding(self:Subject,
+    name:str,   # Name of an embedding that was made for this subject
+) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
+    "Speech features, one window of 16 steps per frame."
+    if not (self.folder/'embeddings'/f'{name}.npy').is_file():
+        known = sorted(p.stem for p in (self.folder/'embeddings').glob('*.npy'))
+        raise MissingError(f"subject {self.name!r} has no embedding {name!r} yet; made are: {', '.join(known) or 'none'}")
+    return self._array(f'embeddings/{name}')
+
+@patch
 def split(self:Subject,
     name:str, # `train`, `val` or `test`
 ) -> range:   # Frame indices

@@ -65,9 +65,10 @@ def contaminate(
     generator:torch.Generator=None, # Randomness
     training:bool=True, # False: nothing is resampled
     bins:int=256,     # Bins of the pitch
+    **kwargs,         # `segment`, `stretch` of `resample_positions`
 ) -> tuple[Tensor, Tensor, Tensor]: # $C_c$ `(B, T, 80)`, $C_r$ `(B, T, 80)`, $C_p$ `(B, T, bins + 1)`
     "Inputs of the content, rhythm and pitch encoders (eq. 5)."
     if not training: return S, S, quantise_f0(track, bins)
-    both, out = random_resample(torch.cat([S, track[..., None]], -1), lengths, generator)
+    both, out = random_resample(torch.cat([S, track[..., None]], -1), lengths, generator, **kwargs)
     behind = torch.arange(S.shape[1], device=S.device) >= out[:, None]
     return both[..., :-1], S, quantise_f0(both[..., -1].masked_fill(behind, -1), bins)

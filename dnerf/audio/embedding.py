@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 from .mel import MEL, mel_spectrogram, to_mono
-from .speechsplit import as_config, encode, load_speechsplit, read_checkpoint, train_speechsplit
+from .speechsplit import as_config, encode, load_speechsplit, read_checkpoint, speaker_stats, train_speechsplit
 from ..core import InputError, MissingError, read_json, sha256, staged_file, write_json
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
@@ -119,10 +119,11 @@ def raw_steps(
     sr:int,         # Its sampling rate, Hz
     n_frames:int,   # Video frames N
     model=None,     # A `SpeechSplit`, for the names that need one
+    stats=None,     # Pitch statistics of the speaker; None: of the one the model was trained on
 ) -> np.ndarray:    # float32 `(2 N, D)`
     "Features at 50 Hz, not standardised."
     parts = [REGISTRY[p] for p in parse_embedding(name)]
-    codes = encode(model, wav, sr) if any(c for _, c in parts) else None
+    codes = encode(model, wav, sr, stats=stats) if any(c for _, c in parts) else None
     features = [f(wav, sr, codes) if needs else f(wav, sr) for f, needs in parts]
     return np.concatenate([to_steps(x, rate, n_frames) for x, rate in features], 1)
 
@@ -181,6 +182,7 @@ def embed_speech(
     sr:int=16000,     # Its sampling rate, Hz
     n_frames:int=None, # Video frames; None: as many as fit
     device='cpu',     # See `pick_device`
+    other_voice:bool=False, # Whether someone else speaks: pitch is then measured against that voice's own mean and spread
 ) -> np.ndarray:      # float32 `(n_frames, 16, D)`
     "The same features for new speech, scaled as the subject's."
     name, x = '+'.join(parse_embedding(name)), to_mono(wav, sr)
@@ -188,5 +190,5 @@ def embed_speech(
     if not about.is_file(): raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
     about = read_json(about)
     model = load_speechsplit(subject.folder/'speechsplit.ckpt', device) if _needs_codes(name) else None
-    steps = raw_steps(name, x, MEL.sr, n_frames or len(x)//SAMPLES_PER_FRAME, model)
+    steps = raw_steps(name, x, MEL.sr, n_frames or len(x)//SAMPLES_PER_FRAME, model, speaker_stats(x) if other_voice else None)
     return windows(_standardise(steps, np.array(about['mean'], np.float32), np.array(about['std'], np.float32)))

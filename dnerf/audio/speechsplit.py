@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from .contamination import contaminate, resample, resample_positions
-from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, mel_spectrogram, normalise_f0, quantise_f0, to_mono
+from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, mel_spectrogram, n_frames, normalise_f0, quantise_f0, to_mono
 from ..core import DivergedError, InputError, MissingError, pick_device, progress, staged_file
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
@@ -43,8 +43,13 @@ class SpeechSplitConfig:
     decoder_layers: int = 3
     factor: int = 8           # mel frames per code
     window: int = 192         # frames the networks see at once, 3.07 s
+    stretch_min: float = .5   # random resampling: smallest ...
+    stretch_max: float = 1.5  # ... and largest factor
+    resample_layers: bool = True # resample again after every convolution
     min_crop: int = 64        # shortest training crop, frames; the rest of the window is padding and masked in the loss
     max_crop: int = 128       # longest training crop, frames
+    speed: float = 0.         # crops are played faster or slower by up to this fraction
+    gain: float = 0.          # and louder or softer by up to this, 0.01 = 1 dB
     batch: int = 16
     lr: float = 1e-4
     lr_end: float = 1.        # final learning rate as a fraction of lr (cosine); 1 keeps it constant
@@ -53,12 +58,13 @@ class SpeechSplitConfig:
     steps: int = 300000       # training length
     minutes: float = 0.       # training stops after this time at the latest; 0 = no limit
     val_every: int = 1000     # steps between validations
+    threads: int = 0          # CPU threads while training; 0 = all. Small LSTMs gain nothing from several, and crawl on shared cores
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #dc070de1
 PRESETS = dict(
     paper=SpeechSplitConfig(),
-    fast=SpeechSplitConfig(EncoderConfig(128, 3, 2, 8), EncoderConfig(64, 1, 1, 1), EncoderConfig(64, 3, 1, 32), decoder_units=128, decoder_layers=1,
-        min_crop=192, max_crop=192, lr=3e-3, lr_end=.02, warmup=.05, clip=1., steps=500, minutes=2., val_every=25))
+    fast=SpeechSplitConfig(EncoderConfig(64, 3, 2, 8), EncoderConfig(64, 1, 1, 1), EncoderConfig(64, 3, 1, 32), decoder_units=96, decoder_layers=1,
+        stretch_min=.75, stretch_max=1.25, resample_layers=False, min_crop=192, max_crop=192, batch=4, lr=3e-3, lr_end=.02, warmup=.05, clip=1., steps=450, minutes=2., val_every=25, threads=1))
 
 def as_config(
     config='fast', # Name of a preset, a `SpeechSplitConfig`, or a dictionary of changes to `paper`
@@ -168,9 +174,10 @@ def encode(self:SpeechSplit,
 ) -> dict[str, Tensor]:             # `content`, `rhythm`, `pitch`: `(B, T / factor, D)`
     "The three codes (eq. 5)."
     if lengths is None: lengths = torch.full((len(S),), S.shape[1], device=S.device)
-    inputs = dict(zip(CODES, contaminate(S, track, lengths, generator, self.training)))
-    full, draws = torch.full_like(lengths, S.shape[1]), None
-    if self.training: draws = [resample_positions(full, S.shape[1], generator) for _ in range(max(self.config.content.convs, self.config.pitch.convs))]
+    c = self.config
+    stretch, full, draws = (c.stretch_min, c.stretch_max), torch.full_like(lengths, S.shape[1]), None
+    inputs = dict(zip(CODES, contaminate(S, track, lengths, generator, self.training, stretch=stretch)))
+    if self.training and c.resample_layers: draws = [resample_positions(full, S.shape[1], generator, stretch=stretch) for _ in range(max(c.content.convs, c.pitch.convs))]
     return {k: getattr(self, k)(x, draws) if decimated else getattr(self, k).sequence(x, draws) for k, x in inputs.items()}
 
 @patch
@@ -215,12 +222,14 @@ class Crops(IterableDataset):
 
     def __iter__(self):
         g, c, (a, b) = torch.Generator().manual_seed(self.seed), self.c, self.span
+        both = torch.cat([self.S, self.track[:, None]], 1).expand(c.batch, -1, -1)
         while True:
-            lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).clamp(max=b - a)
-            starts = a + (torch.rand(c.batch, generator=g)*(b - a - lengths + 1)).long()
-            frames = torch.arange(c.window)
-            i, valid = (starts[:, None] + frames).clamp(max=b - 1), frames < lengths[:, None]
-            yield dict(S=self.S[i]*valid[..., None], track=self.track[i].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
+            speed, gain = 1 + c.speed*(2*torch.rand(c.batch, 1, generator=g) - 1), c.gain*(2*torch.rand(c.batch, 1, 1, generator=g) - 1)
+            lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).minimum(((b - a)/speed[:, 0]).long())
+            starts = a + torch.rand(c.batch, 1, generator=g)*(b - a - (lengths[:, None] - 1)*speed - 1).clamp(min=0)
+            valid = torch.arange(c.window) < lengths[:, None]
+            y = resample(both, ((starts if c.speed else starts.round()) + torch.arange(c.window)*speed).clamp(max=b - 1), lengths)
+            yield dict(S=(y[..., :-1] + gain).clamp(0, 1)*valid[..., None], track=y[..., -1].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
 
 def masked_mse(
     S_hat:Tensor, # `(B, T, 80)`
@@ -313,6 +322,13 @@ def _quiet(): # Lightning's hints on hardware and on loader workers are of no us
         try: yield
         finally: log.setLevel(level)
 
+@contextlib.contextmanager
+def _threads(n): # torch on n CPU threads for a while
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try: yield
+    finally: torch.set_num_threads(before)
+
 def _trainer(c, device, bar):
     device = pick_device(device)
     return L.Trainer(accelerator='gpu' if device.type == 'cuda' else device.type, devices=[device.index or 0] if device.type == 'cuda' else 1, max_epochs=-1,
@@ -391,10 +407,13 @@ def train_speechsplit(
     seconds = len(x)/MEL.sr
     train_range_s, val_range_s = train_range_s or (0, .95*seconds), val_range_s or (.95*seconds, seconds)
     a, b = (int(t*MEL.sr) for t in train_range_s)
-    stats = speaker_stats(x[a:b])
-    S, track = speech_features(x[:int(max(train_range_s[1], val_range_s[1])*MEL.sr)], MEL.sr, stats)
-    train, val = (_frames_in(r, len(S)) for r in (train_range_s, val_range_s))
+    x = x[:int(max(train_range_s[1], val_range_s[1])*MEL.sr)] # whatever comes later is never looked at
+    train, val = (_frames_in(r, n_frames(len(x))) for r in (train_range_s, val_range_s))
     if train[1] - train[0] < 3*c.factor or val[1] <= val[0]: raise InputError(f"{train_range_s[1] - train_range_s[0]:.2f} s of speech are too short to train SpeechSplit; give a longer recording")
+    span = estimate_f0_range(x[a:b])
+    f0, voiced = estimate_f0(x, f0_range=span)
+    stats = f0_stats(f0[slice(*train)], voiced[slice(*train)], span)
+    S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, stats))
     model = new_speechsplit(c, stats, S[slice(*train)].mean(0), seed)
     history, val_mse = _fit(model, S, track, train, val, seed, device, bar)
     path = save_speechsplit(Path(folder)/'speechsplit.ckpt', model, mean_frame=S[slice(*train)].mean(0), history=history, val_mse=val_mse, seed=seed, key=key)
@@ -403,7 +422,7 @@ def train_speechsplit(
 def _fit(model, S, track, train, val, seed, device, bar): # trains in place, leaves the best weights; returns the history and their error
     c, module = model.config, SpeechSplitTraining(model, seed)
     loaders = [DataLoader(d, batch_size=None) for d in (Crops(S, track, train, c, seed), [span_windows(S, track, val, c)])]
-    with _quiet(): _trainer(c, device, bar).fit(module, *loaders)
+    with _quiet(), _threads(c.threads): _trainer(c, device, bar).fit(module, *loaders)
     if module.best[1] is None: raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
     model.load_state_dict(module.best[1])
     model.cpu().eval()

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['FOV_Y', 'quiet_native', 'face_landmarker', 'Track', 'choose_face', 'track_faces', 'interpolate_poses',
            'canonical_face', 'project', 'fit_poses', 'align', 'bundle_adjust', 'steady_landmarks', 'outlier_frames',
-           'jitter', 'smooth_poses', 'HeadPose', 'first_guess', 'crop_landmarks', 'solve_head']
+           'jitter', 'smooth_poses', 'blend_poses', 'steady_poses', 'rotation_guide', 'HeadPose', 'first_guess',
+           'crop_landmarks', 'solve_head']
 
 # %% ../../nbs/video/01_tracking.ipynb #6259905b
 import contextlib, os, sys, zipfile
 from dataclasses import dataclass, replace
 import numpy as np
+from scipy.linalg import block_diag
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.spatial.transform import Rotation, Slerp
 from ..core import InputError, asset
@@ -149,14 +151,15 @@ def project(
 # %% ../../nbs/video/01_tracking.ipynb #807fc9ef
 def _linearise(points, w2c, focal, centre):
     "Projection (N, K, 2) and its derivatives by pose (N, K, 2, 6: rotation, shift), by point (N, K, 2, 3) and by log focal (N, K, 2)."
-    q = np.einsum('nij,kj->nki', w2c[:, :3, :3], points)
+    q = points @ w2c[:, :3, :3].swapaxes(1, 2)
     p = q + w2c[:, None, :3, 3]
     iz = 1/p[..., 2]
     a, b = -focal*p[..., 0]*iz, focal*p[..., 1]*iz                     # u - c, v - c
     zero = np.zeros_like(iz)
     d = np.stack([np.stack([-focal*iz, zero, -a*iz], -1), np.stack([zero, focal*iz, -b*iz], -1)], -2) # (N, K, 2, 3) by p
-    turn = np.cross(q[..., None, :], d)                                # d @ -[q]x
-    return np.stack([a, b], -1) + centre, np.concatenate([turn, d], -1), np.einsum('nkai,nij->nkaj', d, w2c[:, :3, :3]), np.stack([a, b], -1)
+    q1, q2, q3, d1, d2, d3 = *(q[..., None, k] for k in range(3)), *(d[..., k] for k in range(3))
+    turn = np.stack([q2*d3 - q3*d2, q3*d1 - q1*d3, q1*d2 - q2*d1], -1) # q x d, which is -d [q]x
+    return np.stack([a, b], -1) + centre, np.concatenate([turn, d], -1), (d.reshape(len(d), -1, 3) @ w2c[:, :3, :3]).reshape(d.shape), np.stack([a, b], -1)
 
 def _move(w2c, step):
     "Apply pose increments `step` (N, 6) to `w2c`."
@@ -168,7 +171,14 @@ def _move(w2c, step):
 # %% ../../nbs/video/01_tracking.ipynb #b633d5f5
 def _huber(residual, limit=1.):
     "Weights (N, K) of a robust fit: 1 within `limit` pixels, then falling as 1/r."
-    return (limit/np.linalg.norm(residual, axis=-1).clip(limit))
+    return limit/np.linalg.norm(residual, axis=-1).clip(limit)
+
+def _normal(J, r, w):
+    "Weighted normal equations of each frame: J (N, K, 2, P), r (N, K, 2), w (N, K) -> (N, P, P), (N, P)."
+    s = np.sqrt(w)[..., None]
+    A, b = (J*s[..., None]).reshape(len(J), -1, J.shape[-1]), (r*s).reshape(len(J), -1, 1)
+    At = A.swapaxes(1, 2)
+    return At @ A, (At @ b)[..., 0]
 
 def fit_poses(
     xy:np.ndarray,     # (N, K, 2) observed landmarks, pixels
@@ -178,6 +188,8 @@ def fit_poses(
     centre:float,      # principal point, pixels
     n_iters:int=6,     # Gauss-Newton steps
     chunk:int=1000,    # frames at a time, bounds the memory
+    turn:np.ndarray=None, # (N, 3, 3) rotations to stay near to
+    trust:float=0.,    # how strongly, pixels^2 per radian^2
 ) -> np.ndarray:       # (N, 4, 4) head to camera
     "Rigid pose of every frame by robust Gauss-Newton."
     out = np.array(w2c, float)
@@ -185,9 +197,12 @@ def fit_poses(
         x, pose = xy[lo:lo+chunk], out[lo:lo+chunk]
         for _ in range(n_iters):
             uv, J, _, _ = _linearise(points, pose, focal, centre)
-            r = x - uv; w = _huber(r)
-            H = np.einsum('nk,nkai,nkaj->nij', w, J, J, optimize=True) + 1e-6*np.eye(6)
-            pose = _move(pose, np.linalg.solve(H, np.einsum('nk,nkai,nka->ni', w, J, r, optimize=True)[..., None])[..., 0])
+            r = x - uv
+            H, g = _normal(J, r, _huber(r))
+            if turn is not None:
+                H[:, :3, :3] += trust*np.eye(3)
+                g[:, :3] += trust*(Rotation.from_matrix(turn[lo:lo+chunk])*Rotation.from_matrix(pose[:, :3, :3]).inv()).as_rotvec()
+            pose = _move(pose, np.linalg.solve(H + 1e-6*np.eye(6), g[..., None])[..., 0])
         out[lo:lo+chunk] = pose
     return out
 
@@ -197,16 +212,19 @@ def _adjust_once(xy, points, prior, w2c, focal, focal0, centre, damping, sigma_x
     N, K = xy.shape[:2]; M = 3*K + 1
     uv, Jc, Jx, Jf = _linearise(points, w2c, focal, centre)
     r = xy - uv; w = _huber(r)
-    Hcc = np.einsum('nk,nkai,nkaj->nij', w, Jc, Jc, optimize=True) + damping*np.eye(6)
-    gc = np.einsum('nk,nkai,nka->ni', w, Jc, r, optimize=True)
-    cross = np.concatenate([np.einsum('nk,nkai,nkaj->nikj', w, Jc, Jx, optimize=True).reshape(N, 6, 3*K), np.einsum('nk,nkai,nka->ni', w, Jc, Jf, optimize=True)[..., None]], 2) # (N, 6, M)
-    H = np.zeros((M, M)); g = np.zeros(M)
-    blocks = np.einsum('nk,nkai,nkaj->kij', w, Jx, Jx, optimize=True) + (1/sigma_x**2 + damping)*np.eye(3)
-    for k in range(K): H[3*k:3*k+3, 3*k:3*k+3] = blocks[k]
-    H[:-1, -1] = H[-1, :-1] = np.einsum('nk,nkai,nka->ki', w, Jx, Jf, optimize=True).ravel()
-    H[-1, -1] = np.einsum('nk,nka->', w, Jf**2) + 1/sigma_f**2 + damping
-    g[:-1] = (np.einsum('nk,nkai,nka->ki', w, Jx, r, optimize=True) - (points - prior)/sigma_x**2).ravel()
-    g[-1] = np.einsum('nk,nka,nka->', w, Jf, r) - np.log(focal/focal0)/sigma_f**2
+    Hcc, gc = _normal(Jc, r, w)                                                           # frames
+    Hxx, gx = _normal(Jx.swapaxes(0, 1), r.swapaxes(0, 1), w.T)                           # points
+    wf = (w[..., None]*Jf)[..., None, :]                                                  # (N, K, 1, 2)
+    wx = (w[..., None, None]*Jx)
+    cross = sum(Jc[:, :, a, :, None]*wx[:, :, a, None, :] for a in range(2)).transpose(0, 2, 1, 3).reshape(N, 6, 3*K)
+    cross = np.concatenate([cross, (wf @ Jc).sum(1).swapaxes(1, 2)], 2)                   # (N, 6, M) frames with points and focal
+    Hcc = Hcc + damping*np.eye(6)
+    H, g = np.zeros((M, M)), np.zeros(M)
+    H[:-1, :-1] = block_diag(*(Hxx + (1/sigma_x**2 + damping)*np.eye(3)))
+    H[:-1, -1] = H[-1, :-1] = (wf @ Jx).sum((0, 2)).ravel()
+    H[-1, -1] = (w[..., None]*Jf**2).sum() + 1/sigma_f**2 + damping
+    g[:-1] = (gx - (points - prior)/sigma_x**2).ravel()
+    g[-1] = (w[..., None]*Jf*r).sum() - np.log(focal/focal0)/sigma_f**2
     solved = np.linalg.solve(Hcc, np.concatenate([cross, gc[..., None]], 2))              # Hcc^-1 [cross | gc]
     flat = cross.reshape(N*6, M)
     step = np.linalg.solve(H - flat.T @ solved[..., :-1].reshape(N*6, M), g - flat.T @ solved[..., -1].ravel())
@@ -232,7 +250,7 @@ def bundle_adjust(
     w2c:np.ndarray,     # (N, 4, 4) first guess of head to camera
     focal:float,        # first guess, pixels
     centre:float,       # principal point, pixels
-    n_iters:int=12,     # Levenberg-Marquardt steps
+    n_iters:int=9,      # Levenberg-Marquardt steps
 ) -> tuple:             # shape (K, 3), focal, poses (N, 4, 4); origin, axes and scale those of `points`
     "One rigid shape, one focal length and all poses, fitted together."
     shape, f, pose = points.copy(), focal, np.array(w2c, float)
@@ -247,10 +265,9 @@ def bundle_adjust(
 def _triangulate(xy, points, prior, w2c, focal, centre, sigma_x=.01):
     "One least-squares step of every point (K, 3) for fixed poses."
     uv, _, J, _ = _linearise(points, w2c, focal, centre)
-    r = xy - uv; w = _huber(r)
-    H = np.einsum('nk,nkai,nkaj->kij', w, J, J, optimize=True) + np.eye(3)/sigma_x**2
-    g = np.einsum('nk,nkai,nka->ki', w, J, r, optimize=True) - (points - prior)/sigma_x**2
-    return points + np.linalg.solve(H, g[..., None])[..., 0]
+    r = xy - uv
+    H, g = _normal(J.swapaxes(0, 1), r.swapaxes(0, 1), _huber(r).T)
+    return points + np.linalg.solve(H + np.eye(3)/sigma_x**2, (g - (points - prior)/sigma_x**2)[..., None])[..., 0]
 
 def steady_landmarks(
     xy:np.ndarray,     # (N, 468, 2) observed landmarks, pixels
@@ -272,7 +289,7 @@ def outlier_frames(
     uv:np.ndarray,    # (N, P, 2) reprojected head points, pixels
     window:int=5,     # frames, odd
     limit:float=8.,   # in robust standard deviations
-    floor:float=1.5,  # pixels; smaller jumps are never outliers
+    floor:float=2.5,  # pixels; smaller jumps are never outliers
 ) -> np.ndarray:      # (N,) bool
     "Frames that jump away from the running median of their neighbours (Hampel test)."
     jump = np.linalg.norm(uv - median_filter(uv, size=(window, 1, 1), mode='nearest'), axis=-1).mean(1)
@@ -296,6 +313,42 @@ def smooth_poses(
     out[:, :3, :3] = Rotation.from_quat(gaussian_filter1d(q, sigma, axis=0, mode='nearest')).as_matrix()
     out[:, :3, 3] = gaussian_filter1d(poses[:, :3, 3], sigma, axis=0, mode='nearest')
     return out
+
+def blend_poses(
+    a:np.ndarray,      # (N, 4, 4)
+    b:np.ndarray,      # (N, 4, 4)
+    share:np.ndarray,  # (N,) of `b`, in [0, 1]
+) -> np.ndarray:       # (N, 4, 4)
+    "Go from `a` towards `b`, along the shortest arc."
+    out, ra = a.copy(), Rotation.from_matrix(a[:, :3, :3])
+    step = (Rotation.from_matrix(b[:, :3, :3])*ra.inv()).as_rotvec()
+    out[:, :3, :3] = (Rotation.from_rotvec(share[:, None]*step)*ra).as_matrix()
+    out[:, :3, 3] += share[:, None]*(b[:, :3, 3] - a[:, :3, 3])
+    return out
+
+def steady_poses(
+    w2c:np.ndarray,    # (N, 4, 4) head to camera
+    points:np.ndarray, # (P, 3) head points to judge by
+    focal:float,       # pixels
+    centre:float,      # principal point, pixels; the image is twice as wide
+    sigma:float=1.,    # frames
+    tau:float=.0007,   # largest correction that is taken for noise, share of the image's width
+) -> np.ndarray:       # (N, 4, 4)
+    "Smooth what is noise and keep what is motion."
+    smooth = smooth_poses(w2c, sigma)
+    d = np.linalg.norm(project(points, smooth, focal, centre) - project(points, w2c, focal, centre), axis=-1).mean(1)
+    return blend_poses(w2c, smooth, 1/(1 + (d/(2*centre*tau))**4))
+
+# %% ../../nbs/video/01_tracking.ipynb #1a04e8da
+def rotation_guide(
+    transforms:np.ndarray, # (N, 4, 4) MediaPipe's head to camera
+    w2c:np.ndarray,        # (N, 4, 4) our head to camera
+    sigma:float=2.,        # smoothing, frames
+) -> np.ndarray:           # (N, 3, 3)
+    "MediaPipe's rotations, smoothed, as seen in our camera."
+    theirs = np.array(transforms, float); theirs[:, :3, :3] = Rotation.from_matrix(theirs[:, :3, :3]).as_matrix()
+    theirs = Rotation.from_matrix(smooth_poses(theirs, sigma)[:, :3, :3])
+    return ((Rotation.from_matrix(w2c[:, :3, :3])*theirs.inv()).mean()*theirs).as_matrix()
 
 # %% ../../nbs/video/01_tracking.ipynb #b82c6d0f
 @dataclass
@@ -336,7 +389,7 @@ def solve_head(
     crop:tuple,         # (x, y, side) of the square crop, in the track's pixels
     size:int,           # pixels of the resized crop
     sigma:float=1.,     # smoothing, frames
-    max_frames:int=400, # for shape and focal; all frames get a pose
+    max_frames:int=200, # for shape and focal; all frames get a pose
 ) -> HeadPose:          # camera poses in head space
     "Rigid head pose of every frame: bundle adjustment, repair, smoothing."
     w2c, f0 = first_guess(track, crop, size)
@@ -344,11 +397,15 @@ def solve_head(
     some = np.flatnonzero(track.found); some = some[np.linspace(0, len(some)-1, min(max_frames, len(some))).round().astype(int)]
     ids, guess = steady_landmarks(xy[some], w2c[some], f0, c)
     shape, focal, _ = bundle_adjust(xy[some][:, ids], canonical_face()[ids], guess, f0, c)
-    raw = fit_poses(xy[:, ids], shape, w2c, focal, c, n_iters=10)
+    raw = fit_poses(xy[:, ids], shape, w2c, focal, c, n_iters=8)
+    guide, trust = rotation_guide(track.transforms, raw), 3e4*(size/256)**2
+    for _ in range(2):
+        shape = _triangulate(xy[some][:, ids], shape, shape, raw[some], focal, c)
+        raw = fit_poses(xy[:, ids], shape, raw, focal, c, n_iters=3, turn=guide, trust=trust)
     rms = lambda pose, pts, f: float(np.sqrt(np.mean([((xy[i, ids] - project(pts, pose[i:i+1], f, c)[0])**2).sum(-1).mean() for i in some])))
-    bad = outlier_frames(project(shape[::8], raw, focal, c)) | ~track.found
+    bad = outlier_frames(project(shape[::8], raw, focal, c), floor=.01*size) | ~track.found
     fixed = interpolate_poses(raw, ~bad) if (~bad).any() else raw
-    smooth = smooth_poses(fixed, sigma)
+    smooth = steady_poses(fixed, shape[::8], focal, c, sigma)
     quality = dict(rms_first=rms(w2c, canonical_face()[ids], f0), rms_fit=rms(raw, shape, focal), rms_px=rms(smooth, shape, focal),
                    jitter_before=jitter(project(shape[::8], raw, focal, c)), jitter_px=jitter(project(shape[::8], smooth, focal, c)))
     return HeadPose(np.linalg.inv(smooth).astype(np.float32), focal, shape, ids, bad & track.found, quality)

@@ -1,0 +1,65 @@
+# Everything needs only make and Python 3.10 to 3.12; the environment is made in .venv on first use.
+# Settings:  make train SUBJECT=obama MINUTES=20
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where pip looks for PyTorch besides its usual index: empty for the usual build (on Linux it has CUDA).
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+REPORTS := $(or $(DNERF_HOME),.)/runs/notebooks
+NOW := $(shell date +%Y%m%d-%H%M%S)
+
+export PATH := $(abspath $(BIN)):$(PATH)
+export JUPYTER_PREFER_ENV_PATH = 1
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED NAME OVERRIDES VIDEO SIZE REPORTS NOW
+
+# name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
+text = $(if $($(1)),-r $(2) "$$$(1)")
+number = $(if $($(1)),-p $(2) "$$$(1)")
+
+.DEFAULT_GOAL := help
+.PHONY: help env train prepare test export lab docs readme clean
+
+help: ## this list
+	@echo "make TARGET [SETTING=value ...]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+env: $(STAMP) ## the Python environment in .venv [PYTHON= TORCH_INDEX=]
+
+$(STAMP): constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dnerf needs Python 3.10 or newer and $(PYTHON) is %d.%d; say which to use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= OVERRIDES=]
+	@.ci/notebook train $(call text,SUBJECT,subject) $(call text,AUDIO,audio) $(call text,PRESET,preset) $(call number,MINUTES,minutes) \
+	  $(call number,STEPS,steps) $(call number,SEED,seed) $(call text,NAME,name) $(call text,OVERRIDES,overrides)
+
+prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
+	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
+
+test: $(STAMP) ## the whole suite, what fails fastest first
+	@$(BIN)/python -m pytest -q -x tests/test_repository.py
+	@$(BIN)/nbdev_test --timing
+	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
+
+export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
+	@$(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean
+	@$(BIN)/python .ci/readme.py
+
+lab: $(STAMP) ## JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir nbs
+
+docs: $(STAMP) ## the documentation site in _docs/, without quarto
+	@$(BIN)/python .ci/build_site.py
+
+readme: $(STAMP) ## README.md from nbs/index.ipynb
+	@$(BIN)/python .ci/readme.py
+
+clean: ## remove what can be made again; keeps .venv, data/ and runs/
+	rm -rf _docs _proc _site_src build dist .pytest_cache lightning_logs outputs nbs/nbdev.yml nbs/sidebar.yml
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

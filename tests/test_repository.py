@@ -1,0 +1,165 @@
+"""The repository itself: exports and README in sync, notebooks well formed, the package complete and light to import."""
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
+PAPERMILL = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.stem != "index" and not re.match(r"\d", p.stem)]
+MODULES = sorted(p for p in (ROOT / "dnerf").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:work|root|tmp|Users|home/\w+)/")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def cells(path: Path) -> list:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def run(*args, cwd=ROOT, **env) -> str:
+    "Output of a Python process with this interpreter; a failure shows what it printed."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | env
+    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def tracked() -> list:
+    "Files of the repository, or all but the ignored folders where there is no git."
+    done = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / p for p in done.stdout.split("\0") if p and (ROOT / p).is_file()]
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory):
+    "The repository's files without git, to try things on."
+    folder = tmp_path_factory.mktemp("copy") / "dnerf"
+    for path in tracked():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target, follow_symlinks=False)
+    return folder
+
+
+def differences(copy: Path, folder: str, suffix: str) -> list:
+    "Names of files below `folder` that differ between the repository and its copy."
+    names = {str(p.relative_to(base)) for base in (ROOT, copy) for p in (base / folder).rglob("*" + suffix) if ".ipynb_checkpoints" not in p.parts}
+    same = lambda n: (ROOT / n).is_file() and (copy / n).is_file() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+    return sorted(n for n in names if not same(n))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook(path):
+    first = source(cells(path)[0]).splitlines()
+    assert cells(path)[0]["cell_type"] == "markdown" and first[0].startswith("# "), "the first cell must be a title"
+    assert any(line.startswith("> ") for line in first[1:]), "the title needs a one-line summary below it (> ...)"
+    assert path.stat().st_size < 300_000, "over 300 kB; make the figures smaller"
+    assert all("id" in cell for cell in cells(path)), "cells without an id; run nbdev_clean"
+    if re.match(r"\d", path.stem):
+        assert any("default_exp" in source(cell) for cell in cells(path)), "a numbered notebook exports a module"
+
+
+def mixed(text: str) -> bool:
+    "Does a code cell hold imports beside other code?"
+    body = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", text)).body
+    imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+    return any(imports) and not all(imports)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_imports_have_their_own_cell(path):
+    "The documentation runs every cell that imports, and no other example: a mixed one would fail there for want of its data."
+    code = [source(cell) for cell in cells(path) if cell["cell_type"] == "code" and "nbdev_export()" not in source(cell)]
+    assert [text for text in code if mixed(text)] == []
+
+
+@pytest.mark.parametrize("path", PAPERMILL, ids=name)
+def test_papermill_parameters(path):
+    tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, "papermill needs exactly one cell tagged `parameters`"
+    assert not any("#| export" in source(cell) for cell in cells(path)), "a papermill notebook holds no library code"
+
+
+def test_exports_in_sync(copy):
+    run("-c", "from nbdev.doclinks import nbdev_export; nbdev_export()", cwd=copy)
+    assert differences(copy, "dnerf", ".py") == [], "run nbdev_export"
+
+
+def test_notebooks_clean(copy):
+    run("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=copy)
+    assert differences(copy, "nbs", ".ipynb") == [], "run nbdev_clean"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_module_has_a_notebook(path):
+    edit = re.search(r"File to edit: (\S+\.ipynb)", path.read_text(encoding="utf-8"))
+    assert edit, "every module is exported from a notebook"
+    assert (path.parent / edit[1]).resolve() in NOTEBOOKS, f"{edit[1]} is gone; remove the module"
+
+
+def test_readme_up_to_date():
+    run(".ci/readme.py", "--check")
+
+
+def test_quarto_yml_is_shared():
+    link = ROOT / "nbs" / "_quarto.yml"
+    assert link.is_symlink() and link.resolve() == ROOT / "_quarto.yml"
+
+
+def shown_text(path: Path) -> str:
+    "The text of a file as a reader sees it: of a notebook the sources and printed outputs, not the pictures."
+    text = path.read_bytes()
+    if b"\0" in text:
+        return ""
+    if path.suffix != ".ipynb":
+        return text.decode("utf-8", "replace")
+    parts = []
+    for cell in cells(path):
+        parts.append(source(cell))
+        for output in cell.get("outputs", []):
+            plain = {k: v for k, v in output.get("data", {}).items() if k.startswith("text/")}
+            parts.append(json.dumps([output.get("text"), plain, output.get("traceback")]))
+    return "\n".join(parts)
+
+
+def test_no_machine_paths():
+    found = {name(p): MACHINE_PATH.search(shown_text(p))[0] for p in tracked() if MACHINE_PATH.search(shown_text(p))}
+    assert not found
+
+
+def test_imports_are_light():
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
+    code = "import importlib, json, sys\nfor m in json.loads(sys.argv[1]): importlib.import_module(m)\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    loaded = set(json.loads(run("-c", code, json.dumps(names)).splitlines()[-1]))
+    assert "dnerf" in loaded and not loaded & {"mediapipe", "jupyterlab", "papermill", "nbdev"}
+
+
+def test_wheel(copy, tmp_path):
+    run("-m", "pip", "wheel", copy, "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
+    (wheel,) = tmp_path.glob("dnerf-*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {name(p) for p in tracked() if p.is_relative_to(ROOT / "dnerf")}
+    assert wanted <= inside, f"missing from the wheel: {sorted(wanted - inside)}"
+    assert {Path(n).name for n in inside if ".dist-info/" in n} >= {"LICENSE", "NOTICE", "METADATA"}
+    assert not any(n.startswith(("tests/", "nbs/")) for n in inside)
+
+
+def test_no_placeholders():
+    text = "\n".join(source(cell) for cell in cells(ROOT / "nbs" / "index.ipynb"))
+    assert re.findall(r"<<\w+>>", text) == [], "fill in the measured numbers"
