@@ -32,6 +32,8 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dnerf needs Python 3.10 or newer and $(PYTHON) is %d.%d; say which to use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
+	@echo "compiling librosa's pitch functions (once)"
+	@$(BIN)/python .ci/warm.py
 	@touch $@
 
 train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= OVERRIDES=]
@@ -42,7 +44,7 @@ prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
 
 test: $(STAMP) ## the whole suite, what fails fastest first
-	@$(BIN)/python -m pytest -q -x tests/test_repository.py
+	@$(BIN)/python -m pytest -q tests/test_repository.py
 	@$(BIN)/nbdev_test --timing
 	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
 

@@ -168,6 +168,11 @@ def blendshapes(self:Subject): # float32 `(N, 52)`
     "Expression scores in [0, 1], named by `blendshape_names`."
     return self._array('blendshapes')
 
+@patch(as_prop=True)
+def torso(self:Subject): # float32 `(N, 2)`
+    "Shift of the torso right and down, pixels; zeros for a subject that comes without it."
+    return self._array('torso') if (self.folder/'torso.npy').is_file() else np.zeros((self.n_frames, 2), np.float32)
+
 # %% ../nbs/01_subject.ipynb #c19e0e29
 @patch(as_prop=True)
 def blendshape_names(self:Subject): # list of 52 names

@@ -35,7 +35,7 @@ def failing_after(n, error):
 def run(tmp_path):
     "A run of a toy subject, as training leaves it."
     made = SimpleNamespace(folder=tmp_path / "runs" / "toy" / "first", subject=toy_subject(tmp_path / "data" / "toy", n=110),
-                           config={"audio": "speechsplit", "preset": "cpu", "seed": 1}, speed={"train_seconds": 3.5})
+                           config={"audio": "speechsplit", "preset": "cpu", "seed": 1}, state={"train_seconds": 3.5})
     made.folder.mkdir(parents=True)
     (made.folder / "metrics.csv").write_text("step,seconds,train/psnr,val/psnr\n0,0.5,10,\n10,1.5,20,\n10,,,19\n20,2.5,nan,\n")
     return made

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from .contamination import contaminate, resample, resample_positions
-from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, mel_spectrogram, n_frames, normalise_f0, quantise_f0, to_mono
+from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, mel_spectrogram, n_frames, normalise_f0, to_mono
 from ..core import DivergedError, InputError, MissingError, pick_device, progress, staged_file
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
@@ -48,8 +48,6 @@ class SpeechSplitConfig:
     resample_layers: bool = True # resample again after every convolution
     min_crop: int = 64        # shortest training crop, frames; the rest of the window is padding and masked in the loss
     max_crop: int = 128       # longest training crop, frames
-    speed: float = 0.         # crops are played faster or slower by up to this fraction
-    gain: float = 0.          # and louder or softer by up to this, 0.01 = 1 dB
     batch: int = 16
     lr: float = 1e-4
     lr_end: float = 1.        # final learning rate as a fraction of lr (cosine); 1 keeps it constant
@@ -222,14 +220,12 @@ class Crops(IterableDataset):
 
     def __iter__(self):
         g, c, (a, b) = torch.Generator().manual_seed(self.seed), self.c, self.span
-        both = torch.cat([self.S, self.track[:, None]], 1).expand(c.batch, -1, -1)
         while True:
-            speed, gain = 1 + c.speed*(2*torch.rand(c.batch, 1, generator=g) - 1), c.gain*(2*torch.rand(c.batch, 1, 1, generator=g) - 1)
-            lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).minimum(((b - a)/speed[:, 0]).long())
-            starts = a + torch.rand(c.batch, 1, generator=g)*(b - a - (lengths[:, None] - 1)*speed - 1).clamp(min=0)
-            valid = torch.arange(c.window) < lengths[:, None]
-            y = resample(both, ((starts if c.speed else starts.round()) + torch.arange(c.window)*speed).clamp(max=b - 1), lengths)
-            yield dict(S=(y[..., :-1] + gain).clamp(0, 1)*valid[..., None], track=y[..., -1].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
+            lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).clamp(max=b - a)
+            starts = a + (torch.rand(c.batch, generator=g)*(b - a - lengths + 1)).long()
+            frames = torch.arange(c.window)
+            i, valid = (starts[:, None] + frames).clamp(max=b - 1), frames < lengths[:, None]
+            yield dict(S=self.S[i]*valid[..., None], track=self.track[i].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
 
 def masked_mse(
     S_hat:Tensor, # `(B, T, 80)`

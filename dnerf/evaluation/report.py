@@ -34,7 +34,7 @@ def protocol(
             'split': {'name': split, 'start': frames.start, 'stop': frames.stop, 'frames': len(frames), 'frames_without_face': int((~subject.tracked[frames.start:frames.stop]).sum())},
             'regions': REGION_TEXT, 'psnr': 'dB; squared error pooled over all pixels of the region and all frames, colours clipped to [0, 1]',
             'ssim': 'torchmetrics, Gaussian window 11 px (sigma 1.5), colours in [0, 1], mean over frames',
-            'driven_by': 'speech, head pose and background of the same frames',
+            'driven_by': ['speech', 'head pose'] + ['opening of the eyelids']*bool((settings.get('portrait') or {}).get('eyelids')), 'trained_steps': (getattr(run, 'state', None) or {}).get('steps'),
             **{k: settings.get(k, 'not recorded') for k in ('audio', 'preset', 'seed')}, 'versions': software_versions(('dnerf', 'numpy', 'torch', 'torchmetrics', 'av'))}
 
 # %% ../../nbs/evaluation/03_report.ipynb #96513f40
@@ -103,13 +103,15 @@ def device_name(
 
 def write_speed(
     metrics:dict, # Changed in place
-    run,          # A run, perhaps with `speed`: a dictionary of `train_seconds`, `rays_per_second`, `device`
+    run,          # A run; its `state` tells `train_seconds`, `rays_per_second` and `device` of the training
     fps:float,    # Frames rendered per second
 ):
     "Enter speed of training and rendering."
-    noted = {'device': device_name(run)} | dict(getattr(run, 'speed', None) or {})
-    for key in ('train_seconds', 'rays_per_second', 'device'): set_metric(metrics, f'speed.{key}', noted.get(key), 'training did not record it')
+    noted, device = getattr(run, 'state', None) or {}, device_name(run)
+    for key in ('train_seconds', 'rays_per_second'): set_metric(metrics, f'speed.{key}', noted.get(key), 'training did not record it')
     set_metric(metrics, 'speed.render_fps', fps)
+    elsewhere = noted.get('device', '').startswith('cuda') and device.startswith('cpu')
+    set_metric(metrics, 'speed.device', device + ', trained on a GPU'*elsewhere)
 
 # %% ../../nbs/evaluation/03_report.ipynb #b0868a02
 def _save(figure, path): # write a matplotlib figure, whole or not at all

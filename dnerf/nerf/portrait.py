@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EYELIDS', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface', 'render_coarse_fine',
-           'head_anchors', 'register_torso', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig',
-           'eyelid_signal', 'Portrait']
+           'head_anchors', 'torso_signal', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'eyelid_signal',
+           'Portrait']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -155,58 +155,30 @@ def head_anchors(
     uv = project(torch.tensor(_ANCHORS, device=c2w.device), c2w, focal, size)/size*2 - 1
     return torch.cat([uv.flatten(1), c2w[:, :3, 2]], -1)
 
-# %% ../../nbs/nerf/03_portrait.ipynb #37699039
-def _torso_shifts(frames, masks, index, top, reach):
-    "Shift in pixels of each frame's torso against the middle frame's, by phase correlation."
-    h, w = masks.shape[1] - top, masks.shape[2]
-    window = np.hanning(h)[:, None]*np.hanning(w)
-    spectrum = lambda i: np.fft.fft2(frames[i][top:].astype(np.float32).mean(-1)*(masks[i][top:] == TORSO)*window)
-    reference, shifts = spectrum(index[len(index)//2]).conj(), []
-    near = np.ix_(np.r_[-reach:reach + 1] % h, np.r_[-reach:reach + 1] % w)
-    for i in index:
-        cross = spectrum(i)*reference
-        peak = np.fft.ifft2(cross/(abs(cross) + 1e-3)).real[near]
-        shifts.append(np.array(np.unravel_index(peak.argmax(), peak.shape))[::-1] - reach)
-    return np.array(shifts)
-
-# %% ../../nbs/nerf/03_portrait.ipynb #a0783a4c
-def register_torso(
-    subject:Subject,  # A prepared person; only the training split is looked at
-    n:int=200,        # Frames to look at
-) -> Tensor:          # `(5, 2)`: weights of the four anchor coordinates and a constant; shift in units of half the image
-    "How the torso's place follows the head's, fitted by robust least squares."
-    train, size = subject.split('train'), subject.size
-    index = train[::max(1, len(train)//n)]
-    frames, masks = subject.frames, subject.masks
-    rows = np.nonzero(np.concatenate([(masks[i] == TORSO).any(1)[None] for i in index[::10]]))[1]
-    top = min(int(np.quantile(rows, .3)) if len(rows) else size, size - 8)
-    shift = torch.from_numpy(_torso_shifts(frames, masks, index, top, min(size//10, (size - top)//2 - 1))).float()/size*2
-    anchors = head_anchors(torch.from_numpy(np.array(subject.poses[index.start:index.stop:index.step])), subject.focal, size)[:, :4]
-    A, keep = torch.cat([anchors, torch.ones(len(anchors), 1)], -1), torch.ones(len(anchors), dtype=torch.bool)
-    for _ in range(5):
-        W = torch.linalg.solve(A[keep].T @ A[keep] + 1e-4*torch.eye(5), A[keep].T @ shift[keep])
-        error = (shift - A @ W).norm(dim=-1)
-        keep = error <= 2.5*error[keep].median() + 1e-3
-    return W
+def torso_signal(
+    subject:Subject, # A prepared person
+    on:bool=True,    # False: zeros
+) -> np.ndarray:     # float32 `(N, 2)` shift right and down, in half images
+    "Measured shift of the torso in each frame."
+    return np.array(subject.torso, np.float32)/subject.size*2*on
 
 # %% ../../nbs/nerf/03_portrait.ipynb #ec74d28f
 @torch.no_grad()
 def torso_template(
-    subject:Subject, # A prepared person; only the training split is looked at
-    W:Tensor,        # `(5, 2)` from `register_torso`
-    n:int=150,       # Frames to look at
-) -> Tensor:         # `(1, 4, H, W)`: logits of colour and of coverage
+    subject:Subject,   # A prepared person; only the training split is looked at
+    shifts:np.ndarray, # `(N, 2)` from `torso_signal`
+    n:int=150,         # Frames to look at
+) -> Tensor:           # `(1, 4, H, W)`: logits of colour and of coverage
     "Mean of the training torsos after their shifts are undone."
     size, train = subject.size, subject.split('train')
     index = train[::max(1, len(train)//n)]
     at = (torch.arange(size) + .5)/size*2 - 1
     grid = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1)
     total, frames, masks = torch.zeros(1, 4, size, size), subject.frames, subject.masks
-    anchors = head_anchors(torch.from_numpy(np.array(subject.poses[index.start:index.stop:index.step])), subject.focal, size)[:, :4]
-    for i, shift in zip(index, anchors @ W[:4] + W[4]):
+    for i in index:
         cover = torch.from_numpy((masks[i] == TORSO).astype(np.float32))[None]
         layer = torch.cat([torch.from_numpy(frames[i].astype(np.float32)).permute(2, 0, 1)/255*cover, cover])[None]
-        total += F.grid_sample(layer, (grid + shift)[None], align_corners=False, padding_mode='border')
+        total += F.grid_sample(layer, (grid + torch.from_numpy(shifts[i]))[None], align_corners=False, padding_mode='border')
     plate = torch.from_numpy(subject.background.astype(np.float32)).permute(2, 0, 1)[None]/255
     colour = (total[:, :3] + .2*plate)/(total[:, 3:] + .2)
     return torch.cat([colour, F.max_pool2d(total[:, 3:]/len(index), 3, 1, 1)], 1).clamp(.02, .98).logit()
@@ -234,7 +206,6 @@ class Torso(nn.Module):
         self.bend = nn.Sequential(nn.Linear(2 + 16 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 2))
         self.net = nn.Sequential(nn.Linear(sum(config.channels) + 2 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 4))
         for last in (self.bend[-1], self.net[-1]): last.weight.data *= .1
-        self.register_buffer('W', torch.zeros(5, 2))
         self.register_buffer('mean', torch.zeros(7))
         self.register_buffer('std', torch.ones(7))
 
@@ -251,9 +222,10 @@ class Torso(nn.Module):
     def forward(self,
         uv:Tensor,      # `(P, 2)` place in the image, in [-1, 1]
         anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
+        shift:Tensor,   # `(P, 2)` shift of the torso, in half images
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
         pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
-        x = uv - (anchors[:, :4] @ self.W[:4] + self.W[4])
+        x = uv - shift
         angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
         waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
         x = x + self.config.bend*self.bend(torch.cat([x, waves, pose], -1))
@@ -270,6 +242,7 @@ class PortraitConfig:
     near: float = -.2         # mlp only: begin, metres from the mean depth of the head
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
+    torso_shift: bool = True  # place the torso where it was measured to be
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 EYELIDS = ('eyeBlinkLeft', 'eyeBlinkRight')   # blendshapes that condition the field when `eyelids` is on
@@ -324,8 +297,7 @@ def initialise(self:Portrait,
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
     anchors = head_anchors(poses, self.focal, self.size)
     self.torso.mean.copy_(anchors.mean(0)); self.torso.std.copy_(anchors.std(0) + 1e-3)
-    self.torso.W.copy_(register_torso(subject))
-    self.torso.template.copy_(torso_template(subject, self.torso.W))
+    self.torso.template.copy_(torso_template(subject, torso_signal(subject, self.config.torso_shift)))
     seen = np.zeros((self.size, self.size), bool)
     for i in train[::max(1, len(train)//150)]: seen |= subject.masks[i] == TORSO
     grow = self.size//32*2 + 1
@@ -345,11 +317,12 @@ def condition(self:Portrait,
 def behind(self:Portrait,
     pixels:Tensor,  # `(P, 2)` integer column and row
     anchors:Tensor, # `(P, 7)` head pose of each pixel's frame
+    shift:Tensor,   # `(P, 2)` shift of the torso in each pixel's frame
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
     at = self.torso_region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
-    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at])
+    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at], shift[at])
     rgb = over(colour*alpha[:, None], alpha, plate[at])
     return plate.index_copy(0, at, rgb), plate.new_zeros(len(plate)).index_copy(0, at, alpha)
 
@@ -360,6 +333,7 @@ def forward(self:Portrait,
     pixels:Tensor,  # `(B, R, 2)` integer column and row
     window:Tensor,  # `(B, 16, D)` speech
     eyelids:Tensor, # `(B, E)` closure of the eyelids
+    torso:Tensor,   # `(B, 2)` shift of the torso, in half images
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` colour of the coarse network, if there is one
     "Colours of the pixels, in [0, 1]."
@@ -367,7 +341,7 @@ def forward(self:Portrait,
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     condition = per_ray(self.condition(window, eyelids))
-    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)))
+    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso))
     if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, condition, self.config.n_coarse, self.config.n_fine, generator)]
     else:
         near, far = (max(.01, float(self.depth) + a) for a in (self.config.near, self.config.far))
@@ -382,10 +356,11 @@ def render(self:Portrait,
     c2w:Tensor,        # `(4, 4)`
     window:Tensor,     # `(16, D)`
     eyelids:Tensor,    # `(E,)`
+    torso:Tensor,      # `(2,)`
     chunk:int=2**15,   # Pixels at a time
 ) -> Tensor:           # `(H, W, 3)` in [0, 1]
     "One whole frame."
     at = torch.arange(self.size, device=c2w.device)
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
-    parts = [self(c2w[None], p[None], window[None], eyelids[None])['rgb'] for p in pixels.split(chunk)]
+    parts = [self(c2w[None], p[None], window[None], eyelids[None], torso[None])['rgb'] for p in pixels.split(chunk)]
     return torch.cat(parts).reshape(self.size, self.size, 3).clamp(0, 1)

@@ -127,11 +127,12 @@ def head_boxes(
     return np.stack([lo[:, 0] - .2*tall, lo[:, 1] - .4*tall, hi[:, 0] + .2*tall, hi[:, 1]], 1)
 
 def choose_crop(
-    landmarks:np.ndarray, # (N, 478, 3) full-frame pixels, of frames with a face
+    landmarks:np.ndarray, # (N, 478, 3) full-frame pixels
     inside:tuple,         # x0, y0, x1, y1 of the picture inside the bars
+    found=slice(None),    # (N,) bool, frames with a face
 ) -> tuple:               # x, y, side of a square in full-frame pixels
     "One fixed square around head and shoulders."
-    boxes, tall = head_boxes(landmarks), np.median(face_heights(landmarks))
+    boxes, tall = head_boxes(landmarks)[found], np.median(face_heights(landmarks)[found])
     (x0, y0), (x1, y1) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     y0, y1 = y0 - .05*tall, max(y1 + .2*tall, np.median(boxes[:, 3]) + .75*tall)
     X0, Y0, X1, Y1 = inside
@@ -242,14 +243,15 @@ def measure(
 ) -> dict:                 # The report, numbers only
     "Everything the report tells, as numbers."
     b = dict(zip(track.names, track.blendshapes[track.found].T))
-    x0, y0, x1, y1 = head_boxes(track.landmarks[track.found]).T
+    x0, y0, x1, y1 = head_boxes(track.landmarks)[track.found].T
+    tall = float(np.median(face_heights(track.landmarks)[track.found]))
     angles = Rotation.from_matrix(head.poses[:, :3, :3]).as_euler('yxz', degrees=True)
     spread = lambda v: float(np.ptp(np.quantile(v, [.02, .98])))
     return dict(
         source=dict(width=info.width, height=info.height, fps=info.fps, variable_fps=info.variable_fps, rotation=info.rotation, seconds=info.duration),
         frames=len(track), seconds=len(track)/FPS, crop=list(crop), size=size, picture=list(inside),
         with_face=int(track.found.sum()), lost=ranges(~track.found), repaired=int(head.repaired.sum()), with_two_faces=int((track.n_faces > 1).sum()),
-        face_px=float(np.median(face_heights(track.landmarks[track.found]))*size/crop[2]), face_source_px=float(np.median(face_heights(track.landmarks[track.found]))),
+        face_px=tall*size/crop[2], face_source_px=tall,
         head_cut=float(((x0 < inside[0] - 2) | (x1 > inside[2] + 2) | (y1 > inside[3])).mean()), sharpness=float(np.median(sharp)),
         blinks=count_blinks((b['eyeBlinkLeft'] + b['eyeBlinkRight'])/2), jaw_range=spread(b['jawOpen']), yaw_range=spread(angles[:, 0]), pitch_range=spread(angles[:, 1]),
         **speech_level(wav), backdrop_motion=plate.motion(), tracking=head.quality, training=training_estimate(size, pick_device().type == 'cuda'))
@@ -331,7 +333,7 @@ OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'p
 def _keep_files(final, folder):
     "Carry what is not ours from the old folder into the new one."
     for path in final.iterdir() if final.is_dir() else ():
-        if path.name in OURS: continue
+        if path.name in OURS or path.suffix == '.ckpt': continue # models of the old sound do not fit the new
         if path.is_dir(): shutil.copytree(path, folder/path.name, copy_function=_link)
         else: _link(path, folder/path.name)
 
@@ -359,7 +361,7 @@ def _fill(folder, video, info, name, want, asked, digest, show):
     track, inside, picture, at = first_pass(video, info, show=show)
     if not track.found.any(): raise InputError(f"no face was found in any of the {len(track)} frames of {video}; the face must be in view, from the front, and at least about 50 pixels high")
     if len(track) < MIN_SECONDS*FPS: raise InputError(f"only {len(track)/FPS:.1f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
-    crop = choose_crop(track.landmarks[track.found], inside)
+    crop = choose_crop(track.landmarks, inside, track.found)
     size = min(want, max(64, crop[2]))//2*2
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
     plate, sharp = second_pass(video, folder, landmarks, crop, size, show=show)

@@ -1,0 +1,148 @@
+"""Whole runs: papermill on a tiny budget, a killed training that goes on, a full disk, and wrong requests."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnerf.core import InputError, MissingError, StorageError, asset
+from dnerf.subject import Subject, toy_subject
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 portrait.torso.resolutions=[16] portrait.torso.channels=[4] "
+         "data.frames=8 data.rays=64 val_frames=1 checks=2")
+
+
+def papermill(out, **parameters):
+    "Run nbs/train.ipynb as a user would; the finished process."
+    args = [a for k, v in parameters.items() for a in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/train.ipynb"), str(out), *args, "--log-output", "--no-progress-bar"],
+                          capture_output=True, text=True, cwd=out.parent, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
+
+
+def short_clip(path, seconds):
+    "The first seconds of the bundled demo clip, picture and sound."
+    from itertools import islice
+
+    from dnerf.video.media import iter_frames, read_audio, write_video
+
+    demo = asset("demo.mp4")
+    return write_video(path, islice(iter_frames(demo), int(25 * seconds)), wav=read_audio(demo)[: int(16000 * seconds)])
+
+
+def test_papermill_from_a_video_to_an_mp4(dnerf_home):
+    short_clip(dnerf_home / "data" / "short.mp4", 5)
+    done = papermill(dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, overrides=SMALL)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = dnerf_home / "runs" / "short" / "mel-cpu"
+    for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "video.mp4", "figures/loss.png", "figures/comparison.png"):
+        assert (run / name).is_file(), name
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert all(5 < metrics["psnr"][k] < 60 for k in ("frame", "head", "face", "eyes", "lips"))
+    assert metrics["lpips"] is None and metrics["reasons"]["lpips"]
+    from dnerf.video.media import count_frames, probe
+
+    info = probe(run / "video.mp4")
+    assert info.has_audio and count_frames(run / "video.mp4") == len(Subject.load(dnerf_home / "data" / "short").split("test"))
+    assert "metrics.json" in "".join(done.stderr.strip().splitlines()[-6:])
+
+
+@pytest.mark.parametrize("parameters, sentence", [
+    (dict(subject="nobody"), "nobody.mp4"),
+    (dict(subject="../nobody"), "folder name"),
+    (dict(subject="toy", audio="telepathy"), "known"),
+    (dict(subject="toy", audio="mel", overrides="data.rayz=3"), "rayz"),
+])
+def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
+    toy_subject(dnerf_home / "data" / "toy")
+    done = papermill(dnerf_home / "out.ipynb", steps=1, **parameters)
+    assert done.returncode != 0
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1]
+    assert sentence in last, last
+    assert not (dnerf_home / "runs").exists()
+
+
+def start_training(home, steps):
+    "A process that trains the toy subject; it prints the run's folder at its end."
+    code = ("import numpy as np; from dnerf.subject import Subject; from dnerf.nerf.training import *; s = Subject.load('toy');"
+            f"print(train(s, np.zeros((s.n_frames, 16, 3), 'float32'), compose_config('cpu', {SMALL + ' save_every=0.01'!r}, subject='toy', steps={steps}), show=False))")
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "DNERF_HOME": str(home)})
+
+
+def test_killed_training_goes_on(dnerf_home):
+    toy_subject(dnerf_home / "data" / "toy")
+    first = start_training(dnerf_home, 60)
+    last = dnerf_home / "runs/toy/speechsplit-cpu/checkpoints/last.ckpt"
+    deadline = time.time() + 120
+    while not last.exists() and time.time() < deadline and first.poll() is None:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert last.exists() and not (last.parents[1] / "state.json").exists()
+    out, err = start_training(dnerf_home, 60).communicate(timeout=300)
+    assert "going on at step" in out, err[-2000:]
+    assert json.loads((last.parents[1] / "state.json").read_text())["steps"] == 60
+
+
+def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):
+    import torch
+
+    from dnerf.nerf.training import compose_config, train
+
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    speech = np.zeros((toy.n_frames, 16, 3), np.float32)
+    config = compose_config("cpu", SMALL + " save_every=0.0", subject="toy", steps=8)
+    real, writes = torch.save, []
+
+    def full_after_four(*args, **kwargs):
+        writes.append(1)
+        if len(writes) > 4:
+            raise OSError(28, "No space left on device")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full_after_four)
+    monkeypatch.setattr("lightning.fabric.utilities.cloud_io.torch.save", full_after_four)
+    with pytest.raises((StorageError, OSError), match="disk is full"):
+        train(toy, speech, config, show=False)
+    folder = dnerf_home / "runs/toy/speechsplit-cpu/checkpoints"
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] >= 1
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
+    monkeypatch.undo()
+    monkeypatch.setenv("DNERF_HOME", str(dnerf_home))
+    assert (train(toy, speech, compose_config("cpu", SMALL + " save_every=0.0", subject="toy", steps=8), show=False) / "state.json").exists()
+
+
+def test_two_processes_do_not_share_a_run(dnerf_home):
+    from dnerf.core import locked
+    from dnerf.nerf.training import compose_config, train
+
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    with locked(dnerf_home / "runs/toy/speechsplit-cpu", "the run"):
+        with pytest.raises(StorageError, match="another process"):
+            train(toy, np.zeros((toy.n_frames, 16, 3), np.float32), compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+
+
+def test_nan_poses_and_empty_masks_are_refused(dnerf_home):
+    from dnerf.nerf.training import compose_config, train
+
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    speech = np.zeros((toy.n_frames, 16, 3), np.float32)
+    np.save(toy.folder / "poses.npy", np.full((toy.n_frames, 4, 4), np.nan, np.float32))
+    with pytest.raises(InputError, match="not finite"):
+        train(toy, speech, compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    np.save(toy.folder / "masks.npy", np.zeros((toy.n_frames, 32, 32), np.uint8))
+    with pytest.raises(InputError, match="no training frame"):
+        train(toy, speech, compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+
+
+def test_unknown_run_lists_the_known(dnerf_home):
+    from dnerf.nerf.training import load_run
+
+    with pytest.raises(MissingError, match="known are"):
+        load_run("toy/none")
