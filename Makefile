@@ -32,13 +32,11 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dnerf needs Python 3.10 or newer and $(PYTHON) is %d.%d; say which to use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
-	@echo "compiling librosa's pitch functions (once)"
-	@$(BIN)/python .ci/warm.py
 	@touch $@
 
-train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= OVERRIDES=]
+train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= SIZE= OVERRIDES=]
 	@.ci/notebook train $(call text,SUBJECT,subject) $(call text,AUDIO,audio) $(call text,PRESET,preset) $(call number,MINUTES,minutes) \
-	  $(call number,STEPS,steps) $(call number,SEED,seed) $(call text,NAME,name) $(call text,OVERRIDES,overrides)
+	  $(call number,STEPS,steps) $(call number,SEED,seed) $(call text,NAME,name) $(call number,SIZE,size) $(call text,OVERRIDES,overrides)
 
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)

@@ -169,9 +169,9 @@ def blendshapes(self:Subject): # float32 `(N, 52)`
     return self._array('blendshapes')
 
 @patch(as_prop=True)
-def torso(self:Subject): # float32 `(N, 2)`
-    "Shift of the torso right and down, pixels; zeros for a subject that comes without it."
-    return self._array('torso') if (self.folder/'torso.npy').is_file() else np.zeros((self.n_frames, 2), np.float32)
+def torso(self:Subject): # float32 `(N, 2, 3)`
+    "Affine motion of the torso, pixels; the identity for a subject that comes without it."
+    return self._array('torso') if (self.folder/'torso.npy').is_file() else np.tile(np.eye(2, 3, dtype=np.float32), (self.n_frames, 1, 1))
 
 # %% ../nbs/01_subject.ipynb #c19e0e29
 @patch(as_prop=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dnerf.core import InputError, MissingError, StorageError, read_json
+from dnerf.core import InputError, MissingError, StorageError, read_json, write_json
 from dnerf.subject import BACKGROUND, HEAD, TORSO, NpyWriter, Subject
 from dnerf.video.demo import demo_truth, demo_video
 from dnerf.video.matting import iou
@@ -114,6 +114,7 @@ def test_contents(subject, demo):
     n, s = subject.n_frames, subject.size
     assert (n, s) == (100, 256) and subject.tracked.all()
     assert subject.frames.shape == (n, s, s, 3) and subject.masks.shape == (n, s, s)
+    assert subject.torso.shape == (n, 2, 3) and 0 < np.abs(subject.torso - np.eye(2, 3)).max() < 0.2 * s
     assert subject.landmarks.shape == (n, 478, 3) and subject.blendshapes.shape == (n, 52)
     assert subject.background.shape == (s, s, 3) and subject.wav.shape == (n * 640,)
     assert np.abs(subject.frames[50].astype(int) - demo[0][50]).mean() < 3  # frame 50 is frame 50
@@ -296,6 +297,9 @@ def test_prepared_twice(clip, subject, tmp_path, capsys):
     assert (first.folder / "frames.npy").stat().st_mtime_ns == stamp
     other = quick(own, tmp_path, size=64)
     assert other.size == 64 and own.read_bytes() == clip.read_bytes()  # the user's file outlives the change
+    write_json(other.folder / "subject.json", {**other.protocol, "prepare": {**other.protocol["prepare"], "method": 1}})
+    (other.folder / "torso.npy").unlink()
+    assert (quick(own, tmp_path, size=64).folder / "torso.npy").is_file()  # an older method: prepared again
 
 
 def test_import_is_light():

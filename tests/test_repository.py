@@ -117,6 +117,11 @@ def test_readme_up_to_date():
     run(".ci/readme.py", "--check")
 
 
+def test_readme_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
 def test_quarto_yml_is_shared():
     link = ROOT / "nbs" / "_quarto.yml"
     assert link.is_symlink() and link.resolve() == ROOT / "_quarto.yml"

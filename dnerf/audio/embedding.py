@@ -120,10 +120,11 @@ def raw_steps(
     n_frames:int,   # Video frames N
     model=None,     # A `SpeechSplit`, for the names that need one
     stats=None,     # Pitch statistics of the speaker; None: of the one the model was trained on
+    keep=None,      # Folder of kept pitch tracks, see `kept_f0`
 ) -> np.ndarray:    # float32 `(2 N, D)`
     "Features at 50 Hz, not standardised."
     parts = [REGISTRY[p] for p in parse_embedding(name)]
-    codes = encode(model, wav, sr, stats=stats) if any(c for _, c in parts) else None
+    codes = encode(model, wav, sr, stats=stats, keep=keep) if any(c for _, c in parts) else None
     features = [f(wav, sr, codes) if needs else f(wav, sr) for f, needs in parts]
     return np.concatenate([to_steps(x, rate, n_frames) for x, rate in features], 1)
 
@@ -166,7 +167,7 @@ def _fresh(path, key): # whether path was made with this key
 
 # %% ../../nbs/audio/04_embedding.ipynb #82353dc7
 def _write_embedding(subject, name, path, key, model, block=1500): # one minute of windows at a time
-    steps = raw_steps(name, subject.wav, MEL.sr, subject.n_frames, model)
+    steps = raw_steps(name, subject.wav, MEL.sr, subject.n_frames, model, keep=subject.folder/'f0')
     mean, std = _moments(steps, subject.split('train'))
     steps = _standardise(steps, mean, std)
     path.with_suffix('.json').unlink(missing_ok=True) # from here on the old array is not to be trusted

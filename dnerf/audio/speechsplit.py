@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from .contamination import contaminate, resample, resample_positions
-from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, mel_spectrogram, n_frames, normalise_f0, to_mono
+from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, kept_f0, mel_spectrogram, n_frames, normalise_f0, to_mono
 from ..core import DivergedError, InputError, MissingError, pick_device, progress, staged_file
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
@@ -201,9 +201,11 @@ def speech_features(
     wav,           # Waveform, see `to_mono`
     sr:int,        # Its sampling rate, Hz
     stats:F0Stats, # Of the speaker
+    keep:Path=None, # Folder of kept pitch tracks, if any
 ) -> tuple[Tensor, Tensor]: # S `(T, 80)` and normalised F0 `(T,)`
     "Inputs of `SpeechSplit` for a whole recording."
-    f0, voiced = estimate_f0(wav, sr, (stats.low, stats.high))
+    span = stats.low, stats.high
+    f0, voiced = kept_f0(keep, wav, sr, span) if keep else estimate_f0(wav, sr, span)
     return torch.from_numpy(mel_spectrogram(wav, sr)), torch.from_numpy(normalise_f0(f0, voiced, stats))
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #a2066b48
@@ -454,9 +456,10 @@ def encode(
     sr:int=16000,         # Its sampling rate, Hz
     decimated:bool=True,  # False: the LSTMs' outputs at the mel rate, not thinned and repeated
     stats:F0Stats=None,   # Pitch statistics; None: of the speaker the model was trained on
+    keep:Path=None,       # Folder of kept pitch tracks, see `kept_f0`
 ) -> dict[str, np.ndarray]: # `content (T, 16)`, `rhythm (T, 2)`, `pitch (T, 64)` float32 at 62.5 Hz, as the decoder sees them
     "Codes of a recording."
-    S, track = speech_features(wav, sr, stats or model.f0_stats)
+    S, track = speech_features(wav, sr, stats or model.f0_stats, keep)
     return encode_features(model, S, track, decimated)
 
 def encode_features(model, S, track, decimated=True): # the same from S (T, 80) and normalised F0 (T,)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EYELIDS', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface', 'render_coarse_fine',
-           'head_anchors', 'torso_signal', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'eyelid_signal',
-           'Portrait']
+           'head_anchors', 'torso_signal', 'warp', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig',
+           'eyelid_signal', 'Portrait']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -157,19 +157,28 @@ def head_anchors(
 
 def torso_signal(
     subject:Subject, # A prepared person
-    on:bool=True,    # False: zeros
-) -> np.ndarray:     # float32 `(N, 2)` shift right and down, in half images
-    "Measured shift of the torso in each frame."
-    return np.array(subject.torso, np.float32)/subject.size*2*on
+    on:bool=True,    # False: no such signal, the identity
+) -> np.ndarray:     # float32 `(N, 2, 3)`: place in the frame to place in the middle frame, in half images
+    "Measured motion of the torso in each frame, for places in [-1, 1]."
+    maps = np.array(subject.torso, np.float32) if on else np.tile(np.eye(2, 3, dtype=np.float32), (subject.n_frames, 1, 1))
+    maps[:, :, 2] = maps[:, :, :2].sum(2) + 2*maps[:, :, 2]/subject.size - 1      # x = (u + 1) H/2
+    return maps
+
+def warp(
+    uv:Tensor,   # `(P, 2)` places in [-1, 1]
+    maps:Tensor, # `(P, 2, 3)` affine maps
+) -> Tensor:     # `(P, 2)`
+    "Apply an affine map to each place."
+    return (maps[:, :, :2] @ uv[:, :, None]).squeeze(-1) + maps[:, :, 2]
 
 # %% ../../nbs/nerf/03_portrait.ipynb #ec74d28f
 @torch.no_grad()
 def torso_template(
     subject:Subject,   # A prepared person; only the training split is looked at
-    shifts:np.ndarray, # `(N, 2)` from `torso_signal`
+    maps:np.ndarray,   # `(N, 2, 3)` from `torso_signal`
     n:int=150,         # Frames to look at
 ) -> Tensor:           # `(1, 4, H, W)`: logits of colour and of coverage
-    "Mean of the training torsos after their shifts are undone."
+    "Mean of the training torsos after their motion is undone."
     size, train = subject.size, subject.split('train')
     index = train[::max(1, len(train)//n)]
     at = (torch.arange(size) + .5)/size*2 - 1
@@ -178,10 +187,15 @@ def torso_template(
     for i in index:
         cover = torch.from_numpy((masks[i] == TORSO).astype(np.float32))[None]
         layer = torch.cat([torch.from_numpy(frames[i].astype(np.float32)).permute(2, 0, 1)/255*cover, cover])[None]
-        total += F.grid_sample(layer, (grid + torch.from_numpy(shifts[i]))[None], align_corners=False, padding_mode='border')
+        undo = _inverse(torch.from_numpy(maps[i]))
+        total += F.grid_sample(layer, (grid @ undo[:, :2].T + undo[:, 2])[None], align_corners=False, padding_mode='border')
     plate = torch.from_numpy(subject.background.astype(np.float32)).permute(2, 0, 1)[None]/255
     colour = (total[:, :3] + .2*plate)/(total[:, 3:] + .2)
     return torch.cat([colour, F.max_pool2d(total[:, 3:]/len(index), 3, 1, 1)], 1).clamp(.02, .98).logit()
+
+def _inverse(A): # of an affine map (2, 3)
+    B = torch.linalg.inv(A[:, :2])
+    return torch.cat([B, -B @ A[:, 2:]], 1)
 
 # %% ../../nbs/nerf/03_portrait.ipynb #08b3f8d8
 @dataclass
@@ -194,7 +208,7 @@ class TorsoConfig:
 
 # %% ../../nbs/nerf/03_portrait.ipynb #4d22e871
 class Torso(nn.Module):
-    "A picture of the torso, shifted and bent with the head's pose."
+    "A picture of the torso, moved as measured and bent with the head's pose."
     def __init__(self,
         config:TorsoConfig, # Sizes
         size:int,           # H = W, pixels
@@ -222,10 +236,10 @@ class Torso(nn.Module):
     def forward(self,
         uv:Tensor,      # `(P, 2)` place in the image, in [-1, 1]
         anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
-        shift:Tensor,   # `(P, 2)` shift of the torso, in half images
+        motion:Tensor,  # `(P, 2, 3)` measured motion of the torso, from `torso_signal`
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
         pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
-        x = uv - shift
+        x = warp(uv, motion)
         angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
         waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
         x = x + self.config.bend*self.bend(torch.cat([x, waves, pose], -1))
@@ -242,7 +256,7 @@ class PortraitConfig:
     near: float = -.2         # mlp only: begin, metres from the mean depth of the head
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
-    torso_shift: bool = True  # place the torso where it was measured to be
+    torso_motion: bool = True # move the torso as it was measured to move
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 EYELIDS = ('eyeBlinkLeft', 'eyeBlinkRight')   # blendshapes that condition the field when `eyelids` is on
@@ -297,7 +311,7 @@ def initialise(self:Portrait,
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
     anchors = head_anchors(poses, self.focal, self.size)
     self.torso.mean.copy_(anchors.mean(0)); self.torso.std.copy_(anchors.std(0) + 1e-3)
-    self.torso.template.copy_(torso_template(subject, torso_signal(subject, self.config.torso_shift)))
+    self.torso.template.copy_(torso_template(subject, torso_signal(subject, self.config.torso_motion)))
     seen = np.zeros((self.size, self.size), bool)
     for i in train[::max(1, len(train)//150)]: seen |= subject.masks[i] == TORSO
     grow = self.size//32*2 + 1
@@ -317,12 +331,12 @@ def condition(self:Portrait,
 def behind(self:Portrait,
     pixels:Tensor,  # `(P, 2)` integer column and row
     anchors:Tensor, # `(P, 7)` head pose of each pixel's frame
-    shift:Tensor,   # `(P, 2)` shift of the torso in each pixel's frame
+    motion:Tensor,  # `(P, 2, 3)` motion of the torso in each pixel's frame
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
     at = self.torso_region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
-    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at], shift[at])
+    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at], motion[at])
     rgb = over(colour*alpha[:, None], alpha, plate[at])
     return plate.index_copy(0, at, rgb), plate.new_zeros(len(plate)).index_copy(0, at, alpha)
 
@@ -333,7 +347,7 @@ def forward(self:Portrait,
     pixels:Tensor,  # `(B, R, 2)` integer column and row
     window:Tensor,  # `(B, 16, D)` speech
     eyelids:Tensor, # `(B, E)` closure of the eyelids
-    torso:Tensor,   # `(B, 2)` shift of the torso, in half images
+    torso:Tensor,   # `(B, 2, 3)` motion of the torso
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` colour of the coarse network, if there is one
     "Colours of the pixels, in [0, 1]."
@@ -341,7 +355,7 @@ def forward(self:Portrait,
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     condition = per_ray(self.condition(window, eyelids))
-    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso))
+    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)).reshape(B*R, 2, 3))
     if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, condition, self.config.n_coarse, self.config.n_fine, generator)]
     else:
         near, far = (max(.01, float(self.depth) + a) for a in (self.config.near, self.config.far))
@@ -356,7 +370,7 @@ def render(self:Portrait,
     c2w:Tensor,        # `(4, 4)`
     window:Tensor,     # `(16, D)`
     eyelids:Tensor,    # `(E,)`
-    torso:Tensor,      # `(2,)`
+    torso:Tensor,      # `(2, 3)`
     chunk:int=2**15,   # Pixels at a time
 ) -> Tensor:           # `(H, W, 3)` in [0, 1]
     "One whole frame."

@@ -134,9 +134,9 @@ def signals(
     subject:Subject,       # A prepared person
     embedding:np.ndarray,  # `(N, 16, D)` speech features
     config:DictConfig,     # The run's configuration
-) -> dict[str, np.ndarray]: # `c2w (N,4,4)`, `window (N,16,D)`, `eyelids (N,E)`, `torso (N,2)`
+) -> dict[str, np.ndarray]: # `c2w (N,4,4)`, `window (N,16,D)`, `eyelids (N,E)`, `torso (N,2,3)`
     "All that drives the portrait, one row per frame."
-    return dict(c2w=subject.poses, window=embedding, eyelids=eyelid_signal(subject, config.portrait.eyelids), torso=torso_signal(subject, config.portrait.torso_shift))
+    return dict(c2w=subject.poses, window=embedding, eyelids=eyelid_signal(subject, config.portrait.eyelids), torso=torso_signal(subject, config.portrait.torso_motion))
 
 # %% ../../nbs/nerf/04_training.ipynb #b37f7e9f
 class RayBatches(IterableDataset):
@@ -160,7 +160,7 @@ class RayBatches(IterableDataset):
 
     def batch(self,
         step:int, # Number of the training step
-    ) -> dict[str, Tensor]: # `c2w (B,4,4)`, `pixels (B,R,2)`, `window (B,16,D)`, `eyelids (B,E)`, `torso (B,2)`, `rgb (B,R,3)` in [0,1], `mask (B,R)`
+    ) -> dict[str, Tensor]: # `c2w (B,4,4)`, `pixels (B,R,2)`, `window (B,16,D)`, `eyelids (B,E)`, `torso (B,2,3)`, `rgb (B,R,3)` in [0,1], `mask (B,R)`
         "The batch of one step."
         rng = np.random.default_rng([self.config.seed, step, self.rank])
         B = self.config.data.frames
@@ -478,7 +478,7 @@ def render_frames(
     run:Run,   # A trained run
     frames,    # Frame numbers of its subject
 ): # Yields `(index, image)`, the image float32 `(H, W, 3)` in [0, 1]
-    "Render frames of the subject from its recorded motion (head pose, torso shift, eyelids if the run uses them) and its speech."
+    "Render frames of the subject from its recorded motion (motion of head and torso, eyelids if the run uses them) and its speech."
     keep_memory()
     drive = signals(run.subject, run.embedding, run.config)
     for i in frames: yield i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()

@@ -6,7 +6,7 @@
 __all__ = ['FOREHEAD', 'CHIN', 'MIN_SECONDS', 'METHOD', 'OURS', 'prefetch', 'ordered_map', 'Borders', 'first_pass',
            'face_heights', 'head_boxes', 'choose_crop', 'sharpness', 'cut', 'second_pass', 'ranges', 'count_blinks',
            'speech_level', 'training_estimate', 'measure', 'warnings_of', 'report_text', 'check_request',
-           'crop_picture', 'prepare', 'trial_clip']
+           'crop_picture', 'StoredRows', 'prepare', 'trial_clip']
 
 # %% ../../nbs/video/03_prepare.ipynb #b6235a3f
 import itertools, os, queue, re, shutil, threading
@@ -21,6 +21,7 @@ from ..core import InputError, asset, check_name, data_dir as default_data_dir, 
 from ..subject import FPS, SAMPLE_RATE, TORSO, NpyWriter, Subject, write_subject_json, write_wav
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
+from .torso import torso_motion
 from .tracking import HeadPose, Track, crop_landmarks, solve_head, track_faces
 
 # %% ../../nbs/video/03_prepare.ipynb #168bee73
@@ -105,7 +106,7 @@ def first_pass(
             if i <= total//2: picture[:] = [frame, i]
             yield frame
     with closing(prefetch(reduced())) as source:
-        track = track_faces(progress_bar(source, total=total, desc='1/2 tracking', unit='frames', disable=not show))
+        track = track_faces(progress_bar(source, total=total, desc='tracking the face', unit='frames', disable=not show))
     track.landmarks *= np.array([info.width/small[0], info.height/small[1], info.width/small[0]], np.float32)
     track.width, track.height = info.width, info.height
     return track, borders.box(), *picture
@@ -185,7 +186,7 @@ def second_pass(
         writers = [stack.enter_context(NpyWriter(folder/f'{k}.npy', tail, 'uint8')) for k, tail in (('frames', (size, size, 3)), ('masks', (size, size)))]
         source = stack.enter_context(closing(prefetch((i, cut(f, crop, size)) for i, f in zip(range(len(landmarks)), iter_frames(video)))))
         results = stack.enter_context(closing(ordered_map(matte, source, workers)))
-        for i, frame, probability, mask in progress_bar(results, total=len(landmarks), desc='2/2 matting ', unit='frames', disable=not show):
+        for i, frame, probability, mask in progress_bar(results, total=len(landmarks), desc='cutting and matting', unit='frames', disable=not show):
             for writer, rows in zip(writers, (frame, mask)): writer.append(rows)
             plate.add(frame, probability)
             if i % 5 == 0: sharp.append(sharpness(frame, landmarks[i]))
@@ -325,10 +326,10 @@ def _still_good(final, digest, size):
     made = read_json(final/'subject.json')
     return made.get('source', {}).get('sha256') == digest and made.get('prepare', {}).get('method') == METHOD and size in (None, made['prepare']['asked'], made['size'])
 
-METHOD = 1 # raised when the same video would give another subject
+METHOD = 2 # raised when the same video would give another subject
 
 # %% ../../nbs/video/03_prepare.ipynb #3f2e0835
-OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'poses.npy', 'landmarks.npy', 'blendshapes.npy', 'background.png', 'audio.wav', 'embeddings'}
+OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'poses.npy', 'torso.npy', 'landmarks.npy', 'blendshapes.npy', 'background.png', 'audio.wav', 'f0', 'embeddings'}
 
 def _keep_files(final, folder):
     "Carry what is not ours from the old folder into the new one."
@@ -355,6 +356,12 @@ def crop_picture(
     tall = lambda im: cv2.resize(im, (max(1, round(im.shape[1]*240/im.shape[0])), 240), interpolation=cv2.INTER_AREA)
     return np.concatenate([tall(im) for im in (frame, portrait, (portrait//2 + tint//2))], 1)
 
+# %% ../../nbs/video/03_prepare.ipynb #86d0b778
+class StoredRows:
+    "Rows of an `.npy` file, read when asked for; unlike those of a memory map, they do not stay in memory."
+    def __init__(self, path:Path): self.path, self.shape = path, np.load(path, mmap_mode='r').shape
+    def __getitem__(self, i): return np.array(np.load(self.path, mmap_mode='r')[i])
+
 # %% ../../nbs/video/03_prepare.ipynb #bd8883a0
 def _fill(folder, video, info, name, want, asked, digest, show):
     "Make all files of a subject in `folder`; returns the report."
@@ -366,15 +373,15 @@ def _fill(folder, video, info, name, want, asked, digest, show):
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
     plate, sharp = second_pass(video, folder, landmarks, crop, size, show=show)
     wav = fit_audio(read_audio(video), len(track))
-    for k, a in dict(poses=head.poses, landmarks=landmarks, blendshapes=track.blendshapes).items():
+    frames, masks = (StoredRows(folder/f'{k}.npy') for k in ('frames', 'masks'))
+    for k, a in dict(poses=head.poses, torso=torso_motion(frames, masks, show), landmarks=landmarks, blendshapes=track.blendshapes).items():
         with NpyWriter(folder/f'{k}.npy', a.shape[1:], np.float32) as out: out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure(info, track, head, crop, size, inside, plate, sharp, wav)
     report['warnings'] = warnings_of(report)
     write_json(folder/'report.json', report)
     at = min(at, len(track) - 1)
-    both = [np.load(folder/f'{k}.npy', mmap_mode='r')[at] for k in ('frames', 'masks')]
-    _write_png(folder/'crop.png', crop_picture(picture, picture.shape[1]/info.width, crop, *both))
+    _write_png(folder/'crop.png', crop_picture(picture, picture.shape[1]/info.width, crop, frames[at], masks[at]))
     _write_png(folder/'background.png', plate.image())
     write_subject_json(folder, name=name, n_frames=len(track), size=size, focal=head.focal, lost=report['lost'], blendshape_names=track.names,
                        source=dict(file=video.name, sha256=digest, width=info.width, height=info.height, fps=info.fps),
@@ -385,8 +392,8 @@ def _write_png(path, image):
     ok, data = cv2.imencode('.png', image[..., ::-1])
     path.write_bytes(data.tobytes())
 
-def _bytes_needed(n, size): # frames, masks, landmarks, blendshapes, poses, sound, and 5 % more
-    return int(1.05*n*(4*size*size + 4*(478*3 + 52 + 16) + 1280)) + 2_000_000
+def _bytes_needed(n, size): # frames, masks, landmarks, blendshapes, poses, shifts, sound, and 5 % more
+    return int(1.05*n*(4*size*size + 4*(478*3 + 52 + 16 + 2) + 1280)) + 2_000_000
 
 # %% ../../nbs/video/03_prepare.ipynb #2121b7d2
 def prepare(
@@ -421,4 +428,5 @@ def trial_clip(
     "A short piece of the bundled demo clip, to try things out."
     path, n = Path(folder or default_data_dir())/'trial.mp4', round(seconds*FPS)
     if path.is_file() and count_frames(path) == n: return path
-    return write_video(path, (f for _, f in zip(range(n), iter_frames(asset('demo.mp4')))), wav=read_audio(asset('demo.mp4'))[:n*SAMPLE_RATE//FPS])
+    return write_video(path, (f for _, f in zip(range(n), iter_frames(asset('demo.mp4')))), wav=read_audio(asset('demo.mp4'))[:n*SAMPLE_RATE//FPS],
+                       metadata={'title': 'dnerf demo subject', 'comment': 'synthetic person, drawn by a program'})
