@@ -97,7 +97,7 @@ class FastFieldConfig:
     resolutions: tuple[int, ...] = (32, 64, 112)  # nodes along each side of the feature grids
     channels: tuple[int, ...] = (8, 4, 4)         # features in each grid
     density_resolution: int = 64                  # nodes along each side of the density grid
-    sharpness: float = 300.                       # density per unit of the density grid's value, 1/m
+    sharpness: float = 30.                        # density per unit of the density grid's value, 1/m
     width: int = 64                               # units of the small network
     code_dim: int = 16                            # length of the speech code
 

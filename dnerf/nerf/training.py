@@ -37,7 +37,7 @@ class DataConfig:
 @dataclass
 class OptimConfig:
     "How the parameters are changed (Adam)."
-    lr_grid: float = 5e-2       # learning rate of grids and pictures
+    lr_grid: float = 1e-1       # learning rate of grids and pictures
     lr_net: float = 5e-3        # learning rate of the networks
     decay: float = .05          # the rate falls exponentially to this share of itself ...
     decay_steps: int = 0        # ... in so many steps; 0: over the whole budget
