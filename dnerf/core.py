@@ -8,7 +8,7 @@ __all__ = ['DnerfError', 'InputError', 'MissingError', 'StorageError', 'Diverged
            'pick_device', 'keep_memory', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
-import contextlib, ctypes, errno, hashlib, importlib.util, json, os, re, shutil, uuid
+import contextlib, ctypes, errno, hashlib, importlib.util, json, os, re, shutil
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #4d591f11
@@ -75,8 +75,9 @@ def _storage_errors(
                errno.EACCES: "there is no permission to write there; choose a folder you may write to", errno.EROFS: "the disk is read-only; choose another folder"}
     try: yield
     except OSError as e:
-        if isinstance(e, DnerfError) or e.errno not in reasons: raise
-        raise StorageError(f"could not write {where}: {reasons[e.errno]} and run the same command again (nothing half-written was kept)") from e
+        code = errno.ENOSPC if e.errno is None and 'requested and' in str(e) else e.errno     # NumPy reports a short write without a number
+        if isinstance(e, DnerfError) or code not in reasons: raise
+        raise StorageError(f"could not write {where}: {reasons[code]} and run the same command again (nothing half-written was kept)") from e
 
 # %% ../nbs/00_core.ipynb #7e7128f8
 @contextlib.contextmanager
@@ -87,7 +88,7 @@ def staged_file(
     final = Path(final)
     with _storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        tmp = final.with_name(f'.{final.stem}.{uuid.uuid4().hex[:8]}{final.suffix}')
+        tmp = final.with_name(f'.{final.stem}.partial{final.suffix}')
         try:
             yield tmp
             os.replace(tmp, final)
@@ -120,16 +121,20 @@ def staged_dir(
 ): # Yields the temporary folder to fill
     "Fill a folder beside `final` and rename it there on success; leftovers of a killed process are removed first."
     final = Path(final)
+    tmp, retired = (final.with_name(f'.{final.name}.{kind}') for kind in ('partial', 'retired'))
     with locked(final, final.name), _storage_errors(final):
-        for old in final.parent.glob(f'.{final.name}.partial-*'): shutil.rmtree(old, ignore_errors=True)
-        tmp, retired = (final.with_name(f'.{final.name}.partial-{kind}{uuid.uuid4().hex[:8]}') for kind in ('', 'old-'))
+        if retired.exists() and not final.exists(): retired.rename(final)     # killed between the two renames below
+        for old in (tmp, retired): shutil.rmtree(old, ignore_errors=True)
         tmp.mkdir()
         try:
             yield tmp
             if final.exists(): final.rename(retired)
             tmp.rename(final)
-        finally:
-            for old in (tmp, retired): shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(retired, ignore_errors=True)
+        except BaseException:
+            if retired.exists() and not final.exists(): retired.rename(final)
+            raise
+        finally: shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #8f63573a
 def need_space(

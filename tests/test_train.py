@@ -37,7 +37,7 @@ def short_clip(path, seconds):
 
 def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     short_clip(dnerf_home / "data" / "short.mp4", 5)
-    done = papermill(dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, overrides=SMALL)
+    done = papermill(dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="cpu", overrides=SMALL)
     assert done.returncode == 0, done.stderr[-3000:]
     run = dnerf_home / "runs" / "short" / "mel-cpu"
     for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "video.mp4", "figures/loss.png", "figures/comparison.png"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from .mel import MEL, mel_spectrogram, to_mono
 from .speechsplit import as_config, encode, load_speechsplit, read_checkpoint, speaker_stats, train_speechsplit
-from ..core import InputError, MissingError, read_json, sha256, staged_file, write_json
+from ..core import InputError, MissingError, locked, read_json, sha256, staged_file, write_json
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
 # %% ../../nbs/audio/04_embedding.ipynb #6a6fdd4a
@@ -156,6 +156,10 @@ def embed_subject(
 ) -> np.ndarray:         # float32 `(N, 16, D)`, memory-mapped
     "Features of every frame of a subject, made on first use and kept in its folder."
     name = '+'.join(parse_embedding(name))
+    with locked(subject.folder/'embeddings', f'the embeddings of {subject.name}'):
+        return _embed(subject, name, config, minutes, steps, seed, device, force, bar)
+
+def _embed(subject, name, config, minutes, steps, seed, device, force, bar):
     checkpoint = subject_speechsplit(subject, config, minutes, steps, seed, device, force, bar) if _needs_codes(name) else None
     path, key = subject.folder/'embeddings'/f'{name}.npy', _embedding_key(subject, name, checkpoint)
     if force or not _fresh(path, key): _write_embedding(subject, name, path, key, load_speechsplit(checkpoint, device) if checkpoint else None)

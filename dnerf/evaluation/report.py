@@ -10,7 +10,7 @@ __all__ = ['protocol', 'evenly_spaced', 'Measure', 'Stopwatch', 'device_name', '
 import csv, math, time
 from pathlib import Path
 import numpy as np
-from ..core import read_json, runs_dir, staged_file, write_json
+from ..core import runs_dir, staged_file, write_json
 from ..subject import FPS, software_versions
 from ..talk.synthesis import render_split, run_name, to_uint8
 from .metrics import REGION_TEXT, RegionErrors, check_metrics, empty_metrics, regions, set_metric, ssim
@@ -34,7 +34,7 @@ def protocol(
             'split': {'name': split, 'start': frames.start, 'stop': frames.stop, 'frames': len(frames), 'frames_without_face': int((~subject.tracked[frames.start:frames.stop]).sum())},
             'regions': REGION_TEXT, 'psnr': 'dB; squared error pooled over all pixels of the region and all frames, colours clipped to [0, 1]',
             'ssim': 'torchmetrics, Gaussian window 11 px (sigma 1.5), colours in [0, 1], mean over frames',
-            'driven_by': ['speech', 'head pose'] + [what for key, what in (('eyelids', 'opening of the eyelids'), ('torso_shift', 'shift of the torso')) if (settings.get('portrait') or {}).get(key)],
+            'driven_by': ['speech', 'head pose'] + [what for key, what in (('eyelids', 'opening of the eyelids'), ('brows', 'position of the brows'), ('torso_motion', 'motion of the torso')) if (settings.get('portrait') or {}).get(key)],
             'trained_steps': (getattr(run, 'state', None) or {}).get('steps'),
             **{k: settings.get(k, 'not recorded') for k in ('audio', 'preset', 'seed')}, 'versions': software_versions(('dnerf', 'numpy', 'torch', 'torchmetrics', 'av'))}
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['AudioNet', 'positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', 'FastFieldConfig', 'FastField']
 
-# %% ../../nbs/nerf/01_field.ipynb #5c4642da
-import math
+# %% ../../nbs/nerf/01_field.ipynb #0f3e904e
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'DataConfig', 'OptimConfig', 'Config', 'register_configs', 'compose_config', 'sampling_boxes', 'signals',
-           'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining', 'Watch', 'run_folder',
-           'embedding_hash', 'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames']
+           'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining', 'Watch', 'fingerprint',
+           'run_folder', 'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames']
 
 # %% ../../nbs/nerf/04_training.ipynb #e4a115e1
-import csv, dataclasses, hashlib, math, shlex, time
+import csv, dataclasses, hashlib, math, shlex, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from ..core import DivergedError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig
-from .portrait import Portrait, PortraitConfig, eyelid_signal, torso_signal
+from .portrait import Portrait, PortraitConfig, torso_signal, upper_face_signal
 from ..subject import HEAD, TORSO, Subject
 
 # %% ../../nbs/nerf/04_training.ipynb #29565694
@@ -33,6 +33,7 @@ class DataConfig:
     face: float = .45       # share of the rays inside the face's box
     lips: float = .10       # share around the lips
     eyes: float = .10       # share around the eyes; the rest falls anywhere in the frame
+    speech_noise: float = 0. # standard deviation of noise added to the speech features in training
 
 @dataclass
 class OptimConfig:
@@ -57,8 +58,6 @@ class Config:
     minutes: float = 2.5           # budget by the clock ...
     steps: int = 0                 # ... or in steps, if not 0
     device: str = 'auto'
-    devices: int = 1               # processes (GPUs) on each machine
-    num_nodes: int = 1             # machines
     precision: str = '32-true'     # Lightning's name of the arithmetic
     val_frames: int = 6            # validation frames rendered at each check
     checks: int = 4                # validation checks in the budget; the best of them is kept
@@ -79,7 +78,7 @@ def register_configs():
     defaults = lambda name: ['_self_', {'field': name}]
     store.store(name='cpu', node=Config())
     store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16)))
-    store.store(name='paper', node=Config(defaults=defaults('mlp'), preset='paper', minutes=60., data=DataConfig(frames=1, rays=2048, face=.95, lips=0., eyes=0.), portrait=PortraitConfig(n_coarse=64, n_fine=128, eyelids=False),
+    store.store(name='paper', node=Config(defaults=defaults('mlp'), preset='paper', minutes=60., data=DataConfig(frames=1, rays=2048, face=.95, lips=0., eyes=0.), portrait=PortraitConfig(n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False),
         optim=OptimConfig(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)))
 
 # %% ../../nbs/nerf/04_training.ipynb #5ea950b6
@@ -134,22 +133,21 @@ def signals(
     subject:Subject,       # A prepared person
     embedding:np.ndarray,  # `(N, 16, D)` speech features
     config:DictConfig,     # The run's configuration
-) -> dict[str, np.ndarray]: # `c2w (N,4,4)`, `window (N,16,D)`, `eyelids (N,E)`, `torso (N,2,3)`
+) -> dict[str, np.ndarray]: # `c2w (N,4,4)`, `window (N,16,D)`, `upper_face (N,E)`, `torso (N,2,3)`
     "All that drives the portrait, one row per frame."
-    return dict(c2w=subject.poses, window=embedding, eyelids=eyelid_signal(subject, config.portrait.eyelids), torso=torso_signal(subject, config.portrait.torso_motion))
+    return dict(c2w=subject.poses, window=embedding, upper_face=upper_face_signal(subject, config.portrait), torso=torso_signal(subject, config.portrait.torso_motion))
 
 # %% ../../nbs/nerf/04_training.ipynb #b37f7e9f
 class RayBatches(IterableDataset):
-    "Endless batches of rays from one split; batch `s` depends on `(seed, s, rank)` alone."
+    "Endless batches of rays from one split; batch `s` depends on `(seed, s)` alone."
     def __init__(self,
         subject:Subject,       # A prepared person
         embedding:np.ndarray,  # `(N, 16, D)` speech features
         config:DictConfig,     # The run's configuration
         split:str='train',     # The split to draw from
         start:int=0,           # First step
-        rank:int=0,            # Number of this process
     ):
-        self.subject, self.embedding, self.config, self.start, self.rank = subject, embedding, config, start, rank
+        self.subject, self.embedding, self.config, self.start = subject, embedding, config, start
         indices = np.array(subject.split(split))
         self.indices = indices[subject.tracked[indices]]
         if not len(self.indices): raise InputError(f"subject {subject.name!r} has no {split} frame with a face; prepare it again from a longer video")
@@ -160,9 +158,9 @@ class RayBatches(IterableDataset):
 
     def batch(self,
         step:int, # Number of the training step
-    ) -> dict[str, Tensor]: # `c2w (B,4,4)`, `pixels (B,R,2)`, `window (B,16,D)`, `eyelids (B,E)`, `torso (B,2,3)`, `rgb (B,R,3)` in [0,1], `mask (B,R)`
+    ) -> dict[str, Tensor]: # `c2w (B,4,4)`, `pixels (B,R,2)`, `window (B,16,D)`, `upper_face (B,E)`, `torso (B,2,3)`, `rgb (B,R,3)` in [0,1], `mask (B,R)`
         "The batch of one step."
-        rng = np.random.default_rng([self.config.seed, step, self.rank])
+        rng = np.random.default_rng([self.config.seed, step])
         B = self.config.data.frames
         f = rng.choice(self.indices, B, replace=B > len(self.indices))
         low, high = self.boxes[f][:, self.kinds].transpose(2, 0, 1, 3)
@@ -244,8 +242,9 @@ class PortraitTraining(L.LightningModule):
         for group in self.optimizers().param_groups: group['lr'] = group['base_lr']*factor
 
     def training_step(self, batch, batch_idx):
-        generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step']*1009 + self.global_rank)
-        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['eyelids'], batch['torso'], generator)
+        generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step'])
+        window = batch['window'] + self.config.data.speech_noise*torch.randn(batch['window'].shape, generator=generator).to(batch['window'])
+        out = self.portrait(batch['c2w'], batch['pixels'], window, batch['upper_face'], batch['torso'], generator)
         terms = losses(out, batch, self.config.optim.mask*max(.02, (1 - self.budget.progress)**2))
         loss = sum(terms.values())
         self.last = {'train/loss': loss.detach(), 'train/psnr': -10*terms['colour'].detach().clamp_min(1e-10).log10(), **{f'train/{k}': v.detach() for k, v in terms.items()}}
@@ -274,26 +273,27 @@ class Watch(L.Callback):
     def on_train_start(self, trainer, module):
         budget, c = module.budget, module.config
         self.start_step, self.start_time, self.saved = trainer.global_step, time.monotonic(), time.monotonic()
+        budget.step = trainer.global_step
         self.check = int(budget.progress*c.checks)
-        self.bar = progress(total=budget.steps or round(budget.seconds), desc=f'training {c.subject}', unit='steps' if budget.steps else 's', disable=not (self.show and trainer.is_global_zero))
+        self.bar = progress(total=budget.steps or round(budget.seconds), desc=f'training {c.subject}', unit='steps' if budget.steps else 's', bar_format='{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}', disable=not (self.show))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         budget, c = module.budget, module.config
         budget.step = trainer.global_step
-        if trainer.global_step % 10 == 1 and not torch.isfinite(module.last['train/loss']):
+        done, check = budget.progress >= 1, int(budget.progress*c.checks) > self.check
+        save = done or time.monotonic() - self.saved > c.save_every
+        if (check or save or trainer.global_step % 10 == 1) and not torch.isfinite(module.last['train/loss']):
             raise DivergedError(f"the loss of run {self.folder.name!r} is no longer a number after {trainer.global_step} steps; use a lower learning rate, for example overrides='optim.lr_grid={c.optim.lr_grid/2:g} optim.lr_net={c.optim.lr_net/2:g}'")
-        done = budget.progress >= 1
         if done: trainer.should_stop = True
-        if not trainer.is_global_zero: return
-        if done or int(budget.progress*c.checks) > self.check: self.validate(trainer, module)
+        if done or check: self.validate(trainer, module)
         elif time.monotonic() - self.logged > 2: self.record(trainer, module)
-        if done or time.monotonic() - self.saved > c.save_every: self.save(trainer)
+        if save: self.save(trainer)
 
 # %% ../../nbs/nerf/04_training.ipynb #6dc43146
 @patch
 def rate(self:Watch, trainer, config) -> float: # Rays per second since the start of this session
     "Speed of training."
-    n = (trainer.global_step - self.start_step)*config.data.frames*config.data.rays*trainer.world_size
+    n = (trainer.global_step - self.start_step)*config.data.frames*config.data.rays
     return n/max(1e-9, time.monotonic() - self.start_time)
 
 @patch
@@ -326,6 +326,7 @@ def validate(self:Watch, trainer, module):
         image = module.portrait.render(**_row(drive, i, module.device))
         error.append(float(((image.cpu() - torch.from_numpy(subject.frames[i]/255.))**2).mean()))
         if n == 0 and trainer.logger: trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
+    if not np.isfinite(error).all(): raise DivergedError(f"run {self.folder.name!r} renders numbers that are not finite after {trainer.global_step} steps; use a lower learning rate")
     value = -10*math.log10(max(1e-10, np.mean(error))) if error else math.nan
     if not error or value > self.best:
         self.best = value
@@ -344,52 +345,54 @@ def _row(drive, i, device):
     return {k: torch.from_numpy(np.array(a[i])).to(device) for k, a in drive.items()}
 
 def _save_weights(trainer, path, value):
-    with staged_file(path) as part: torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value}, part)
+    with staged_file(path) as part, open(part, 'wb') as f: torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value}, f)
 
 @patch
 def on_exception(self:Watch, trainer, module, exception):
     "Ctrl-C: save and say where."
-    if isinstance(exception, KeyboardInterrupt) and trainer.is_global_zero:
+    if isinstance(exception, KeyboardInterrupt):
         self.save(trainer)
         print(f"stopped at step {trainer.global_step}; saved in {self.folder}; run the same command again to go on")
 
 @patch
 def on_train_end(self:Watch, trainer, module): self.bar.close()
 
-# %% ../../nbs/nerf/04_training.ipynb #d3edd9a3
-_FREE = ('name', 'device', 'devices', 'num_nodes', 'save_every')  # settings that do not change what is computed
+# %% ../../nbs/nerf/04_training.ipynb #cec2a698
+_FREE = ('name', 'device', 'save_every')  # settings that do not change what is computed
 
-def _same(a, b): # whether two configurations describe the same experiment
+def fingerprint(
+    subject:Subject,       # A prepared person
+    embedding:np.ndarray,  # `(N, 16, D)`
+) -> dict[str, str]:       # What a run was trained on
+    "Hashes of the subject's protocol and of the features: a subject that was prepared anew is another subject."
+    digest = lambda data: hashlib.sha256(data).hexdigest()[:16]
+    return dict(subject=digest((subject.folder/'subject.json').read_bytes()), embedding=digest(np.ascontiguousarray(embedding).data))
+
+def _same(folder, config, inputs): # whether the run in folder is the same experiment on the same data
     strip = lambda c: {k: v for k, v in OmegaConf.to_container(c).items() if k not in _FREE}
-    return strip(a) == strip(b)
+    return strip(OmegaConf.load(folder/'config.yaml')) == strip(config) and read_json(folder/'inputs.json') == inputs
 
 def run_folder(
     config:DictConfig, # The run's configuration; its name may get a number
+    inputs:dict,       # From `fingerprint`
     named:bool=False,  # Whether the user chose the name
 ) -> Path:             # The folder, existing or not
-    "Where a run with this configuration belongs."
+    "Where a run with this configuration on this data belongs."
     base, k = config.name, 1
     while True:
         folder = runs_dir()/config.subject/config.name
-        saved = folder/'config.yaml'
-        if not saved.exists() or _same(OmegaConf.load(saved), config): return folder
-        if named: raise InputError(f"the run {config.subject}/{config.name} exists with other settings ({saved}); choose another name, or delete it")
+        if not (folder/'inputs.json').exists() or _same(folder, config, inputs): return folder
+        if named: raise InputError(f"the run {config.subject}/{config.name} exists with other settings or other data ({folder}); choose another name, or delete it")
         k += 1
         config.name = f'{base}-{k}'
 
-# %% ../../nbs/nerf/04_training.ipynb #447b58bd
-def embedding_hash(
-    embedding:np.ndarray, # `(N, 16, D)`
-) -> str:                 # 16 hexadecimal digits
-    "Fingerprint of the features that a run was trained with."
-    return hashlib.sha256(np.ascontiguousarray(embedding).data).hexdigest()[:16]
-
+# %% ../../nbs/nerf/04_training.ipynb #10063ed5
 def _trainer(config, folder, watch, device):
     import logging
     from lightning.pytorch.loggers import TensorBoardLogger
     logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.WARNING)
     kind = {'cuda': 'gpu'}.get(device.type, device.type)
-    return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None else config.devices, num_nodes=config.num_nodes, precision=config.precision, max_epochs=1, max_steps=-1, callbacks=[watch],
+    return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None else 1, precision=config.precision, max_epochs=1, max_steps=-1, callbacks=[watch],
         logger=TensorBoardLogger(folder, name='tensorboard', version=''), enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
 # %% ../../nbs/nerf/04_training.ipynb #4df94278
@@ -403,12 +406,14 @@ def train(
     "Train a portrait, or go on with an unfinished run of the same settings."
     if len(embedding) != subject.n_frames: raise InputError(f"the embedding has {len(embedding)} frames but subject {subject.name!r} has {subject.n_frames}; make it again")
     config.subject = subject.name
-    folder = run_folder(config, named)
+    inputs = fingerprint(subject, embedding)
+    folder = run_folder(config, inputs, named)
     with locked(folder, f'the run {config.subject}/{config.name}'):
         if (folder/'state.json').exists():
             print(f'the run {config.subject}/{config.name} is already trained with these settings')
             return folder
         with staged_file(folder/'config.yaml') as part: OmegaConf.save(config, part)
+        write_json(folder/'inputs.json', inputs)
         _fit(subject, embedding, config, folder, show)
     return folder
 
@@ -420,17 +425,28 @@ def _fit(subject, embedding, config, folder, show):
     portrait = build_portrait(subject, config, embedding.shape[-1])
     last = folder/'checkpoints'/'last.ckpt'
     resume = torch.load(last, map_location='cpu', weights_only=True)['global_step'] if last.exists() else 0
-    if resume: print(f'going on at step {resume}')
+    if resume:
+        print(f'going on at step {resume}')
+        _forget_after(folder/'metrics.csv', resume)
     else: portrait.initialise(subject)
     budget = Budget(config.minutes, config.steps)
     module, watch = PortraitTraining(portrait, config, budget), Watch(folder, subject, embedding, show)
     best = folder/'checkpoints'/'best.ckpt'
     if resume and best.exists(): watch.best = torch.load(best, map_location='cpu', weights_only=True)['val_psnr']
     trainer = _trainer(config, folder, watch, device)
-    batches = RayBatches(subject, embedding, config, start=resume, rank=trainer.global_rank)
-    trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=last if resume else None, weights_only=True)
-    if trainer.is_global_zero and not trainer.interrupted:
-        write_json(folder/'state.json', dict(steps=trainer.global_step, train_seconds=round(budget.elapsed, 1), rays_per_second=round(watch.rate(trainer, config)), val_psnr=round(watch.best, 3) if math.isfinite(watch.best) else None, device=str(device), embedding=embedding_hash(embedding)))
+    batches = RayBatches(subject, embedding, config, start=resume)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
+        warnings.filterwarnings('ignore', message='.*does not have many workers.*')  # batches are drawn faster than they are used
+        trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=last if resume else None, weights_only=True)
+    if not trainer.interrupted:
+        write_json(folder/'state.json', dict(steps=trainer.global_step, train_seconds=round(budget.elapsed, 1), rays_per_second=round(watch.rate(trainer, config)), val_psnr=round(watch.best, 3) if math.isfinite(watch.best) else None, device=str(device)))
+
+def _forget_after(path, step):
+    "Drop the rows of the curves that lie after the checkpoint."
+    if not path.exists(): return
+    head, *rows = path.read_text().splitlines()
+    with staged_file(path) as part: part.write_text('\n'.join([head] + [r for r in rows if int(r.split(',')[0]) <= step]) + '\n')
 
 def build_portrait(
     subject:Subject,   # Size and focal length come from here
@@ -438,7 +454,7 @@ def build_portrait(
     audio_dim:int,     # D, features per step of the embedding
 ) -> Portrait:         # Not yet initialised
     "The modules that a configuration describes."
-    return Portrait(config.portrait, config.field, audio_dim, eyelid_signal(subject, config.portrait.eyelids).shape[1], subject.size, subject.focal)
+    return Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal)
 
 # %% ../../nbs/nerf/04_training.ipynb #0ada41f8
 @dataclass
@@ -468,7 +484,7 @@ def load_run(
     config, state = OmegaConf.load(folder/'config.yaml'), read_json(folder/'state.json')
     subject = Subject.load(config.subject)
     embedding = subject.embedding(config.audio)
-    if embedding_hash(embedding) != state['embedding']: raise InputError(f"the embedding {config.audio!r} of subject {subject.name!r} was made anew after the run {folder.name!r} was trained; train again")
+    if fingerprint(subject, embedding) != read_json(folder/'inputs.json'): raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
     portrait, device = build_portrait(subject, config, embedding.shape[-1]), pick_device(device)
     portrait.load_state_dict(torch.load(folder/'checkpoints'/'best.ckpt', map_location='cpu', weights_only=True)['portrait'])
     return Run(folder, config, subject, embedding, portrait.to(device).eval(), device, state)

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..core import InputError, MissingError, asset, progress as progress_bar, staged_file
 from ..subject import FPS, SAMPLE_RATE
 from .demo_render import Person, Renderer, label_classes
-from .media import fit_audio, read_audio, write_video
+from .media import read_audio, write_video
 
 # %% ../../nbs/video/04_demo.ipynb #be2842ca
 def demo_video() -> Path: # mp4, 256 x 256 pixels, 25 fps, 36.88 s, with speech

@@ -8,8 +8,8 @@ __all__ = ['FOREHEAD', 'CHIN', 'MIN_SECONDS', 'METHOD', 'OURS', 'prefetch', 'ord
            'speech_level', 'training_estimate', 'measure', 'warnings_of', 'report_text', 'check_request',
            'crop_picture', 'StoredRows', 'prepare', 'trial_clip']
 
-# %% ../../nbs/video/03_prepare.ipynb #b6235a3f
-import itertools, os, queue, re, shutil, threading
+# %% ../../nbs/video/03_prepare.ipynb #80015e98
+import os, queue, re, shutil, threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 from ..core import InputError, asset, check_name, data_dir as default_data_dir, need_space, pick_device, progress as progress_bar, read_json, sha256, staged_dir, write_json
-from ..subject import FPS, SAMPLE_RATE, TORSO, NpyWriter, Subject, write_subject_json, write_wav
+from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_subject_json, write_wav
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from .torso import torso_motion
@@ -176,6 +176,7 @@ def second_pass(
 ) -> tuple:               # `BackgroundPlate`, list of the sharpness of every fifth frame
     "Cut, resize, matte and write every frame."
     plate, sharp, idle = BackgroundPlate(size), [], queue.SimpleQueue()
+    learn = split_frames(len(landmarks))['train'][1]     # the plate is part of the model, so test frames must not be in it
     def matte(job):
         (i, frame), segmenter = job, idle.get()
         try: probability = person_probability(segmenter, frame)
@@ -188,7 +189,7 @@ def second_pass(
         results = stack.enter_context(closing(ordered_map(matte, source, workers)))
         for i, frame, probability, mask in progress_bar(results, total=len(landmarks), desc='cutting and matting', unit='frames', disable=not show):
             for writer, rows in zip(writers, (frame, mask)): writer.append(rows)
-            plate.add(frame, probability)
+            if i < learn: plate.add(frame, probability)
             if i % 5 == 0: sharp.append(sharpness(frame, landmarks[i]))
     return plate, sharp
 
@@ -326,7 +327,7 @@ def _still_good(final, digest, size):
     made = read_json(final/'subject.json')
     return made.get('source', {}).get('sha256') == digest and made.get('prepare', {}).get('method') == METHOD and size in (None, made['prepare']['asked'], made['size'])
 
-METHOD = 2 # raised when the same video would give another subject
+METHOD = 3 # raised when the same video would give another subject
 
 # %% ../../nbs/video/03_prepare.ipynb #3f2e0835
 OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'poses.npy', 'torso.npy', 'landmarks.npy', 'blendshapes.npy', 'background.png', 'audio.wav', 'f0', 'embeddings'}

@@ -20,7 +20,8 @@ from ..core import InputError, asset
 # %% ../../nbs/video/01_tracking.ipynb #47b28050
 @contextlib.contextmanager
 def quiet_native():
-    "Silence what native libraries write to file descriptor 2 inside the `with`."
+    "Silence what native libraries write to file descriptor 2 inside the `with`, and load them without their profiler."
+    os.environ.setdefault('CPUPROFILE_FREQUENCY', '0')
     sys.stderr.flush()
     keep, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
