@@ -33,7 +33,6 @@ class DataConfig:
     face: float = .45       # share of the rays inside the face's box
     lips: float = .10       # share around the lips
     eyes: float = .10       # share around the eyes; the rest falls anywhere in the frame
-    speech_noise: float = 0. # standard deviation of noise added to the speech features in training
 
 @dataclass
 class OptimConfig:
@@ -243,8 +242,7 @@ class PortraitTraining(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step'])
-        window = batch['window'] + self.config.data.speech_noise*torch.randn(batch['window'].shape, generator=generator).to(batch['window'])
-        out = self.portrait(batch['c2w'], batch['pixels'], window, batch['upper_face'], batch['torso'], generator)
+        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator)
         terms = losses(out, batch, self.config.optim.mask*max(.02, (1 - self.budget.progress)**2))
         loss = sum(terms.values())
         self.last = {'train/loss': loss.detach(), 'train/psnr': -10*terms['colour'].detach().clamp_min(1e-10).log10(), **{f'train/{k}': v.detach() for k, v in terms.items()}}

@@ -228,9 +228,9 @@ def training_estimate(
     size:int,   # pixels
     cuda:bool,  # with a GPU?
 ) -> dict:      # minutes, memory_gb
-    "Rough time and memory that training will take."
-    rays, rate = 27e6*(size/256)**2, 1e6 if cuda else 15e3*max(1, os.cpu_count() or 1)
-    return dict(minutes=max(1, round(rays/rate/60)), memory_gb=round(1.5 + 1.5*(size/512)**2, 1))
+    "Rough time and memory that good training takes; the time on a GPU is not known."
+    rays, rate = 27e6*(size/256)**2, 15e3*max(1, os.cpu_count() or 1)
+    return dict(minutes=None if cuda else max(1, round(rays/rate/60)), memory_gb=round(1.5 + 1.5*(size/512)**2, 1))
 
 def measure(
     info:MediaInfo,        # Of the source
@@ -299,7 +299,7 @@ def report_text(
              f"pose       {k['rms_px']:.2f} px from the landmarks, jitter {k['jitter_before']:.2f} -> {k['jitter_px']:.2f} px, {r['repaired']} frames repaired",
              f"sound      speech at {r['level_db']:.0f} dBFS, {100*r['clipped']:.2g} % clipped",
              f"backdrop   moves by {r['backdrop_motion']:.1f} grey levels",
-             f"training   roughly {t['minutes']} minutes and {t['memory_gb']} GB of memory on this machine"]
+             f"training   " + (f"roughly {t['minutes']} minutes for a good picture" if t['minutes'] else "time not known on this device") + f", {t['memory_gb']} GB of memory"]
     return '\n'.join(lines + [f"warning    {w}" for w in r['warnings']])
 
 # %% ../../nbs/video/03_prepare.ipynb #be078859
