@@ -11,6 +11,7 @@ from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 NUMBER = re.compile(r"(?m)(^|[/ ])\d+[a-zA-Z0-9]*_(?=[^/\n]+\.(?:ipynb|qmd))")
+LINK = re.compile(r"(?<=\]\()[^)\s]+\.ipynb")
 
 
 def unnumbered(text: str) -> str:
@@ -27,6 +28,7 @@ def main() -> int:
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(proc_nbs(force=True), stage)
     for page in list(stage.rglob("*.ipynb")):
+        page.write_text(LINK.sub(lambda link: unnumbered(link[0]), page.read_text(encoding="utf-8")), encoding="utf-8")
         page.rename(page.with_name(unnumbered(page.name)))
     sidebar = stage / "sidebar.yml"
     sidebar.write_text(unnumbered(sidebar.read_text()))
