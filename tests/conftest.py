@@ -6,7 +6,7 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_video():
     "A function from file name to the path of a real test video; the test is skipped, saying so, where it is absent."
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from dnerf.audio.disentanglement import disentanglement
 from dnerf.audio.embedding import align_to_video, embed_speech, embed_subject, known_embeddings, subject_speechsplit
 from dnerf.audio.mel import MEL, estimate_f0, mel_spectrogram, n_frames, synthetic_speech
 from dnerf.audio.speechsplit import as_config, encode, load_speechsplit, new_speechsplit, read_checkpoint, reconstruction_error, train_speechsplit
@@ -115,8 +116,8 @@ def test_nothing_stale_is_served(subject):
 
 
 def test_unknown_embedding_lists_the_known(subject):
-    for name in ("deepspeech", "content+wav2vec", ""):
-        with pytest.raises(InputError, match="known are: content, mel, pitch, rhythm, speechsplit"):
+    for name in ("wav2lip", "content+wav2vec", ""):
+        with pytest.raises(InputError, match="known are: content, deepspeech, mel, phones, pitch, rhythm, speechsplit"):
             embed_subject(subject, name)
     assert not (subject.folder / "embeddings").exists()
 
@@ -155,10 +156,52 @@ def test_click_peaks_in_the_window_of_its_frame(t):
     assert abs(w[round(25 * t)].mean(1).argmax() - 8) <= 1
 
 
-def test_real_speech_is_learned(real_video, tmp_path):
-    "Ninety short steps on real speech beat the mean training frame on the held-out test split."
+@pytest.fixture(scope="module")
+def real_speech(real_video, tmp_path_factory):
+    "SpeechSplit with its default budget on the training split of a real minute of speech: model, mean frame, speech, splits in seconds."
+    from dnerf.subject import FPS, split_frames
     from dnerf.video.media import read_audio
     wav = read_audio(real_video("cnn2.mp4"))
-    path, _ = train_speechsplit(wav, train_range_s=(0, 61), val_range_s=(61.5, 64.3), steps=90, folder=tmp_path, device="cpu", bar=False)
-    mse, baseline = reconstruction_error(load_speechsplit(path), wav, 16000, (64.7, 71.1), read_checkpoint(path)["mean_frame"])
-    assert mse < baseline / 1.4, (mse, baseline)
+    train, val, test = ((a / FPS, b / FPS) for a, b in split_frames(len(wav) // 640).values())
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    path, _ = train_speechsplit(wav, train_range_s=train, val_range_s=val, folder=tmp_path_factory.mktemp("real"), device="cpu", bar=False)
+    torch.set_num_threads(before)
+    return load_speechsplit(path), read_checkpoint(path)["mean_frame"], wav, train, test
+
+
+def test_real_speech_is_reconstructed(real_speech):
+    model, mean_frame, wav, _, test = real_speech
+    mse, baseline = reconstruction_error(model, wav, MEL.sr, test, mean_frame)
+    assert mse < baseline / 2, (mse, baseline)
+
+
+def test_real_codes_hold_what_their_names_say(real_speech):
+    model, _, wav, train, test = real_speech
+    result = disentanglement(model, wav, MEL.sr, train, test)
+    assert all(row["all"] > 1 for row in result["remove"].values()), result["remove"]
+    lf0 = {k: row["log-F0"] for k, row in result["probe"].items()}
+    assert lf0["pitch"] > max(0, lf0["content"], lf0["rhythm"]), lf0
+    assert result["remove"]["pitch"]["harmonics"] > result["remove"]["content"]["harmonics"]
+
+
+def test_real_codes_do_not_jump_at_window_borders(real_speech):
+    model, _, wav, _, _ = real_speech
+    codes = encode(model, wav)
+    for k, v in codes.items():
+        step = abs(np.diff(v[::8], axis=0)).mean(1)
+        border = np.arange(len(step)) % (model.config.window // 16) == model.config.window // 16 - 1
+        assert step[border].mean() < 1.3 * step[~border].mean(), k
+        assert np.array_equal(v, encode(model, wav)[k]), k
+
+
+def test_real_codes_shift_with_the_speech(real_speech):
+    "A delay of 8 mel frames is a delay of one code, away from the ends."
+    model, _, wav, _, test = real_speech
+    x = wav[int(test[0] * MEL.sr) : int(test[1] * MEL.sr)]
+    late = np.concatenate([np.zeros(8 * MEL.hop_length, np.float32), x])
+    a, b = (encode(model, w) for w in (x, late))
+    for k in a:
+        inner = slice(6, 40)
+        unmoved, moved = (abs(b[k][::8][np.arange(6, 40) + d] - a[k][::8][inner]).mean() for d in (0, 1))
+        assert moved < 0.25 * unmoved, (k, moved, unmoved)

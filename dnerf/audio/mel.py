@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['MEL', 'VOWELS', 'UNVOICED', 'MelConfig', 'synthetic_speech', 'to_mono', 'n_frames', 'compiled_librosa',
            'mel_spectrogram', 'estimate_f0_range', 'estimate_f0', 'kept_f0', 'F0Stats', 'f0_stats', 'normalise_f0',
-           'denormalise_f0', 'quantise_f0', 'dequantise_f0']
+           'denormalise_f0', 'quantise_f0', 'dequantise_f0', 'speech_warnings', 'griffin_lim', 'hum', 'wav_bytes',
+           'listen']
 
-# %% ../../nbs/audio/00_mel.ipynb #afce4e7e
-import contextlib, hashlib, importlib.util, threading
+# %% ../../nbs/audio/00_mel.ipynb #3654414f
+import contextlib, hashlib, importlib.util, io, threading
 from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd
 from pathlib import Path
 import numpy as np, torch
-import torch.nn.functional as F
 from scipy.fft import rfft
+from scipy.io import wavfile
 from scipy.ndimage import maximum_filter1d
 from scipy.signal import butter, get_window, resample_poly, sosfiltfilt
 from ..core import InputError, staged_file
@@ -38,6 +40,8 @@ class MelConfig:
     min_seconds: float = .2   # s; anything shorter holds no syllable
     f0_floor: float = 50.     # Hz, widest search range of the first pass ...
     f0_ceil: float = 600.     # Hz, ... from a creaky bass to a child
+    f0_step: float = .125     # semitones between the pitches that the path search knows, 12.5 cents; refined afterwards
+    f0_thresholds: int = 25   # thresholds of pYIN, so the first at 0.04; their prior has its mean at 0.1
     voiced_min: float = .05   # probability of voicing that one of 7 neighbouring frames must reach: noise stays at 0.01
     f0_bins: int = 256        # bins of the quantised pitch; one more says unvoiced
 
@@ -72,23 +76,42 @@ def synthetic_speech(
     wav = env*np.where(hiss, .15*np.diff(rng.normal(size=len(t) + 1)), tone*.35)
     return wav.astype(np.float32), np.where(hiss | (env < .05), 0, f0)
 
+# %% ../../nbs/audio/00_mel.ipynb #e5ab6cd3
+def _mono(wav): # float32 (samples,) of a block (samples,) or (samples, channels)
+    half = 0 if wav.dtype.kind == 'f' else 2.**(8*wav.dtype.itemsize - 1) # integer PCM; unsigned is centred on half the range
+    x = np.asarray(wav, np.float32)
+    x = x.mean(1) if x.ndim == 2 else x
+    return x/half - (wav.dtype.kind == 'u') if half else x
+
+def _mono_block(wav, lo, hi, sr): # the same for wav[lo:hi], checked
+    x = _mono(wav[lo:hi])
+    bad = np.flatnonzero(~(abs(x) < 100)) # NaN included
+    if len(bad) and np.isfinite(x[bad[0]]): raise InputError(f"audio reaches {abs(x[bad[0]]):.0f} at {(lo + bad[0])/sr:.2f} s, but samples given as floats must lie in [-1, 1]; give integers or divide by full scale")
+    if len(bad): raise InputError(f"audio holds samples that are not finite numbers, the first at {(lo + bad[0])/sr:.2f} s; export the sound again")
+    return x
+
 # %% ../../nbs/audio/00_mel.ipynb #adf0003c
 def to_mono(
     wav,               # `(samples,)`, `(samples, channels)` or `(channels, samples)`; float in [-1, 1] or integer PCM
     sr:int,            # Its sampling rate, Hz
     c:MelConfig=MEL,   # Constants
-) -> np.ndarray:       # float32 `(samples at 16 kHz,)`
+) -> np.ndarray:       # float32 `(samples at 16 kHz,)`; `wav` itself if it is that already
     "One channel at 16 kHz; raises `InputError` for empty, very short or non-finite audio."
-    wav = np.asarray(wav)
-    if wav.dtype.kind in 'iu': wav = wav.astype(np.float32)/np.iinfo(wav.dtype).max
-    if wav.ndim == 2: wav = wav.mean(int(np.argmin(wav.shape)))
-    if wav.ndim != 1: raise InputError(f"audio has shape {wav.shape}; give (samples,) or (samples, channels)")
-    bad = np.flatnonzero(~np.isfinite(wav))
-    if len(bad): raise InputError(f"audio holds {len(bad)} samples that are not finite numbers, the first at {bad[0]/sr:.2f} s; export the sound again")
+    wav = np.asanyarray(wav)
+    if wav.ndim not in (1, 2) or wav.dtype.kind not in 'iuf': raise InputError(f"audio has shape {wav.shape} and type {wav.dtype}; give (samples,) or (samples, channels) of numbers")
+    if not 1000 <= sr <= 1e6: raise InputError(f"a sampling rate of {sr} Hz cannot be right; give the rate of the recording, for example 16000")
+    if wav.ndim == 2 and wav.shape[0] < wav.shape[1]: wav = wav.T
     if len(wav) < c.min_seconds*sr: raise InputError(f"audio is {len(wav)/sr:.2f} s long, at least {c.min_seconds} s are needed; give a longer recording")
-    if sr == c.sr: return wav.astype(np.float32)
-    g = np.gcd(int(sr), c.sr)
-    return resample_poly(wav.astype(np.float32), c.sr//g, int(sr)//g).astype(np.float32)
+    up, down = c.sr//gcd(int(sr), c.sr), int(sr)//gcd(int(sr), c.sr)
+    ready = up == down == 1 and wav.ndim == 1 and wav.dtype == np.float32
+    out = wav if ready else np.empty(-(-len(wav)*up//down), np.float32)
+    step, margin = down*max(1, 10*int(sr)//down), down*-(-10*max(up, down)//(up*down)) # the filter has 10 max(up, down) taps a side, at sr*up
+    for a in range(0, len(wav), step):
+        lo, hi, to = max(a - margin, 0), min(a + step + margin, len(wav)), a*up//down
+        x = _mono_block(wav, lo, hi, sr)
+        if up != down: x = resample_poly(x, up, down)
+        if not ready: out[to:to + step*up//down] = x[(a - lo)*up//down:][:min(step*up//down, len(out) - to)]
+    return out
 
 # %% ../../nbs/audio/00_mel.ipynb #fadc487e
 def n_frames(
@@ -126,6 +149,7 @@ def compiled_librosa(): # The module `librosa`
             fcntl.flock(own_file, fcntl.LOCK_EX)
         import librosa
         librosa.pyin(np.zeros(4096, np.float32), fmin=100., fmax=200., sr=16000, frame_length=1024)
+        librosa.griffinlim(np.ones((513, 6), np.float32), n_iter=1, hop_length=256)
     return librosa
 
 # %% ../../nbs/audio/00_mel.ipynb #dfcfffb0
@@ -149,9 +173,9 @@ def mel_spectrogram(
         S[lo:hi] = np.clip((20*np.log10(np.maximum(c.floor, mel)) - c.ref_db + c.range_db)/c.range_db, 0, 1)
     return S
 
-# %% ../../nbs/audio/00_mel.ipynb #8d5c72c4
-def _pyin(x, fmin, fmax, hop, resolution, c): # f0 in Hz and voiced, one per hop; x (samples,) at 16 kHz
-    f0, voiced, p = compiled_librosa().pyin(x, sr=c.sr, fmin=fmin, fmax=fmax, frame_length=c.n_fft, hop_length=hop, resolution=resolution, fill_na=None)
+# %% ../../nbs/audio/00_mel.ipynb #a8b05cb0
+def _pyin(x, fmin, fmax, hop, step, c): # f0 in Hz and voiced, one per hop; x (samples,) at 16 kHz
+    f0, voiced, p = compiled_librosa().pyin(x, sr=c.sr, fmin=fmin, fmax=fmax, frame_length=c.n_fft, hop_length=hop, resolution=step, n_thresholds=c.f0_thresholds, fill_na=None)
     return f0, voiced & (maximum_filter1d(p, 7) > c.voiced_min)
 
 def _excerpts(x, c, n=10, seconds=3.): # up to n evenly spaced pieces, together (samples,)
@@ -165,10 +189,26 @@ def estimate_f0_range(
     c:MelConfig=MEL, # Constants
 ) -> tuple[float, float]: # Lowest and highest pitch to look for, Hz
     "First pass: the range of this voice, from the quartiles of a coarse track."
-    f0, voiced = _pyin(_excerpts(to_mono(wav, sr, c), c), c.f0_floor, c.f0_ceil, 2*c.hop_length, .5, c)
+    f0, voiced = _pyin(_excerpts(to_mono(wav, sr, c), c), c.f0_floor, c.f0_ceil, 4*c.hop_length, .5, c)
     if voiced.sum() < 5: return c.f0_floor, c.f0_ceil
     q1, q3 = np.percentile(f0[voiced], [25, 75])
-    return max(c.f0_floor, .6*q1), min(c.f0_ceil, 2*q3)
+    return max(c.f0_floor, float(.6*q1)), min(c.f0_ceil, float(2*q3))
+
+# %% ../../nbs/audio/00_mel.ipynb #10d14fe1
+def _refine(x, f0, c, n=512, reach=.012): # f0 (T,) Hz, 0 where unvoiced; every voiced one moved to the best period within 1.2 %, 20 cents
+    k = np.flatnonzero(f0)
+    if not len(k): return f0
+    lag, pieces = c.sr/f0[k], np.lib.stride_tricks.sliding_window_view(np.pad(x, c.n_fft), n)
+    tau = np.round(lag).astype(int)[:, None] + np.arange(-int(reach*lag.max()) - 2, int(reach*lag.max()) + 3) # (voiced, candidates)
+    start = k[:, None]*c.hop_length + c.n_fft - (n + tau)//2
+    d = np.stack([((pieces[i] - pieces[i + t])**2).sum(1) for i, t in zip(start.T, tau.T)], 1)
+    near = abs(tau - lag[:, None])[:, 1:-1] <= reach*lag[:, None] + .5
+    best, rows = np.where(near, d[:, 1:-1], np.inf).argmin(1) + 1, np.arange(len(k))
+    a, b, e = (d[rows, best + i] for i in (-1, 0, 1))
+    shift = np.clip((a - e)/np.maximum(2*(a + e - 2*b), 1e-12), -1, 1)
+    refined = np.zeros_like(f0)
+    refined[k] = c.sr/(tau[rows, best] + shift)
+    return refined
 
 # %% ../../nbs/audio/00_mel.ipynb #fd614192
 def estimate_f0(
@@ -184,14 +224,16 @@ def estimate_f0(
     T, margin, out = n_frames(len(x), c), 31, []
     for lo in range(0, T, block):
         a, b = max(lo - margin, 0), min(lo + block + margin, T)
-        f0, voiced = _pyin(x[a*c.hop_length:b*c.hop_length], fmin, fmax, c.hop_length, .1, c)
-        out.append(np.where(voiced, f0, 0)[lo - a:min(lo + block, T) - a])
+        piece = x[a*c.hop_length:b*c.hop_length]
+        f0, voiced = _pyin(piece, fmin, fmax, c.hop_length, c.f0_step, c)
+        out.append(_refine(piece, np.where(voiced, f0, 0), c)[lo - a:min(lo + block, T) - a])
     f0 = np.concatenate(out).astype(np.float32)
     f0[_too_quiet(x, T, c)] = 0
     return f0, f0 > 0
 
 def _too_quiet(x, T, c, below_db=60.): # bool (T,): frames far below the loudest one
-    power = np.pad(x**2, (0, T*c.hop_length - len(x))).reshape(T, -1).mean(1)
+    whole = x[:(T - 1)*c.hop_length].reshape(T - 1, c.hop_length)
+    power = np.append(np.einsum('ij,ij->i', whole, whole), (x[(T - 1)*c.hop_length:]**2).sum())/c.hop_length
     return power <= max(power.max()*10**(-below_db/10), 1e-12)
 
 # %% ../../nbs/audio/00_mel.ipynb #dc2b152a
@@ -204,7 +246,9 @@ def kept_f0(
 ) -> tuple[np.ndarray, np.ndarray]: # As from `estimate_f0`
     "`estimate_f0`, or what it said of the same sound before."
     x = to_mono(wav, sr, c)
-    path = Path(folder)/f"{hashlib.sha256(x.tobytes() + repr((f0_range, c, 1)).encode()).hexdigest()[:32]}.npy" # raise the 1 when the method changes
+    digest = hashlib.sha256(np.ascontiguousarray(x))
+    digest.update(repr((f0_range, c, 2)).encode()) # raise the 2 when the method changes
+    path = Path(folder)/f"{digest.hexdigest()[:32]}.npy"
     try: f0 = np.load(path)
     except (FileNotFoundError, ValueError, EOFError): # not there, or damaged
         f0, _ = estimate_f0(x, c.sr, f0_range, c)
@@ -258,8 +302,8 @@ def quantise_f0(
 ) -> torch.Tensor:      # float32 `(..., T, bins + 1)` one-hot; index 0 is unvoiced
     "One-hot pitch."
     track = torch.as_tensor(track)
-    index = torch.where(track < 0, 0, (track.clamp(0, 1)*(bins - 1)).round() + 1)
-    return F.one_hot(index.long(), bins + 1).float()
+    index = torch.where(track < 0, 0, (track.clamp(0, 1)*(bins - 1)).round() + 1).long()
+    return torch.zeros(*track.shape, bins + 1, device=track.device).scatter_(-1, index[..., None], 1.)
 
 def dequantise_f0(
     onehot:torch.Tensor, # `(..., T, bins + 1)`
@@ -267,3 +311,71 @@ def dequantise_f0(
     "Back from `quantise_f0`, exact to half a bin."
     index = onehot.argmax(-1)
     return torch.where(index == 0, UNVOICED, (index - 1)/(onehot.shape[-1] - 2))
+
+# %% ../../nbs/audio/00_mel.ipynb #ae372080
+def speech_warnings(
+    wav,                    # Waveform, see `to_mono`
+    sr:int,                 # Its sampling rate, Hz
+    voiced:np.ndarray=None, # `(T,)` bool from `estimate_f0`, if at hand
+    c:MelConfig=MEL,        # Constants
+) -> list[str]:             # One sentence per finding; empty for ordinary speech
+    "What is unusual about a recording: silent, clipped, without pitch, or without high frequencies."
+    raw, x = np.asarray(wav), to_mono(wav, sr, c)
+    said, peak = [], float(abs(x).max())
+    flat = (np.diff(x) == 0) & (abs(x[1:]) > .99*peak) # neighbours stuck at the largest value
+    if peak < 1e-3: return [f"the sound is silent (it peaks at {20*np.log10(max(peak, 1e-5)):.0f} dB); check that the recording has its speech"]
+    if flat.mean() > 1e-3: said.append(f"the sound is clipped ({flat.mean():.1%} of the samples are stuck at the limit); record again at a lower level if you can")
+    if voiced is not None and voiced.mean() < .05: said.append(f"a pitch was found in only {voiced.mean():.0%} of the sound; whispered speech has none, and a pitch code learns nothing from it")
+    if sr < c.sr: said.append(f"the sound has {sr} samples a second and so nothing above {sr/2000:g} kHz; consonants are hard to tell apart, use a recording of at least {c.sr} Hz")
+    return said
+
+# %% ../../nbs/audio/00_mel.ipynb #b8d3e7b4
+def _amplitudes(S, c, steps=20): # float32 (T, 513) with the given mel-spectrogram
+    basis = _mel_basis(c)
+    mel = 10**((np.clip(S, 0, 1)*c.range_db - c.range_db + c.ref_db)/20)
+    weight = np.maximum(basis.sum(1), 1e-12)
+    A = mel @ basis.T/weight
+    for _ in range(steps): A = A*((mel/np.maximum(A @ basis, 1e-12)) @ basis.T)/weight
+    return A
+
+def griffin_lim(
+    S,                # `(T, 80)` mel-spectrogram, array or tensor
+    seed:int=0,       # Of the phases the iteration begins with
+    n_iter:int=32,    # Iterations
+    c:MelConfig=MEL,  # Constants
+) -> np.ndarray:      # float32 `((T - 1)*256,)` at 16 kHz
+    "A waveform with this mel-spectrogram, to listen to (Griffin and Lim 1984)."
+    A = _amplitudes(np.asarray(S, np.float32), c)
+    wav = compiled_librosa().griffinlim(A.T, n_iter=n_iter, n_fft=c.n_fft, hop_length=c.hop_length, length=(len(A) - 1)*c.hop_length, random_state=seed)
+    return np.clip(wav/c.gain, -1, 1).astype(np.float32)
+
+# %% ../../nbs/audio/00_mel.ipynb #3a399ae4
+def hum(
+    f0_hz:np.ndarray, # `(T,)` Hz, 0 where unvoiced
+    c:MelConfig=MEL,  # Constants
+) -> np.ndarray:      # float32 `((T - 1)*256,)` at 16 kHz
+    "A buzz that follows a melody and is silent where there is none."
+    f0_hz = np.asarray(f0_hz, float)
+    time, voiced = np.arange((len(f0_hz) - 1)*c.hop_length)/c.hop_length, f0_hz > 0
+    if not voiced.any(): return np.zeros(len(time), np.float32)
+    phase = 2*np.pi*np.cumsum(np.interp(time, np.flatnonzero(voiced), f0_hz[voiced]))/c.sr
+    return (.2*np.interp(time, np.arange(len(f0_hz)), voiced)*sum(np.sin(k*phase)/k for k in range(1, 9))).astype(np.float32)
+
+# %% ../../nbs/audio/00_mel.ipynb #c2f97fee
+def wav_bytes(
+    wav:np.ndarray, # `(samples,)` in [-1, 1]
+    sr:int=16000,   # Sampling rate, Hz
+) -> bytes:         # A 16-bit WAV file
+    "A waveform as the content of a file."
+    file = io.BytesIO()
+    wavfile.write(file, sr, (np.clip(wav, -1, 1)*32767).round().astype(np.int16))
+    return file.getvalue()
+
+def listen(
+    x,            # A waveform `(samples,)`, or a mel-spectrogram `(T, 80)`
+    sr:int=16000, # Sampling rate of a waveform, Hz
+): # An `ipywidgets.Audio`
+    "A player for a waveform or for the resynthesis of a spectrogram."
+    from ipywidgets import Audio
+    x = np.asarray(x)
+    return Audio(value=wav_bytes(griffin_lim(x) if x.ndim == 2 else x, sr), format='wav', autoplay=False)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['PRESETS', 'CODES', 'EncoderConfig', 'SpeechSplitConfig', 'as_config', 'ConvStack', 'downsample', 'upsample',
            'ContentEncoder', 'RhythmEncoder', 'PitchEncoder', 'Decoder', 'SpeechSplit', 'speaker_stats',
-           'speech_features', 'Crops', 'masked_mse', 'span_windows', 'SpeechSplitTraining', 'save_speechsplit',
-           'read_checkpoint', 'load_speechsplit', 'new_speechsplit', 'train_speechsplit', 'encode', 'encode_features',
-           'reconstruct', 'reconstruction_error']
+           'speech_features', 'step_generator', 'Crops', 'masked_mse', 'span_windows', 'SpeechData',
+           'SpeechSplitTraining', 'save_speechsplit', 'read_checkpoint', 'load_speechsplit', 'new_speechsplit',
+           'train_speechsplit', 'encode', 'encode_features', 'reconstruct', 'reconstruction_error']
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #01bf9a1e
-import contextlib, copy, logging, math, pickle, time, warnings
+# %% ../../nbs/audio/02_speechsplit.ipynb #760d5925
+import contextlib, copy, hashlib, itertools, logging, math, pickle, time, warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import lightning as L, numpy as np, torch
@@ -208,26 +208,40 @@ def speech_features(
     f0, voiced = kept_f0(keep, wav, sr, span) if keep else estimate_f0(wav, sr, span)
     return torch.from_numpy(mel_spectrogram(wav, sr)), torch.from_numpy(normalise_f0(f0, voiced, stats))
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #a2066b48
+# %% ../../nbs/audio/02_speechsplit.ipynb #67495c18
+def step_generator(
+    seed:int,  # Of the training
+    step:int,  # Number of the training step
+    use:int=0, # What for: different uses draw different numbers
+) -> torch.Generator: # On the CPU
+    "The randomness of one training step."
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step, use]).generate_state(1)[0]))
+
 class Crops(IterableDataset):
-    "Endless random crops of one recording, batched."
+    "Endless random crops of one recording, batched; batch `s` depends on `(seed, s)` alone."
     def __init__(self,
         S:Tensor,      # `(T, 80)`
         track:Tensor,  # `(T,)`
         span:tuple,    # First and last + 1 frame to crop from
         c:SpeechSplitConfig, # Sizes
         seed:int=0,    # Of the draws
+        start:int=0,   # First step
     ):
-        self.S, self.track, self.span, self.c, self.seed = S, track, span, c, seed
+        self.S, self.track, self.span, self.c, self.seed, self.start = S, track, span, c, seed, start
+
+    def batch(self,
+        step:int, # Number of the training step
+    ) -> dict[str, Tensor]: # `S (B, T, 80)`, `track (B, T)`, `lengths (B,)`, `valid (B, T)`
+        "The batch of one step."
+        g, c, (a, b) = step_generator(self.seed, step), self.c, self.span
+        lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).clamp(max=b - a)
+        starts = a + (torch.rand(c.batch, generator=g)*(b - a - lengths + 1)).long()
+        frames = torch.arange(c.window)
+        i, valid = (starts[:, None] + frames).clamp(max=b - 1), frames < lengths[:, None]
+        return dict(S=self.S[i]*valid[..., None], track=self.track[i].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
 
     def __iter__(self):
-        g, c, (a, b) = torch.Generator().manual_seed(self.seed), self.c, self.span
-        while True:
-            lengths = torch.randint(c.min_crop, c.max_crop + 1, (c.batch,), generator=g).clamp(max=b - a)
-            starts = a + (torch.rand(c.batch, generator=g)*(b - a - lengths + 1)).long()
-            frames = torch.arange(c.window)
-            i, valid = (starts[:, None] + frames).clamp(max=b - 1), frames < lengths[:, None]
-            yield dict(S=self.S[i]*valid[..., None], track=self.track[i].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
+        for step in itertools.count(self.start): yield self.batch(step)
 
 def masked_mse(
     S_hat:Tensor, # `(B, T, 80)`
@@ -253,20 +267,42 @@ def span_windows(
     i = i.clamp(max=len(S) - 1)
     return dict(S=S[i]*inside[..., None], track=track[i].masked_fill(~inside, UNVOICED), lengths=inside.sum(1), valid=valid)
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #06d337fc
+class SpeechData(L.LightningDataModule):
+    "Training crops and validation windows of one recording."
+    def __init__(self,
+        S:Tensor,      # `(T, 80)`
+        track:Tensor,  # `(T,)` normalised F0
+        train:tuple,   # First and last + 1 frame to train on
+        val:tuple,     # First and last + 1 frame to validate on
+        c:SpeechSplitConfig, # Sizes
+        seed:int=0,    # Of the crops
+        start:int=0,   # First step, when a training goes on
+    ):
+        super().__init__()
+        self.crops, self.windows = Crops(S, track, train, c, seed, start), span_windows(S, track, val, c)
+
+    def train_dataloader(self): return DataLoader(self.crops, batch_size=None)
+    def val_dataloader(self): return DataLoader([self.windows], batch_size=None)
+
 # %% ../../nbs/audio/02_speechsplit.ipynb #bac259da
 class SpeechSplitTraining(L.LightningModule):
     "Self-supervised training of `SpeechSplit`: reconstruct S from contaminated S and F0."
     def __init__(self,
         model:SpeechSplit, # What to train
         seed:int=0,        # Of the contamination
+        key:str='',        # Kept with the saved state: which training it belongs to
     ):
         super().__init__()
-        self.model, self.c, self.history = model, model.config, []
-        self.generator, self.best, self.started = torch.Generator().manual_seed(seed), (math.inf, None), None
+        self.model, self.c, self.history, self.key = model, model.config, [], key
+        self.seed, self.best, self.used, self.started = seed, (math.inf, None), 0., None
+
+    def seconds(self): # spent so far, earlier sessions included
+        self.started = self.started or time.monotonic()
+        return self.used + time.monotonic() - self.started
 
     def done(self): # fraction of the training that is over
-        self.started = self.started or time.monotonic()
-        by_clock = (time.monotonic() - self.started)/(60*self.c.minutes) if self.c.minutes else 0.
+        by_clock = self.seconds()/(60*self.c.minutes) if self.c.minutes else 0.
         return max(self.global_step/self.c.steps if self.c.steps else 0., by_clock)
 
     def configure_optimizers(self): return torch.optim.Adam(self.model.parameters(), self.c.lr, betas=(.9, .999))
@@ -282,7 +318,8 @@ def on_train_batch_start(self:SpeechSplitTraining, batch, batch_idx):
 
 @patch
 def training_step(self:SpeechSplitTraining, batch, batch_idx):
-    loss = masked_mse(self.model(batch['S'], batch['track'], batch['lengths'], self.generator), batch['S'], batch['valid'])
+    contamination = step_generator(self.seed, self.global_step, 1)
+    loss = masked_mse(self.model(batch['S'], batch['track'], batch['lengths'], contamination), batch['S'], batch['valid'])
     self.log('train/mse', loss)
     return loss
 
@@ -299,7 +336,23 @@ def validation_step(self:SpeechSplitTraining, batch, batch_idx):
     self.history.append(dict(step=self.global_step, train=getattr(self, 'last_train', None), val=mse))
     if mse < self.best[0]: self.best = mse, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #20395a76
+# %% ../../nbs/audio/02_speechsplit.ipynb #2f523f04
+@patch
+def on_save_checkpoint(self:SpeechSplitTraining, checkpoint):
+    checkpoint.update(best_mse=self.best[0], best_weights=self.best[1], history=self.history, seconds=self.seconds(), training_key=self.key)
+
+@patch
+def on_load_checkpoint(self:SpeechSplitTraining, checkpoint):
+    self.best, self.history, self.used = (checkpoint['best_mse'], checkpoint['best_weights']), checkpoint['history'], checkpoint['seconds']
+
+# %% ../../nbs/audio/02_speechsplit.ipynb #f0ff9ca8
+class _Save(L.Callback):
+    def __init__(self, path, every_s): self.path, self.every_s, self.saved = path, every_s, time.monotonic()
+    def on_train_batch_end(self, trainer, module, *_):
+        if time.monotonic() - self.saved < self.every_s: return
+        with staged_file(self.path) as tmp: trainer.save_checkpoint(tmp)
+        self.saved = time.monotonic()
+
 class _Bar(L.Callback):
     def __init__(self): self.bar = None
     def on_train_start(self, trainer, module):
@@ -327,10 +380,10 @@ def _threads(n): # torch on n CPU threads for a while
     try: yield
     finally: torch.set_num_threads(before)
 
-def _trainer(c, device, bar):
+def _trainer(c, device, callbacks):
     device = pick_device(device)
     return L.Trainer(accelerator='gpu' if device.type == 'cuda' else device.type, devices=[device.index or 0] if device.type == 'cuda' else 1, max_epochs=-1,
-                     limit_train_batches=c.val_every, gradient_clip_val=c.clip or None, callbacks=[_Bar()] if bar else [], logger=False,
+                     val_check_interval=c.val_every, check_val_every_n_epoch=None, gradient_clip_val=c.clip or None, callbacks=callbacks, logger=False,
                      enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #bf7c16d3
@@ -399,6 +452,7 @@ def train_speechsplit(
     steps:int=None,           # Budget in steps (reproducible); None: the configuration's
     bar:bool=True,            # Show a progress bar
     key:str='',               # Kept in the checkpoint, for caches
+    save_every_s:float=20.,   # Seconds between saves of the state, from which the same call goes on
 ) -> tuple[Path, list]:       # The checkpoint; history of `step`, `train`, `val` (mean squared errors)
     "Train on a range of one recording; keep the weights that reconstruct the validation range best."
     x, c = to_mono(wav, sr), _budget(as_config(config), minutes, steps)
@@ -413,14 +467,26 @@ def train_speechsplit(
     stats = f0_stats(f0[slice(*train)], voiced[slice(*train)], span)
     S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, stats))
     model = new_speechsplit(c, stats, S[slice(*train)].mean(0), seed)
-    history, val_mse = _fit(model, S, track, train, val, seed, device, bar)
-    path = save_speechsplit(Path(folder)/'speechsplit.ckpt', model, mean_frame=S[slice(*train)].mean(0), history=history, val_mse=val_mse, seed=seed, key=key)
+    path = Path(folder)/'speechsplit.ckpt'
+    state = _Save(path.with_suffix('.state'), save_every_s), _state_key(S, track, train, val, c, seed)
+    history, val_mse = _fit(model, SpeechData(S, track, train, val, c, seed), seed, device, bar, *state)
+    save_speechsplit(path, model, mean_frame=S[slice(*train)].mean(0), history=history, val_mse=val_mse, seed=seed, key=key)
+    state[0].path.unlink(missing_ok=True)
     return path, history
 
-def _fit(model, S, track, train, val, seed, device, bar): # trains in place, leaves the best weights; returns the history and their error
-    c, module = model.config, SpeechSplitTraining(model, seed)
-    loaders = [DataLoader(d, batch_size=None) for d in (Crops(S, track, train, c, seed), [span_windows(S, track, val, c)])]
-    with _quiet(), _threads(c.threads): _trainer(c, device, bar).fit(module, *loaders)
+def _state_key(S, track, train, val, c, seed): # everything that the course of a training depends on
+    return hashlib.sha256(S.numpy().tobytes() + track.numpy().tobytes() + repr((train, val, c, seed)).encode()).hexdigest()
+
+def _resumable(path, key): # step of a saved state of this very training, else 0
+    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError): return 0
+    return state['global_step'] if state.get('training_key') == key else 0
+
+def _fit(model, data, seed, device, bar, save, key): # trains in place, leaves the best weights; returns the history and their error
+    c, module, step = model.config, SpeechSplitTraining(model, seed, key), _resumable(save.path, key)
+    if step: print(f'SpeechSplit goes on at step {step}')
+    data.crops.start = step
+    with _quiet(), _threads(c.threads): _trainer(c, device, [save] + [_Bar()]*bar).fit(module, data, ckpt_path=save.path if step else None, weights_only=True)
     if module.best[1] is None: raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
     model.load_state_dict(module.best[1])
     model.cpu().eval()

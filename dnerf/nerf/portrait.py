@@ -265,6 +265,7 @@ class PortraitConfig:
     eyelids: bool = True      # condition on the eyelids' opening beside speech
     brows: bool = True        # condition on the brows' position beside speech
     torso_motion: bool = True # move the torso as it was measured to move
+    speech_noise: float = .3  # training only: noise on the speech code, in units of its spread over the batch
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 # %% ../../nbs/nerf/03_portrait.ipynb #c1cbea42
@@ -333,9 +334,14 @@ def initialise(self:Portrait,
 def condition(self:Portrait,
     window:Tensor,  # `(B, 16, D)` speech of each frame
     upper_face:Tensor, # `(B, E)` eyelids and brows, E may be 0
+    generator:torch.Generator=None, # Draws the noise on the code; without it there is none
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
-    return torch.cat([self.audio(window), upper_face], -1)
+    code = self.audio(window)
+    if generator is not None and self.config.speech_noise and len(code) > 1:
+        noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
+        code = code + self.config.speech_noise*code.detach().std(0)*noise
+    return torch.cat([code, upper_face], -1)
 
 @patch
 def behind(self:Portrait,
@@ -364,7 +370,7 @@ def forward(self:Portrait,
     B, R = pixels.shape[:2]
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
-    condition = per_ray(self.condition(window, upper_face))
+    condition = per_ray(self.condition(window, upper_face, generator))
     plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)).reshape(B*R, 2, 3))
     if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, condition, self.config.n_coarse, self.config.n_fine, generator)]
     else:

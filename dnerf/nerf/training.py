@@ -77,7 +77,7 @@ def register_configs():
     defaults = lambda name: ['_self_', {'field': name}]
     store.store(name='cpu', node=Config())
     store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16)))
-    store.store(name='paper', node=Config(defaults=defaults('mlp'), preset='paper', minutes=60., data=DataConfig(frames=1, rays=2048, face=.95, lips=0., eyes=0.), portrait=PortraitConfig(n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False),
+    store.store(name='paper', node=Config(defaults=defaults('mlp'), preset='paper', minutes=60., data=DataConfig(frames=1, rays=2048, face=.95, lips=0., eyes=0.), portrait=PortraitConfig(n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False, speech_noise=0.),
         optim=OptimConfig(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)))
 
 # %% ../../nbs/nerf/04_training.ipynb #5ea950b6

@@ -1,0 +1,148 @@
+"The audio front end at its edges: long, short, strange and bad recordings; memory; sound from spectrograms."
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from dnerf.audio.mel import (F0Stats, denormalise_f0, estimate_f0, estimate_f0_range, f0_stats, griffin_lim, hum, kept_f0, listen, mel_spectrogram, n_frames, normalise_f0,
+                             speech_warnings, synthetic_speech, to_mono, wav_bytes)
+from dnerf.core import InputError
+
+
+def peak_mb(f):
+    "Largest memory, in MB, that Python and numpy took while `f` ran."
+    tracemalloc.start()
+    try:
+        f()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("minutes", [1, 5])
+def test_memory_of_conversion_does_not_grow(tmp_path, minutes):
+    "Beyond the result, the same few blocks whatever the length; the input is a file on disk."
+    wav = np.lib.format.open_memmap(tmp_path / "long.npy", "w+", np.int16, (minutes * 60 * 48000, 2))
+    wav[::1000] = 3000
+    result = minutes * 60 * 16000 * 4 / 1e6
+    assert peak_mb(lambda: to_mono(wav, 48000)) < result + 25
+
+
+@pytest.mark.parametrize("minutes", [1, 5])
+def test_memory_of_the_spectrogram_does_not_grow(minutes):
+    wav = np.tile(synthetic_speech(5.0)[0], 12 * minutes)
+    result = n_frames(len(wav)) * 80 * 4 / 1e6
+    assert peak_mb(lambda: mel_spectrogram(wav)) < result + 40
+
+
+@pytest.mark.parametrize("sr", [8000, 11025, 22050, 32000, 44100, 48000, 96000])
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.int32, np.float64])
+def test_every_rate_and_type_gives_the_same_picture(sr, kind):
+    t = np.arange(sr) / sr
+    wav = 0.3 * np.sin(2 * np.pi * 440 * t) * np.minimum(1, 20 * t)
+    pcm = wav if kind is np.float64 else ((wav + (kind is np.uint8)) * 2.0 ** (8 * np.dtype(kind).itemsize - 1)).round().astype(kind)
+    reference = mel_spectrogram(0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000) * np.minimum(1, 20 * np.arange(16000) / 16000))
+    S = mel_spectrogram(np.stack([pcm, pcm], 1), sr)
+    loud = reference[4:-4] > 0.5
+    assert S.shape == reference.shape and abs(S[4:-4] - reference[4:-4])[loud].max() < (0.03 if kind is np.uint8 else 0.01)
+
+
+@pytest.mark.parametrize("wav, sr, words", [
+    (np.zeros(1600, np.int16), 16000, "0.10 s long"),
+    (np.zeros((0, 2)), 16000, "0.00 s long"),
+    (np.full(16000, np.inf), 16000, "not finite"),
+    (np.full(16000, 3e4), 16000, "divide by full scale"),
+    (np.zeros(16000, complex), 16000, "type complex"),
+    (np.array(["a"] * 16000), 16000, "type"),
+    (np.zeros(16000), 0, "sampling rate"),
+    (np.zeros(16000), float("nan"), "sampling rate"),
+])
+def test_bad_audio_is_one_sentence(wav, sr, words):
+    with pytest.raises(InputError, match=words) as e:
+        to_mono(wav, sr)
+    assert "\n" not in str(e.value)
+
+
+def test_the_place_of_a_bad_sample_is_told_across_blocks():
+    wav = np.zeros(48000 * 25, np.float32)
+    wav[48000 * 21] = np.nan
+    with pytest.raises(InputError, match="first at 21.00 s"):
+        to_mono(wav, 48000)
+
+
+def test_a_fifth_of_a_second_is_enough():
+    wav, _ = synthetic_speech(0.2)
+    f0, voiced = estimate_f0(wav)
+    assert mel_spectrogram(wav).shape == (13, 80) and f0.shape == voiced.shape == (13,)
+
+
+@pytest.mark.parametrize("f0_hz", [75.0, 120.0, 210.0, 330.0])
+def test_the_range_is_found_in_the_speech(f0_hz):
+    wav, true = synthetic_speech(6.0, f0_hz=f0_hz, seed=2)
+    low, high = estimate_f0_range(wav)
+    assert low < true[true > 0].min() and high > true.max() and high / low < 6
+
+
+@pytest.mark.parametrize("f0_hz", [75.0, 120.0, 210.0, 330.0])
+def test_pitch_is_precise(f0_hz):
+    "Half a semitone off is an error anyone hears; a tenth is not."
+    wav, true = synthetic_speech(6.0, f0_hz=f0_hz, seed=2)
+    f0, voiced = estimate_f0(wav)
+    true = true[np.minimum(np.arange(len(f0)) * 256, len(true) - 1)]
+    both = voiced & (true > 0)
+    cents = 1200 * abs(np.log2(f0[both] / true[both]))
+    assert both.sum() > 0.8 * (true > 0).sum() and np.median(cents) < 10 and (cents < 50).mean() > 0.85
+
+
+def test_blocks_of_pitch_do_not_show():
+    wav, _ = synthetic_speech(6.0, seed=3)
+    span = estimate_f0_range(wav)
+    whole, cut = estimate_f0(wav, f0_range=span)[0], estimate_f0(wav, f0_range=span, block=125)[0]
+    assert ((whole > 0) == (cut > 0)).mean() > 0.98
+    both = (whole > 0) & (cut > 0)
+    assert np.quantile(abs(1200 * np.log2(whole[both] / cut[both])), 0.95) < 10
+
+
+def test_warnings_say_what_is_odd():
+    wav, _ = synthetic_speech(2.0)
+    noise = np.random.default_rng(0).normal(size=32000) * 0.05
+    told = lambda x, sr=16000: speech_warnings(x, sr, estimate_f0(x, sr)[1])
+    assert told(wav) == []
+    for x, sr, word in ((np.zeros(32000), 16000, "silent"), (np.clip(20 * wav, -1, 1), 16000, "clipped"), (noise, 16000, "pitch"), (wav[::2], 8000, "4 kHz")):
+        (sentence,) = told(x, sr)
+        assert word in sentence and "\n" not in sentence
+
+
+def test_kept_tracks_know_sound_range_and_type(tmp_path):
+    wav, _ = synthetic_speech(0.5)
+    for x in (wav, wav.astype(np.float64)):
+        kept_f0(tmp_path, x, 16000, (60.0, 240.0))
+    assert len(list(tmp_path.iterdir())) == 1
+    kept_f0(tmp_path, wav[::-1], 16000, (60.0, 240.0))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_melody_survives_normalising_and_humming():
+    f0 = np.where(np.arange(200) % 50 < 35, 150 * 2 ** np.sin(np.arange(200) / 30), 0).astype(np.float32)
+    stats = f0_stats(f0, f0 > 0)
+    back, voiced = denormalise_f0(normalise_f0(f0, f0 > 0, stats), stats)
+    np.testing.assert_allclose(back, f0, rtol=1e-4)
+    heard, heard_voiced = estimate_f0(hum(back))
+    both = voiced & heard_voiced
+    assert both.sum() > 0.9 * voiced.sum() and np.median(abs(1200 * np.log2(heard[both] / f0[both]))) < 10
+    assert F0Stats().low < stats.high
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resynthesis_has_the_spectrogram_it_was_made_from(seed):
+    S = mel_spectrogram(synthetic_speech(2.0, f0_hz=100 * (1 + seed), seed=seed)[0])
+    wav = griffin_lim(S, seed=seed)
+    assert len(wav) == (len(S) - 1) * 256 and wav.dtype == np.float32
+    off, loud = abs(mel_spectrogram(wav) - S)[2:-2], S[2:-2] > 0.5
+    assert off.mean() < 0.03 and off[loud].mean() < 0.012  # 3 dB, most of it in silence; 1.2 dB where there is sound
+    assert abs(griffin_lim(np.zeros((20, 80)))).max() < 1e-3
+
+
+def test_the_player_holds_a_wav_file():
+    wav, _ = synthetic_speech(0.5)
+    assert listen(wav).value == wav_bytes(wav) and listen(mel_spectrogram(wav)).value[:4] == b"RIFF"
