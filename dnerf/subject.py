@@ -173,6 +173,16 @@ def torso(self:Subject): # float32 `(N, 2, 3)`
     "Affine motion of the torso, pixels; the identity for a subject that comes without it."
     return self._array('torso') if (self.folder/'torso.npy').is_file() else np.tile(np.eye(2, 3, dtype=np.float32), (self.n_frames, 1, 1))
 
+@patch(as_prop=True)
+def torso_modes(self:Subject): # float32 `(K, h, w, 2)`
+    "Deformations of the torso, half images; none for a subject that comes without them."
+    return self._array('torso_modes') if (self.folder/'torso_modes.npy').is_file() else np.zeros((0, 1, 1, 2), np.float32)
+
+@patch(as_prop=True)
+def torso_shape(self:Subject): # float32 `(N, K)`
+    "How much of each deformation a frame shows."
+    return self._array('torso_shape') if (self.folder/'torso_shape.npy').is_file() else np.zeros((self.n_frames, 0), np.float32)
+
 # %% ../nbs/01_subject.ipynb #c19e0e29
 @patch(as_prop=True)
 def blendshape_names(self:Subject): # list of 52 names

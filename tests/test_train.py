@@ -52,12 +52,7 @@ def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     assert "metrics.json" in "".join(done.stderr.strip().splitlines()[-6:])
 
 
-@pytest.mark.parametrize("parameters, sentence", [
-    (dict(subject="nobody"), "nobody.mp4"),
-    (dict(subject="../nobody"), "folder name"),
-    (dict(subject="toy", audio="telepathy"), "known"),
-    (dict(subject="toy", audio="mel", overrides="data.rayz=3"), "rayz"),
-])
+@pytest.mark.parametrize("parameters, sentence", [(dict(subject="nobody"), "nobody.mp4"), (dict(subject="toy", audio="telepathy"), "known")])
 def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
     toy_subject(dnerf_home / "data" / "toy")
     done = papermill(dnerf_home / "out.ipynb", steps=1, **parameters)
@@ -65,6 +60,34 @@ def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
     last = [line for line in done.stderr.splitlines() if line.strip()][-1]
     assert sentence in last, last
     assert not (dnerf_home / "runs").exists()
+
+
+def test_wrong_names_and_settings_are_named(dnerf_home):
+    from dnerf.nerf.training import compose_config
+    from dnerf.video.sources import open_subject
+
+    with pytest.raises(InputError, match="folder name"):
+        open_subject("../nobody")
+    with pytest.raises(InputError, match="rayz"):
+        compose_config("cpu", "data.rayz=3", subject="toy")
+
+
+@pytest.mark.parametrize("name", ["rhythm", "pitch", "content", "speechsplit", "speechsplit-full", "mel", "phones", "content+pitch", "mel+speechsplit"])
+def test_every_embedding_drives_a_portrait(dnerf_home, name):
+    "By name, as `-p audio NAME` does; SpeechSplit is trained for two steps."
+    from dnerf.audio.embedding import embed_subject
+    from dnerf.audio.mel import synthetic_speech
+    from dnerf.nerf.training import compose_config, load_run, render_frames, train
+    from dnerf.subject import write_wav
+
+    if "phones" in name:
+        pytest.importorskip("pocketsphinx", reason="the optional package pocketsphinx is not installed")
+    toy = toy_subject(dnerf_home / "data" / "toy", n=88)
+    write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])
+    speech = embed_subject(toy, name, steps=2, bar=False)
+    run = load_run(train(toy, speech, compose_config("cpu", SMALL, subject="toy", audio=name, steps=2), show=False))
+    (_, image), = render_frames(run, [toy.split("test")[0]])
+    assert image.shape == (32, 32, 3) and np.isfinite(image).all()
 
 
 def start_training(home, steps):

@@ -190,9 +190,11 @@ def _embed(subject, name, config, minutes, steps, seed, device, force, bar):
         _write_embedding(subject, name, path, key, *((load_speechsplit(checkpoint, device), sha256(checkpoint)) if checkpoint else (None, None)))
     return np.load(path, mmap_mode='r')
 
-def _fresh(path, key): # whether path was made with this key
+def _fresh(path, key): # whether path was made with this key, or came with an imported subject
     about = path.with_suffix('.json')
-    return path.is_file() and about.is_file() and read_json(about).get('key') == key
+    if not (path.is_file() and about.is_file()): return False
+    about = read_json(about)
+    return about.get('key') == key or 'imported' in about
 
 # %% ../../nbs/audio/04_embedding.ipynb #82353dc7
 def _write_embedding(subject, name, path, key, model, model_hash, block=1500): # one minute of windows at a time

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from .contamination import contaminate, resample, resample_positions
-from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, kept_f0, mel_spectrogram, n_frames, normalise_f0, to_mono
+from .mel import MEL, UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, kept_f0, mel_spectrogram, n_frames, normalise_f0, speech_warnings, to_mono
 from ..core import DivergedError, InputError, MissingError, pick_device, progress, staged_file
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
@@ -464,6 +464,7 @@ def train_speechsplit(
     if train[1] - train[0] < 3*c.factor or val[1] <= val[0]: raise InputError(f"{train_range_s[1] - train_range_s[0]:.2f} s of speech are too short to train SpeechSplit; give a longer recording")
     span = estimate_f0_range(x[a:b])
     f0, voiced = estimate_f0(x, f0_range=span)
+    for text in speech_warnings(x[a:b], MEL.sr, voiced[slice(*train)]): print(f'warning: in the training speech {text}')
     stats = f0_stats(f0[slice(*train)], voiced[slice(*train)], span)
     S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, stats))
     model = new_speechsplit(c, stats, S[slice(*train)].mean(0), seed)

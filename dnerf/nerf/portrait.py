@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EYELIDS', 'BROWS', 'training_frames', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface',
-           'render_coarse_fine', 'head_anchors', 'torso_signal', 'warp', 'torso_template', 'TorsoConfig', 'Torso',
-           'PortraitConfig', 'upper_face_signal', 'Portrait']
+           'near_far', 'render_coarse_fine', 'head_anchors', 'torso_signal', 'warp', 'mode_pictures', 'deform',
+           'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'upper_face_signal', 'Portrait']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
-from .field import AudioNet, FastField, FastFieldConfig, MLPField, MLPFieldConfig
-from .rays import importance_edges, pixel_rays, project, ray_box, sample_intervals, stratified_edges
+from .field import AudioAttention, AudioNet, FastField, FastFieldConfig, MLPField, MLPFieldConfig, pose_code
+from .rays import importance_edges, pixel_rays, project, ray_box, sample_intervals, sample_pdf, stratified_edges, stratified_points
 from .rendering import accumulate, over, render_weights
 from ..subject import HEAD, TORSO, Subject
 
@@ -125,30 +125,41 @@ def render_surface(
     out = blank.index_copy(0, hit, torch.cat([accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1, keepdim=True)], -1))
     return out[:, :3], out[:, 3]
 
-# %% ../../nbs/nerf/03_portrait.ipynb #4c2465b9
+# %% ../../nbs/nerf/03_portrait.ipynb #4c322fe7
+def near_far(
+    rays_d:Tensor, # `(R, 3)` unit directions
+    back:Tensor,   # `(R, 3)` or `(3,)` z axis of the camera, which looks the other way
+    near:float,    # Depth of the near plane, metres
+    far:float,     # Depth of the far plane, metres
+) -> tuple[Tensor, Tensor]: # `(R,)` distances along the rays, metres
+    "Where rays cross two planes before the camera: depth is not distance, except in the middle of the picture."
+    cos = -(rays_d*back).sum(-1)
+    return near/cos, far/cos
+
 def render_coarse_fine(
     coarse:MLPField,  # First network
     fine:MLPField,    # Second network
     rays_o:Tensor,    # `(R, 3)` metres
     rays_d:Tensor,    # `(R, 3)` unit directions
     condition:Tensor, # `(R, C)`
-    near:float,       # Metres
-    far:float,        # Metres
-    n_coarse:int=64,  # Samples of the coarse network
-    n_fine:int=128,   # Further samples of the fine network
-    generator:torch.Generator=None, # Jitters the samples
-) -> list[tuple[Tensor, Tensor]]: # `(rgb, acc)` of the coarse, then of the fine network
+    near:Tensor,      # `(R,)` metres
+    far:Tensor,       # `(R,)` metres
+    n_coarse:int=64,  # Points of the coarse network, the background's included
+    n_fine:int=128,   # Further points of the fine network
+    generator:torch.Generator=None, # Jitters the points
+) -> list[tuple[Tensor, Tensor]]: # `(rgb, acc)` of the coarse, then of the fine network: all but the background's part
     "AD-NeRF's hierarchical sampling."
-    ends = rays_o.new_tensor([near, far]).expand(len(rays_o), 2)
-    edges, out = stratified_edges(ends[:, 0], ends[:, 1], n_coarse), []
+    t_vals, out = stratified_points(near, far, n_coarse, generator), []
     for net, more in ((coarse, n_fine), (fine, 0)):
-        t_vals, deltas = sample_intervals(edges, generator)
-        x = rays_o[:, None] + t_vals[..., None]*rays_d[:, None]
+        deltas = t_vals.diff(dim=-1)
+        x = rays_o[:, None] + t_vals[:, :-1, None]*rays_d[:, None]
         each = lambda a: a[:, None].expand(-1, deltas.shape[-1], -1).reshape(deltas.numel(), a.shape[-1])
         rgb, sigma = net(x.reshape(-1, 3), each(rays_d), each(condition))
         weights = render_weights(sigma.reshape(deltas.shape), deltas)
         out.append((accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)))
-        if more: edges = torch.cat([edges, importance_edges(edges, weights.detach(), more + 1)[:, 1:-1]], -1).sort(-1).values
+        if more:
+            middles = (t_vals[:, 1:] + t_vals[:, :-1])/2
+            t_vals = torch.cat([t_vals, sample_pdf(middles, weights[:, 1:].detach(), more, generator)], -1).sort(-1).values
     return out
 
 # %% ../../nbs/nerf/03_portrait.ipynb #fc0c7afd
@@ -166,11 +177,11 @@ def head_anchors(
 def torso_signal(
     subject:Subject, # A prepared person
     on:bool=True,    # False: no such signal, the identity
-) -> np.ndarray:     # float32 `(N, 2, 3)`: place in the frame to place in the middle frame, in half images
+) -> np.ndarray:     # float32 `(N, 6 + K)`: affine map, row by row, from a place in the frame to one in the middle frame, in half images; amounts of the K modes
     "Measured motion of the torso in each frame, for places in [-1, 1]."
     maps = np.array(subject.torso, np.float32) if on else np.tile(np.eye(2, 3, dtype=np.float32), (subject.n_frames, 1, 1))
     maps[:, :, 2] = maps[:, :, :2].sum(2) + 2*maps[:, :, 2]/subject.size - 1      # x = (u + 1) H/2
-    return maps
+    return np.concatenate([maps.reshape(-1, 6), subject.torso_shape[:, :subject.torso_shape.shape[1]*on]], 1)
 
 def warp(
     uv:Tensor,   # `(P, 2)` places in [-1, 1]
@@ -179,23 +190,41 @@ def warp(
     "Apply an affine map to each place."
     return (maps[:, :, :2] @ uv[:, :, None]).squeeze(-1) + maps[:, :, 2]
 
+def mode_pictures(
+    subject:Subject, # A prepared person
+) -> Tensor:         # `(1, 2 K, h, w)` half images
+    "The modes of deformation, as pictures to look up in."
+    return torch.from_numpy(np.array(subject.torso_modes)).permute(0, 3, 1, 2).flatten(0, 1)[None]
+
+def deform(
+    x:Tensor,       # `(P, 2)` places in [-1, 1]
+    amounts:Tensor, # `(P, K)`
+    modes:Tensor,   # `(1, 2 K, h, w)` from `mode_pictures`
+) -> Tensor:        # `(P, 2)`
+    "Add the modes of deformation."
+    if not amounts.numel(): return x
+    k, P = (2 if len(x) % 2 == 0 and len(x) else 1), len(x)
+    moves = F.grid_sample(modes.expand(k, -1, -1, -1), x.reshape(k, 1, P//k, 2), align_corners=False, padding_mode='border').reshape(k, amounts.shape[1], 2, P//k)
+    return x + torch.einsum('akjp,apk->apj', moves, amounts.reshape(k, P//k, -1)).reshape(P, 2)
+
 # %% ../../nbs/nerf/03_portrait.ipynb #ec74d28f
 @torch.no_grad()
 def torso_template(
     subject:Subject,   # A prepared person; only the training split is looked at
-    maps:np.ndarray,   # `(N, 2, 3)` from `torso_signal`
+    motion:np.ndarray, # `(N, 6 + K)` from `torso_signal`
     n:int=150,         # Frames to look at
 ) -> Tensor:           # `(1, 4, H, W)`: logits of colour and of coverage
     "Mean of the training torsos after their motion is undone."
     size, index = subject.size, training_frames(subject, n)
     at = (torch.arange(size) + .5)/size*2 - 1
-    grid = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1)
+    grid, modes = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1), mode_pictures(subject)
     total, frames, masks = torch.zeros(1, 4, size, size), subject.frames, subject.masks
     for i in index:
         cover = torch.from_numpy((masks[i] == TORSO).astype(np.float32))[None]
         layer = torch.cat([torch.from_numpy(frames[i].astype(np.float32)).permute(2, 0, 1)/255*cover, cover])[None]
-        undo = _inverse(torch.from_numpy(maps[i]))
-        total += F.grid_sample(layer, (grid @ undo[:, :2].T + undo[:, 2])[None], align_corners=False, padding_mode='border')
+        undo, amounts = _inverse(torch.from_numpy(motion[i, :6].reshape(2, 3))), torch.from_numpy(motion[i, 6:]).expand(size*size, -1)
+        bent = deform(grid.reshape(-1, 2), -amounts, modes).view_as(grid)              # deformations are small: minus the amounts undoes them
+        total += F.grid_sample(layer, (bent @ undo[:, :2].T + undo[:, 2])[None], align_corners=False, padding_mode='border')
     plate = torch.from_numpy(subject.background.astype(np.float32)).permute(2, 0, 1)[None]/255
     colour = (total[:, :3] + .2*plate)/(total[:, 3:] + .2)
     return torch.cat([colour, F.max_pool2d(total[:, 3:]/len(index), 3, 1, 1)], 1).clamp(.02, .98).logit()
@@ -223,6 +252,7 @@ class Torso(nn.Module):
         super().__init__()
         self.config, w = config, config.width
         self.template = nn.Parameter(torch.zeros(1, 4, size, size))
+        self.register_buffer('modes', torch.zeros(1, 0, 1, 1), persistent=False) # the subject's, see `mode_pictures`
         self.grids = nn.ParameterList(nn.Parameter(.1*torch.randn(1, c, r, r)) for r, c in zip(config.resolutions, config.channels))
         self.bend = nn.Sequential(nn.Linear(2 + 16 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 2))
         self.net = nn.Sequential(nn.Linear(sum(config.channels) + 2 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 4))
@@ -243,10 +273,10 @@ class Torso(nn.Module):
     def forward(self,
         uv:Tensor,      # `(P, 2)` place in the image, in [-1, 1]
         anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
-        motion:Tensor,  # `(P, 2, 3)` measured motion of the torso, from `torso_signal`
+        motion:Tensor,  # `(P, 6 + K)` measured motion of the torso, from `torso_signal`
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
         pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
-        x = warp(uv, motion)
+        x = deform(warp(uv, motion[:, :6].reshape(-1, 2, 3)), motion[:, 6:], self.modes)
         angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
         waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
         x = x + self.config.bend*self.bend(torch.cat([x, waves, pose], -1))
@@ -266,6 +296,10 @@ class PortraitConfig:
     brows: bool = True        # condition on the brows' position beside speech
     torso_motion: bool = True # move the torso as it was measured to move
     speech_noise: float = .3  # training only: noise on the speech code, in units of its spread over the batch
+    attention: int = 0        # the speech codes of so many neighbouring frames are averaged by attention; 0: not
+    attention_start: int = 200_000 # ... from this training step on
+    head_alone: bool = False  # as AD-NeRF: the head learns from pictures of the head alone, the torso from the whole with the head held still
+    torso_nerf: bool = False  # the torso is a second radiance field (eq. 4), not a picture; with `head_alone` and the field mlp
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 # %% ../../nbs/nerf/03_portrait.ipynb #c1cbea42
@@ -295,11 +329,18 @@ class Portrait(nn.Module):
         super().__init__()
         self.config, self.size, self.focal, self.kind = config, size, focal, field.kind
         self.audio = AudioNet(audio_dim, field.code_dim)
+        if config.attention:
+            self.attention = AudioAttention(field.code_dim, config.attention)
+            self.register_buffer('smoothing', torch.tensor(False))          # training switches it on
         C = field.code_dim + n_upper
         if field.kind == 'fast': self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]))])
         elif field.kind == 'mlp': self.heads = nn.ModuleList([MLPField(field, C), MLPField(field, C)])
         else: raise InputError(f"there is no field of kind {field.kind!r}; the kinds are fast, mlp")
-        self.torso = Torso(config.torso, size)
+        if not config.torso_nerf: self.torso = Torso(config.torso, size)
+        elif field.kind == 'mlp' and config.head_alone: self.torso = nn.ModuleList([MLPField(field, field.code_dim + 42) for _ in range(2)])
+        else: raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
+        self.register_buffer('torso_pose', torch.eye(4), persistent=config.torso_nerf)
+        self.register_buffer('torso_begin', torch.tensor(-1), persistent=config.torso_nerf)   # training step from which on a torso NeRF is trained
         self.register_buffer('background', torch.zeros(size, size, 3))
         self.register_buffer('torso_region', torch.zeros(size, size, dtype=torch.bool))
         self.register_buffer('depth', torch.tensor(1.))
@@ -315,29 +356,43 @@ def initialise(self:Portrait,
     poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
     if not poses.isfinite().all(): raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
     self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
-    self.depth.fill_(float(poses[:, :3, 3].norm(dim=-1).mean()))
+    self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
     if self.kind == 'fast':
         head = self.heads[0]
         head.box.copy_(head_box(subject))
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
-    anchors = head_anchors(poses, self.focal, self.size)
+    self.torso_pose.copy_(poses[(training_frames(subject, len(poses)) or [0])[0]])
+    if not self.config.torso_nerf: self._initialise_torso(subject, head_anchors(poses, self.focal, self.size))
+    return self
+
+@patch
+def _initialise_torso(self:Portrait, subject, anchors):
     self.torso.mean.copy_(anchors.mean(0)); self.torso.std.copy_(anchors.std(0) + 1e-3)
+    self.torso.modes = mode_pictures(subject)
     self.torso.template.copy_(torso_template(subject, torso_signal(subject, self.config.torso_motion)))
     seen = np.zeros((self.size, self.size), bool)
     for i in training_frames(subject, 150): seen |= subject.masks[i] == TORSO
     grow = self.size//32*2 + 1
     self.torso_region.copy_(F.max_pool2d(torch.from_numpy(seen).float()[None], grow, 1, grow//2)[0] > 0)
-    return self
 
-# %% ../../nbs/nerf/03_portrait.ipynb #726a9a82
+# %% ../../nbs/nerf/03_portrait.ipynb #6d0b2406
+@patch
+def speech_code(self:Portrait,
+    window:Tensor, # `(B, 16, D)` speech of each frame; with attention `(B, n, 16, D)`, its neighbours' too
+) -> Tensor:       # `(B, code_dim)`
+    "The speech of each frame as one code, smoothed over its neighbours once training has switched that on."
+    if not self.config.attention: return self.audio(window)
+    if not self.smoothing: return self.audio(window[:, self.config.attention//2])
+    return self.attention(self.audio(window.flatten(0, 1)).unflatten(0, window.shape[:2]))
+
 @patch
 def condition(self:Portrait,
-    window:Tensor,  # `(B, 16, D)` speech of each frame
+    window:Tensor,  # As for `speech_code`
     upper_face:Tensor, # `(B, E)` eyelids and brows, E may be 0
     generator:torch.Generator=None, # Draws the noise on the code; without it there is none
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
-    code = self.audio(window)
+    code = self.speech_code(window)
     if generator is not None and self.config.speech_noise and len(code) > 1:
         noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
         code = code + self.config.speech_noise*code.detach().std(0)*noise
@@ -347,7 +402,7 @@ def condition(self:Portrait,
 def behind(self:Portrait,
     pixels:Tensor,  # `(P, 2)` integer column and row
     anchors:Tensor, # `(P, 7)` head pose of each pixel's frame
-    motion:Tensor,  # `(P, 2, 3)` motion of the torso in each pixel's frame
+    motion:Tensor,  # `(P, 6 + K)` motion of the torso in each pixel's frame
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
@@ -356,37 +411,85 @@ def behind(self:Portrait,
     rgb = over(colour*alpha[:, None], alpha, plate[at])
     return plate.index_copy(0, at, rgb), plate.new_zeros(len(plate)).index_copy(0, at, alpha)
 
+# %% ../../nbs/nerf/03_portrait.ipynb #6c459469
+@patch
+def planes(self:Portrait, rays_d, back): # near and far of each ray; `back` as for `near_far`
+    return near_far(rays_d, back, *(max(.01, float(self.depth) + a) for a in (self.config.near, self.config.far)))
+
+@patch
+def torso_layers(self:Portrait,
+    c2w:Tensor,    # `(B, 4, 4)` pose of the head in each frame, a condition here
+    pixels:Tensor, # `(B, R, 2)`
+    code:Tensor,   # `(B, code_dim)` speech
+    generator:torch.Generator=None, # Jitters the samples
+) -> list[tuple[Tensor, Tensor]]: # `(rgb, acc)` of coarse and fine, `(B R, 3)` and `(B R,)`
+    "The torso's radiance field (eq. 4) from its own, unmoving camera."
+    B, R = pixels.shape[:2]
+    rays_o, rays_d = pixel_rays(self.torso_pose, self.focal, self.size, pixels.reshape(B*R, 2))
+    condition = torch.cat([code.detach(), pose_code(c2w)], -1)[:, None].expand(-1, R, -1).reshape(B*R, -1)
+    return render_coarse_fine(*self.torso, rays_o, rays_d, condition, *self.planes(rays_d, self.torso_pose[:3, 2]), self.config.n_coarse, self.config.n_fine, generator)
+
 # %% ../../nbs/nerf/03_portrait.ipynb #000226e0
 @patch
 def forward(self:Portrait,
     c2w:Tensor,     # `(B, 4, 4)` camera-to-world of each frame
     pixels:Tensor,  # `(B, R, 2)` integer column and row
-    window:Tensor,  # `(B, 16, D)` speech
+    window:Tensor,  # `(B, 16, D)` speech; with attention `(B, n, 16, D)`
     upper_face:Tensor, # `(B, E)` eyelids and brows, from `upper_face_signal`
-    torso:Tensor,   # `(B, 2, 3)` motion of the torso
+    torso:Tensor,   # `(B, 6 + K)` motion of the torso
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
-) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` colour of the coarse network, if there is one
+) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` of the coarse network, if there is one; with `head_alone` what the two functions below add
     "Colours of the pixels, in [0, 1]."
     B, R = pixels.shape[:2]
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
-    condition = per_ray(self.condition(window, upper_face, generator))
+    done = self.config.torso_nerf and bool(self.torso_begin >= 0)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
+        condition = self.condition(window, upper_face, generator)
+        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), self.config.n_coarse, self.config.n_fine, generator)]
+        else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
+    if self.config.torso_nerf:
+        front = self.torso_layers(c2w, pixels, condition[:, :self.audio.head[-1].out_features], generator) if done else None
+        return self.head_and_torso(layers, pixels.reshape(B*R, 2), front)
     plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)).reshape(B*R, 2, 3))
-    if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, condition, self.config.n_coarse, self.config.n_fine, generator)]
-    else:
-        near, far = (max(.01, float(self.depth) + a) for a in (self.config.near, self.config.far))
-        layers = render_coarse_fine(*self.heads, rays_o, rays_d, condition, near, far, self.config.n_coarse, self.config.n_fine, generator)
+    if self.config.head_alone: return self.apart(layers, pixels.reshape(B*R, 2), plate, alpha)
     images = [over(rgb, acc, plate) for rgb, acc in layers]
     return dict(rgb=images[-1], head=layers[-1][1], torso=alpha, **({'coarse': images[0]} if len(images) > 1 else {}))
+
+# %% ../../nbs/nerf/03_portrait.ipynb #106eee23
+@patch
+def head_and_torso(self:Portrait,
+    layers:list,     # `(rgb, acc)` of the head, coarse and fine
+    pixels:Tensor,   # `(P, 2)`
+    front:list=None, # `(rgb, acc)` of the torso NeRF, once it is trained
+) -> dict: # `rgb` and `coarse`, `head` and, of the torso, `torso`; `bare` `(P, 3)`, the plate
+    "Torso NeRF over head NeRF over background (AD-NeRF's composite)."
+    bare = self.background[pixels[:, 1], pixels[:, 0]]
+    images = [over(rgb, acc, bare) for rgb, acc in layers]
+    if front: images = [over(*torso, image) for torso, image in zip(front, images)]
+    return dict(rgb=images[-1], coarse=images[0], head=layers[-1][1], bare=bare, **({'torso': front[-1][1]} if front else {}))
+
+@patch
+def apart(self:Portrait,
+    layers:list,     # `(rgb, acc)` of the head, coarse to fine
+    pixels:Tensor,   # `(P, 2)`
+    plate:Tensor,    # `(P, 3)` torso over background
+    alpha:Tensor,    # `(P,)` coverage of the torso
+) -> dict: # `rgb`, `head`, `torso`; `bare` `(P, 3)` the background, `alone` the head over it, `alone_coarse` of the coarse network
+    "The whole picture for the torso to learn from, and the head's own."
+    bare = self.background[pixels[:, 1], pixels[:, 0]]
+    alone = [over(rgb, acc, bare) for rgb, acc in layers]
+    whole = over(layers[-1][0].detach(), layers[-1][1].detach(), plate)
+    return dict(rgb=whole, head=layers[-1][1], torso=alpha, bare=bare, alone=alone[-1], **({'alone_coarse': alone[0]} if len(alone) > 1 else {}))
 
 # %% ../../nbs/nerf/03_portrait.ipynb #6c9911d9
 @patch
 @torch.no_grad()
 def render(self:Portrait,
     c2w:Tensor,        # `(4, 4)`
-    window:Tensor,     # `(16, D)`
+    window:Tensor,     # `(16, D)`; with attention `(n, 16, D)`
     upper_face:Tensor, # `(E,)`
-    torso:Tensor,      # `(2, 3)`
+    torso:Tensor,      # `(6 + K,)`
     chunk:int=0,       # Pixels at a time; 0: so many that about 2^18 samples are alive at once
 ) -> Tensor:           # `(H, W, 3)` in [0, 1]
     "One whole frame."

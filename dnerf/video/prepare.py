@@ -21,7 +21,7 @@ from ..core import InputError, asset, check_name, data_dir as default_data_dir, 
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_subject_json, write_wav
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
-from .torso import torso_motion
+from .torso import torso_modes, torso_motion
 from .tracking import HeadPose, Track, crop_landmarks, solve_head, track_faces
 
 # %% ../../nbs/video/03_prepare.ipynb #168bee73
@@ -327,10 +327,10 @@ def _still_good(final, digest, size):
     made = read_json(final/'subject.json')
     return made.get('source', {}).get('sha256') == digest and made.get('prepare', {}).get('method') == METHOD and size in (None, made['prepare']['asked'], made['size'])
 
-METHOD = 3 # raised when the same video would give another subject
+METHOD = 4 # raised when the same video would give another subject
 
 # %% ../../nbs/video/03_prepare.ipynb #3f2e0835
-OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'poses.npy', 'torso.npy', 'landmarks.npy', 'blendshapes.npy', 'background.png', 'audio.wav', 'f0', 'embeddings'}
+OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'poses.npy', 'torso.npy', 'torso_modes.npy', 'torso_shape.npy', 'landmarks.npy', 'blendshapes.npy', 'background.png', 'audio.wav', 'f0', 'embeddings'}
 
 def _keep_files(final, folder):
     "Carry what is not ours from the old folder into the new one."
@@ -375,7 +375,9 @@ def _fill(folder, video, info, name, want, asked, digest, show):
     plate, sharp = second_pass(video, folder, landmarks, crop, size, show=show)
     wav = fit_audio(read_audio(video), len(track))
     frames, masks = (StoredRows(folder/f'{k}.npy') for k in ('frames', 'masks'))
-    for k, a in dict(poses=head.poses, torso=torso_motion(frames, masks, show), landmarks=landmarks, blendshapes=track.blendshapes).items():
+    torso = torso_motion(frames, masks, show)
+    modes, shape = torso_modes(frames, masks, torso, range(*split_frames(len(track))['train']), show=show)
+    for k, a in dict(poses=head.poses, torso=torso, torso_modes=modes, torso_shape=shape, landmarks=landmarks, blendshapes=track.blendshapes).items():
         with NpyWriter(folder/f'{k}.npy', a.shape[1:], np.float32) as out: out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure(info, track, head, crop, size, inside, plate, sharp, wav)

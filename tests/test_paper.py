@@ -1,0 +1,398 @@
+"""The presets `paper` and `adnerf` against AD-NeRF's published network, sampling and training, counted and written out by hand."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dnerf.nerf.field import AudioAttention, AudioNet, MLPField, MLPFieldConfig, pose_code, positional_encoding
+from dnerf.nerf.portrait import Portrait, near_far, render_coarse_fine
+from dnerf.nerf.rays import pixel_rays, sample_pdf, stratified_points
+from dnerf.nerf.training import Budget, PortraitTraining, RayBatches, compose_config, learning_rate_factor, losses, read_config, train
+from dnerf.subject import TORSO, toy_subject
+
+SMALL = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=8 portrait.n_fine=8 data.rays=96 val_frames=1 "
+         "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
+TRUNK = [(127, 256)] + [(256, 256)] * 4 + [(383, 256)] + [(256, 256)] * 2          # the input again after the fifth layer
+COLOUR = [(283, 128), (128, 128), (128, 128), (128, 3)]
+CONVS = [(29, 32), (32, 32), (32, 64), (64, 64)]
+ATTENTION = [(32, 16), (16, 8), (8, 4), (4, 2), (2, 1)]
+
+
+def sizes(module, kind):
+    return [(m.weight.shape[1], m.weight.shape[0]) for m in module.modules() if isinstance(m, kind)]
+
+
+def count(*layers):
+    "Multiply-adds and parameters of layers (inputs, outputs, taps of the kernel)."
+    macs = sum(i * o * k for i, o, k in layers)
+    return macs, macs + sum(o for _, o, _ in layers)
+
+
+def counted(module):
+    return sum(p.numel() for n, p in module.named_parameters() if n.endswith("weight")), sum(p.numel() for p in module.parameters())
+
+
+def speech_of(toy, dim=3):
+    return np.random.default_rng(0).normal(size=(toy.n_frames, 16, dim)).astype(np.float32)
+
+
+def small_portrait(toy, preset, dim=3, **settings):
+    "A portrait with the settings of a preset and tiny networks, before training; its densities are not zero."
+    config = compose_config(preset, SMALL, subject="toy", **settings)
+    torch.manual_seed(0)
+    portrait = Portrait(config.portrait, config.field, dim, 0, toy.size, toy.focal).initialise(toy)
+    for net in (*portrait.heads, *(portrait.torso if config.portrait.torso_nerf else [])):
+        net.sigma.bias.data += 3
+    return portrait, config
+
+
+# ---------------------------------------------------------------- the networks, layer by layer
+def test_field_layers_and_counts():
+    field = MLPField(MLPFieldConfig(), 64)
+    assert sizes(field.trunk, torch.nn.Linear) == TRUNK and sizes(field.colour, torch.nn.Linear) == COLOUR and sizes(field.sigma, torch.nn.Linear) == [(256, 1)]
+    assert counted(field) == count(*((i, o, 1) for i, o in TRUNK + COLOUR + [(256, 1)])) == (593_408, 595_844)
+
+
+def test_torso_field_counts():
+    "Eq. 4: 42 numbers of the pose in the input, and in its repetition."
+    torso = [(i + 42 * (i in (127, 383)), o, 1) for i, o in TRUNK + COLOUR + [(256, 1)]]
+    assert counted(MLPField(MLPFieldConfig(), 64 + 42)) == count(*torso) == (614_912, 617_348)
+
+
+def test_audio_networks_layers_and_counts():
+    net, attention = AudioNet(29), AudioAttention()
+    assert sizes(net.convs, torch.nn.Conv1d) == CONVS and sizes(net.head, torch.nn.Linear) == [(64, 64), (64, 64)]
+    assert all(c.kernel_size == (3,) and c.stride == (2,) and c.padding == (1,) for c in net.convs if isinstance(c, torch.nn.Conv1d))
+    assert counted(net) == count(*((i, o, 3) for i, o in CONVS), (64, 64, 1), (64, 64, 1))
+    assert sizes(attention.convs, torch.nn.Conv1d) == ATTENTION and sizes(attention.linear, torch.nn.Linear) == [(8, 8)]
+    assert all(c.kernel_size == (3,) and c.stride == (1,) and c.padding == (1,) for c in attention.convs if isinstance(c, torch.nn.Conv1d))
+    assert counted(attention) == count(*((i, o, 3) for i, o in ATTENTION), (8, 8, 1))
+    slopes = {m.negative_slope for n in (net, attention) for m in n.modules() if isinstance(m, torch.nn.LeakyReLU)}
+    assert slopes == {0.02}
+
+
+@pytest.mark.parametrize("width", [29, 82, 111, 1])
+def test_whole_portraits_for_any_embedding_width(width):
+    "Eq. 7 and eq. 3 + 4 with DeepSpeech (29), SpeechSplit (82), both (111), and a single feature."
+    config = {name: compose_config(name) for name in ("paper", "adnerf")}
+    portraits = {name: Portrait(c.portrait, c.field, width, 0, 32, 64.0) for name, c in config.items()}
+    audio = counted(AudioNet(width))[1] + counted(AudioAttention())[1]
+    assert counted(AudioNet(width))[1] - counted(AudioNet(29))[1] == (width - 29) * 32 * 3
+    head, torso = 2 * 595_844, 2 * 617_348
+    assert sum(p.numel() for n, p in portraits["paper"].named_parameters() if not n.startswith("torso")) == head + audio
+    assert sum(p.numel() for p in portraits["adnerf"].parameters()) == head + torso + audio
+
+
+def test_evaluations_of_a_training_step():
+    "About 1.9 TFLOP: 2048 rays, 64 + 192 points (the background's are not asked), three times for forward and backward, two operations each."
+    asked = []
+    config = compose_config("paper")
+    field = MLPField(MLPFieldConfig(width=8, depth=2, skip=0), 64)
+    field.register_forward_hook(lambda module, inputs, out: asked.append(len(inputs[0])))
+    rays = pixel_rays(torch.eye(4), 64.0, 32, torch.zeros(10, 2, dtype=torch.long))
+    render_coarse_fine(field, field, *rays, torch.zeros(10, 64), torch.full((10,), 0.6), torch.full((10,), 1.2), config.portrait.n_coarse, config.portrait.n_fine)
+    assert asked == [10 * 63, 10 * 191]
+    assert config.data.frames * config.data.rays * (64 + 192) * 593_408 * 3 * 2 == pytest.approx(1.9e12, rel=0.03)
+
+
+def test_field_forward_is_the_published_one():
+    "The network written out in double precision with plain matrices."
+    torch.manual_seed(1)
+    field = MLPField(MLPFieldConfig(), 64).double()
+    x, d, a = torch.randn(5, 3).double(), F.normalize(torch.randn(5, 3).double(), dim=-1), torch.randn(5, 64).double()
+
+    def encode(v, octaves):
+        return torch.cat([v] + [f(v * 2**k) for k in range(octaves) for f in (torch.sin, torch.cos)], -1)
+
+    line = lambda layer, v: v @ layer.weight.T + layer.bias
+    assert torch.allclose(positional_encoding(x, 10), encode(x, 10)) and encode(x, 10).shape[1] == 63 and encode(d, 4).shape[1] == 27
+    e = h = torch.cat([encode(x, 10), a], -1)
+    for i, layer in enumerate(field.trunk):
+        h = line(layer, h).clamp(min=0)
+        h = torch.cat([e, h], -1) if i == 4 else h
+    sigma = line(field.sigma, h).clamp(min=0)[:, 0]
+    h = torch.cat([h, encode(d, 4)], -1)
+    for layer in field.colour[:-1:2]:
+        h = line(layer, h).clamp(min=0)
+    rgb = 1 / (1 + torch.exp(-line(field.colour[-1], h)))
+    assert torch.allclose(field(x, d, a)[0], rgb) and torch.allclose(field(x, d, a)[1], sigma)
+
+
+def test_initialisation_is_pytorchs():
+    "Uniform in +-1/sqrt(inputs), as the original leaves it."
+    torch.manual_seed(0)
+    for layer in [*MLPField(MLPFieldConfig(), 64).trunk, *AudioNet(29).convs[::2]]:
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        assert bound * 0.98 < layer.weight.abs().max() <= bound and abs(layer.weight.mean()) < bound / 20
+
+
+# ---------------------------------------------------------------- samples
+def test_coarse_and_fine_points():
+    near, far = torch.full((500,), 0.6), torch.full((500,), 1.2)
+    g = torch.Generator().manual_seed(0)
+    t = stratified_points(near, far, 64, g)
+    grid = torch.linspace(0.6, 1.2, 64)
+    step = grid[1] - grid[0]
+    assert (t - grid).abs().max() <= step / 2 + 1e-6 and torch.equal(t[:, -1], far) and t.std(0)[1:-1].min() > 0.8 * step / 12**0.5
+    weights = torch.zeros(500, 62)
+    weights[:, 20] = 1
+    fine = sample_pdf((t[:, 1:] + t[:, :-1]) / 2, weights, 128, g)
+    assert fine.shape == (500, 128)
+    inside = (fine > grid[20] - step) & (fine < grid[21] + 2 * step)
+    assert inside.float().mean() > 0.99
+
+
+def test_planes_are_at_fixed_depth(dnerf_home):
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    portrait, config = small_portrait(toy, "paper")
+    assert (config.portrait.near, config.portrait.far, config.portrait.n_coarse) == (-0.2, 0.4, 8) and compose_config("paper").portrait.n_coarse == 64
+    assert float(portrait.depth) == pytest.approx(0.8, abs=1e-5)                                    # the toy's camera keeps 0.8 m
+    c2w = torch.from_numpy(np.array(toy.poses[3]))
+    rays_o, rays_d = pixel_rays(c2w, toy.focal, toy.size, torch.tensor([[0, 0], [16, 16], [31, 5]]))
+    for t, depth in zip(portrait.planes(rays_d, c2w[:3, 2]), (0.6, 1.2)):
+        assert torch.allclose((rays_o + t[:, None] * rays_d)[:, 2], c2w[2, 3] - depth, atol=1e-5)
+    assert torch.allclose(near_far(rays_d, c2w[:3, 2], 0.6, 1.2)[0][1:2], torch.tensor([0.6]), atol=1e-3)
+
+
+# ---------------------------------------------------------------- training
+def test_learning_rate():
+    "5e-4, a tenth of it after 250,000 steps, whatever the budget; no warm-up; attention five times that."
+    for preset in ("paper", "adnerf"):
+        optim = compose_config(preset).optim
+        for step, rate in ((0, 5e-4), (1000, 5e-4 * 0.1 ** (1 / 250)), (250_000, 5e-5), (400_000, 5e-4 * 0.1**1.6)):
+            assert optim.lr_net * learning_rate_factor(step, 0.7, optim) == pytest.approx(rate)
+        assert optim.eps == 1e-8
+
+
+def test_rays_of_a_batch(dnerf_home):
+    "One frame, 2048 rays, 95 % of them in AD-NeRF's box of the head, the others outside."
+    toy = toy_subject(dnerf_home / "data" / "toy", size=128)
+    lms = np.load(toy.folder / "landmarks.npy")
+    lms[:, 152, 1], lms[:, 168, 1] = lms[:, 152, 1] + 6, lms[:, 168, 1] - 14                # a chin below, the nose's bridge above
+    np.save(toy.folder / "landmarks.npy", lms)
+    data = RayBatches(toy, speech_of(toy), compose_config("paper", subject="toy"))
+    for step in range(4):
+        b = data.batch(step)
+        assert b["c2w"].shape == (1, 4, 4) and b["pixels"].shape == (1, 2048, 2)
+        frame = int(np.abs(toy.poses - b["c2w"].numpy()).sum((1, 2)).argmin())
+        points = lms[frame, :468, :2]
+        (left, _), (right, _) = points.min(0), points.max(0)
+        bridge, chin = points[168, 1], points[152, 1]
+        middle, half_w, half_h = (left + right) / 2, 1.5 * (right - left) / 2, 1.15 * (chin - bridge)
+        assert half_h > 10
+        u, v = b["pixels"][0].numpy().T
+        near_box = (abs(u + 0.5 - middle) <= half_w + 0.5) & (abs(v + 0.5 - bridge) <= half_h + 0.5)
+        well_in = (abs(u + 0.5 - middle) < half_w - 0.5) & (abs(v + 0.5 - bridge) < half_h - 0.5)
+        assert near_box[-1946:].all() and not well_in[:-1946].any() and round(2048 * 0.95) == 1946
+        assert u[:102].min() < 20 and u[:102].max() > 108 and v[:102].max() > 108                     # the others are everywhere else
+
+
+def test_neighbouring_windows_stop_at_the_split(dnerf_home):
+    "Zero windows past the ends of the training split, as in the original: no test sound is heard in training; rendering hears all there is."
+    from dnerf.nerf.training import signals
+
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    speech, config = speech_of(toy), compose_config("paper", subject="toy")
+    stop = toy.split("train").stop
+    training, rendering = (signals(toy, speech, config, split)["window"] for split in ("train", None))
+    assert training[stop - 1].shape == (8, 16, 3) and np.array_equal(training[stop - 1][:5], speech[stop - 5:stop]) and not training[stop - 1][5:].any()
+    assert np.array_equal(rendering[stop - 1], speech[stop - 5:stop + 3]) and not rendering[0][:4].any() and np.array_equal(rendering[0][4:], speech[:4])
+    assert not rendering[toy.n_frames - 1][5:].any() and len(rendering) == toy.n_frames
+    assert signals(toy, speech, compose_config("cpu", subject="toy"))["window"] is speech
+
+
+def module_for(portrait, config):
+    module = PortraitTraining(portrait, config, Budget(1.0, 10))
+    return module, module.configure_optimizers()
+
+
+def test_attention_starts_late(dnerf_home):
+    "Before its start the single window is used and the attention's parameters stay; afterwards they learn."
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    portrait, config = small_portrait(toy, "paper")
+    assert compose_config("paper").portrait.attention_start == 200_000 and compose_config("cpu").portrait.attention == 0
+    module, adam = module_for(portrait, config)
+    assert [g["lr"] for g in adam.param_groups] == pytest.approx([5e-4, 5e-4, 25e-4])
+    b = RayBatches(toy, speech_of(toy), config).batch(0)
+    code = portrait.speech_code(b["window"])
+    assert torch.allclose(code, portrait.audio(b["window"][:, 4]), atol=1e-6)
+
+    def step(on):
+        portrait.smoothing.fill_(on)
+        before = [p.clone() for p in portrait.attention.parameters()]
+        adam.zero_grad()
+        sum(losses(portrait(b["c2w"], b["pixels"], b["window"], b["upper_face"], b["torso"]), b, 0.0).values()).backward()
+        adam.step()
+        return [not torch.equal(p, q) for p, q in zip(before, portrait.attention.parameters())]
+
+    assert not any(step(False)) and not any(p in adam.state for p in portrait.attention.parameters())
+    assert any(step(True))
+    codes = torch.stack([portrait.audio(b["window"][0])])
+    y = codes[..., :32].transpose(1, 2)                                                               # written out once more
+    for conv in portrait.attention.convs[::2]:
+        y = F.leaky_relu(F.conv1d(y, conv.weight, conv.bias, padding=1), 0.02)
+    w = torch.softmax(y[:, 0] @ portrait.attention.linear.weight.T + portrait.attention.linear.bias, -1)
+    assert torch.allclose(portrait.speech_code(b["window"]), (w[..., None] * codes).sum(1), atol=1e-5)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(monkeypatch, last, run):
+    "Run until a step, save, and end as a kill would."
+    from dnerf.nerf.training import Watch
+
+    ordinary = Watch.on_train_batch_end
+
+    def stop(self, trainer, module, *args):
+        ordinary(self, trainer, module, *args)
+        if trainer.global_step == last:
+            self.save(trainer)
+            raise Stop()
+
+    with monkeypatch.context() as m:
+        m.setattr(Watch, "on_train_batch_end", stop)
+        with pytest.raises(Stop):
+            run()
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_resume_before_and_after_attention_starts(dnerf_home, monkeypatch, last):
+    "The attention's parameters are in the checkpoint from the start, without optimiser state; stopped and resumed, a run ends as if it had not been."
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    make = lambda name: compose_config("paper", SMALL + " portrait.attention_start=2", subject="toy", steps=4, name=name)
+    stop_at(monkeypatch, last, lambda: train(toy, speech_of(toy), make("resumed"), show=False))
+    early = torch.load(dnerf_home / "runs/toy/resumed/checkpoints/last.ckpt", weights_only=True)
+    assert bool(early["state_dict"]["portrait.smoothing"]) == (last == 3) and any("attention" in k for k in early["state_dict"])
+    ends = [torch.load(train(toy, speech_of(toy), make(name), show=False) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "resumed")]
+    for k, v in ends[0].items():
+        assert torch.allclose(v.float(), ends[1][k].float(), atol=1e-6), k
+    assert any(not torch.equal(early["state_dict"][k], v) for k, v in ends[0].items() if "attention" in k)
+
+
+def has_gradients(module):
+    "All of its parameters, or none."
+    seen = {p.grad is not None for p in module.parameters()}
+    assert len(seen) == 1
+    return seen.pop()
+
+
+def prepared(b, background):
+    "A batch's colours as AD-NeRF prepares its pictures: the background plate where there is no person, and where there is no head."
+    target, mask = b["rgb"].flatten(0, 1), b["mask"].flatten()[:, None]
+    return torch.where(mask == 0, background, target), torch.where(mask == 2, target, background)
+
+
+def test_head_and_torso_picture_learn_apart(dnerf_home):
+    "Preset `paper`: the head from the head's own picture, the torso from the whole with the head held still."
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    portrait, config = small_portrait(toy, "paper")
+    b = RayBatches(toy, speech_of(toy), config).batch(1)
+    out = portrait(b["c2w"], b["pixels"], b["window"], b["upper_face"], b["torso"])
+    terms = losses(out, b, 0.0)
+    whole, head = prepared(b, torch.tensor([90, 120, 150]) / 255)                                    # the toy's wall
+    for name, image, truth in (("colour", "rgb", whole), ("alone", "alone", head), ("alone_coarse", "alone_coarse", head)):
+        assert terms[name].item() == pytest.approx(((out[image] - truth) ** 2).mean().item(), rel=1e-5)
+    (terms["alone"] + terms["alone_coarse"]).backward(retain_graph=True)
+    assert has_gradients(portrait.heads) and has_gradients(portrait.audio) and not has_gradients(portrait.torso)
+    portrait.zero_grad()
+    terms["colour"].backward()
+    assert not has_gradients(portrait.heads) and not has_gradients(portrait.audio) and portrait.torso.template.grad is not None
+
+
+def test_baseline_has_two_stages(dnerf_home):
+    "Preset `adnerf`: first the head on 2048 rays around it, then the torso on 1024 of the whole frame; its rate starts anew and falls over 750,000 steps."
+    toy = toy_subject(dnerf_home / "data" / "toy", size=64)
+    portrait, config = small_portrait(toy, "adnerf", steps=10)
+    full = compose_config("adnerf")
+    assert (full.data.rays, full.data.torso_rays, full.data.head, full.optim.torso_decay_steps, full.optim.mask, full.audio) == (2048, 1024, 0.95, 750_000, 0.0, "deepspeech")
+    config.data.torso_rays, config.data.rays = 48, 96
+    module, _ = module_for(portrait, config)
+    b = RayBatches(toy, speech_of(toy), config).batch(1)
+    places = RayBatches(toy, speech_of(toy), full).batch(0)["pixels"][0, 2048:].float()
+    assert len(places) == 1024 and (places.mean(0) - 32).abs().max() < 2.5 and (places.std(0) - 64 / 12**0.5).abs().max() < 1.5      # evenly over the frame
+    whole, head = prepared(b, torch.tensor([90, 120, 150]) / 255)
+    for begin, rays, truth in ((-1, slice(96), head), (4, slice(96, None), whole)):
+        portrait.torso_begin.fill_(begin)
+        part = module.rays(b)
+        out = portrait(part["c2w"], part["pixels"], part["window"], part["upper_face"], part["torso"])
+        terms = losses(out, part, 0.0)
+        for name, image in (("colour", "rgb"), ("coarse", "coarse")):
+            assert terms[name].item() == pytest.approx(((out[image] - truth[rays]) ** 2).mean().item(), rel=1e-5)
+        portrait.zero_grad()
+        sum(terms.values()).backward()
+        assert (has_gradients(portrait.heads), has_gradients(portrait.audio), has_gradients(portrait.torso), has_gradients(portrait.attention)) == (begin < 0, begin < 0, begin > 0, False)
+
+
+def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
+    "At 40 % of the budget, once, also when it is resumed on either side; rates and attention as they should be."
+    rates = {}
+    ordinary = PortraitTraining.on_train_batch_start
+
+    def watch(self, batch, batch_idx):
+        ordinary(self, batch, batch_idx)
+        rates[self.global_step] = (self.optimizers().param_groups[0]["lr"], int(self.portrait.torso_begin), bool(self.portrait.smoothing))
+
+    monkeypatch.setattr(PortraitTraining, "on_train_batch_start", watch)
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    make = lambda name: compose_config("adnerf", SMALL + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4", subject="toy", steps=10, name=name)
+    ends = []
+    for name, last in (("whole", 0), ("early", 2), ("late", 7)):
+        if last:
+            stop_at(monkeypatch, last, lambda: train(toy, speech_of(toy), make(name), show=False))
+        ends.append(torch.load(train(toy, speech_of(toy), make(name), show=False) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+        for step, (rate, begin, smoothing) in rates.items():
+            assert begin == (4 if step >= 4 else -1) and not smoothing                              # a head that is done keeps what it learned with
+            assert rate == pytest.approx(5e-4 * 0.1 ** ((step - 4) / 4 if step >= 4 else step / 2))
+        rates.clear()
+    for end in ends[1:]:
+        assert all(torch.allclose(v.float(), end[k].float(), atol=1e-6) for k, v in ends[0].items())
+
+
+def test_torso_stands_in_front_of_the_head(dnerf_home):
+    "Final pixel = torso's foreground + its last weight x (head over background); the torso's camera is the first frame's."
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    portrait, config = small_portrait(toy, "adnerf")
+    assert torch.equal(portrait.torso_pose, torch.from_numpy(np.array(toy.poses[0])))
+    b = RayBatches(toy, speech_of(toy), config).batch(2)
+    batch = [b[k] for k in ("c2w", "pixels", "window", "upper_face", "torso")]
+    rays = pixel_rays(torch.from_numpy(np.array(toy.poses[0])), toy.focal, toy.size, b["pixels"][0])
+    with torch.no_grad():
+        alone = portrait(*batch)["rgb"]
+        portrait.torso_begin.fill_(0)
+        out = portrait(*batch)
+        condition = torch.cat([portrait.speech_code(b["window"]), pose_code(b["c2w"])], -1).expand(len(alone), -1)
+        rgb, acc = render_coarse_fine(*portrait.torso, *rays, condition, *portrait.planes(rays[1], portrait.torso_pose[:3, 2]), 8, 8)[1]
+    assert torch.allclose(out["rgb"], rgb + (1 - acc)[:, None] * alone, atol=1e-6) and 0.05 < float(acc.mean()) < 0.99
+    assert torch.allclose(acc, out["torso"], atol=1e-6)
+
+
+def test_baseline_learns_head_and_torso(dnerf_home):
+    "A hundred steps on the toy: both layers are drawn where they belong, and the picture is far better than the empty room."
+    from dnerf.nerf.training import load_run, render_frames
+
+    torch.set_num_threads(1)
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    (toy.folder / "embeddings").mkdir()
+    np.save(toy.folder / "embeddings" / "made.npy", speech_of(toy))
+    overrides = SMALL.replace("width=16", "width=48") + " optim.lr_net=5e-3 data.rays=384 data.torso_rays=384 checks=1 portrait.attention_start=20"
+    run = load_run(train(toy, speech_of(toy), compose_config("adnerf", overrides, subject="toy", audio="made", steps=120), show=False))
+    i = toy.split("test")[0]
+    (_, image), = render_frames(run, [i])
+    truth, mask = toy.frames[i] / 255.0, toy.masks[i]
+    psnr = lambda a: -10 * math.log10(((a - truth) ** 2).mean())
+    assert psnr(image) > psnr(toy.background / 255.0) + 5, (psnr(image), psnr(toy.background / 255.0))
+    assert bool(run.portrait.smoothing) and int(run.portrait.torso_begin) == 48 and abs(image - truth)[mask == TORSO].mean() < 0.1
+
+
+def test_older_run_keeps_its_settings(dnerf_home):
+    "A configuration saved before a setting existed is read with that setting's default."
+    folder = dnerf_home / "runs" / "toy" / "old"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("subject: toy\nprecision: bf16-mixed\nfield:\n  kind: fast\n  width: 8\nportrait:\n  n_fine: 12\n  torso:\n    width: 24\n")
+    config = read_config(folder)
+    assert (config.portrait.n_fine, config.portrait.attention, config.portrait.torso.width, config.trainer.devices, config.trainer.precision) == (12, 0, 24, 1, "bf16-mixed")
+    assert config.field.width == 8 and "precision" not in config and "defaults" not in config
