@@ -129,8 +129,8 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
         H = masks.shape[1]
         self.size = min(H, FLOW_SIZE); self.scale = self.size/H
         self.top = int(top*self.scale)
-        self.reference = self._grey(frames[len(masks)//2])
-        self.weight = _edges(self.reference)*self._mask(masks[len(masks)//2])
+        self.reference = self._grey(frames[masks.shape[0]//2])
+        self.weight = _edges(self.reference)*self._mask(masks[masks.shape[0]//2])
 
     def _small(self, image, how): return image if self.scale == 1 else cv2.resize(image, (self.size, self.size), interpolation=how)
     def _grey(self, frame): return self._small(grey(frame), cv2.INTER_AREA)[self.top:]
