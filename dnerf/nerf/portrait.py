@@ -451,7 +451,7 @@ def forward(self:Portrait,
     if self.config.torso_nerf:
         front = self.torso_layers(c2w, pixels, condition[:, :self.audio.head[-1].out_features], generator) if done else None
         return self.head_and_torso(layers, pixels.reshape(B*R, 2), front)
-    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)).reshape(B*R, 2, 3))
+    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)))
     if self.config.head_alone: return self.apart(layers, pixels.reshape(B*R, 2), plate, alpha)
     images = [over(rgb, acc, plate) for rgb, acc in layers]
     return dict(rgb=images[-1], head=layers[-1][1], torso=alpha, **({'coarse': images[0]} if len(images) > 1 else {}))
