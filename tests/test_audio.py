@@ -165,7 +165,7 @@ def real_speech(real_video, tmp_path_factory):
     train, val, test = ((a / FPS, b / FPS) for a, b in split_frames(len(wav) // 640).values())
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    path, _ = train_speechsplit(wav, train_range_s=train, val_range_s=val, folder=tmp_path_factory.mktemp("real"), device="cpu", bar=False)
+    path, _ = train_speechsplit(wav, train_range_s=train, val_range_s=val, steps=450, folder=tmp_path_factory.mktemp("real"), device="cpu", bar=False)
     torch.set_num_threads(before)
     return load_speechsplit(path), read_checkpoint(path)["mean_frame"], wav, train, test
 

@@ -296,6 +296,7 @@ class SpeechSplitTraining(L.LightningModule):
         super().__init__()
         self.model, self.c, self.history, self.key = model, model.config, [], key
         self.seed, self.best, self.used, self.started = seed, (math.inf, None), 0., None
+        self.last_train = math.nan
 
     def seconds(self): # spent so far, earlier sessions included
         self.started = self.started or time.monotonic()
@@ -333,7 +334,7 @@ def on_train_batch_end(self:SpeechSplitTraining, outputs, batch, batch_idx):
 def validation_step(self:SpeechSplitTraining, batch, batch_idx):
     mse = float(masked_mse(self.model(batch['S'], batch['track']), batch['S'], batch['valid']))
     self.log('val/mse', mse, batch_size=1)
-    self.history.append(dict(step=self.global_step, train=getattr(self, 'last_train', None), val=mse))
+    self.history.append(dict(step=self.global_step, train=self.last_train, val=mse))
     if mse < self.best[0]: self.best = mse, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #2f523f04
