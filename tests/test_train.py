@@ -170,10 +170,13 @@ def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
     toy = toy_subject(dnerf_home / "data" / "toy")
     np.save(toy.folder / "torso_modes.npy", np.random.default_rng(0).normal(size=(3, 16, 16, 2)).astype(np.float32) * 0.05)
     np.save(toy.folder / "torso_shape.npy", np.random.default_rng(1).normal(size=(toy.n_frames, 3)).astype(np.float32))
+    (toy.folder / "embeddings").mkdir()
+    speech = np.zeros((toy.n_frames, 16, 3), np.float32)
+    np.save(toy.folder / "embeddings" / "speechsplit.npy", speech)
     images = {}
     for on in (True, False):
         config = compose_config("cpu", f"{SMALL} portrait.torso_motion={on}", subject="toy", steps=4)
-        run = load_run(train(toy, np.zeros((toy.n_frames, 16, 3), np.float32), config, show=False))
+        run = load_run(train(toy, speech, config, show=False))
         images[on] = np.stack([image for _, image in render_frames(run, [1, 2])])
         assert np.isfinite(images[on]).all()
     assert not np.allclose(images[True], images[False])

@@ -79,10 +79,11 @@ def reference_frame(
     masks:np.ndarray,  # uint8 `(N, H, W)`
 ) -> int:              # Frame number
     "Of the frames that show nearly as much torso as any, the one nearest the middle of the clip."
-    tried = np.arange(0, len(masks), max(1, len(masks)//60))
+    N = masks.shape[0]
+    tried = np.union1d(np.arange(0, N, max(1, N//60)), N//2)
     area = np.array([(masks[i] == TORSO).sum() for i in tried])
     good = tried[area >= .9*np.quantile(area, .9)]
-    return int(good[abs(good - len(masks)//2).argmin()])
+    return int(good[abs(good - N//2).argmin()])
 
 # %% ../../nbs/video/02a_torso.ipynb #c0520214
 def torso_motion(
@@ -97,7 +98,8 @@ def torso_motion(
     if not len(rows): return np.tile(np.eye(2, 3, dtype=np.float32), (N, 1, 1))
     low, high = (min(int(np.quantile(rows, q)), H - 16) for q in (.3, .05))
     reach = max(2, min(H//10, (H - low)//2 - 1))
-    spectrum, picture = torso_spectrum(frames[N//2], masks[N//2], low), grey(frames[N//2][high:])
+    r = reference_frame(masks)
+    spectrum, picture = torso_spectrum(frames[r], masks[r], low), grey(frames[r][high:])
     def align(i):
         frame, mask = frames[i], masks[i]
         shift = peak_shift(torso_spectrum(frame, mask, low), spectrum, W, reach)
@@ -129,8 +131,9 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
         H = masks.shape[1]
         self.size = min(H, FLOW_SIZE); self.scale = self.size/H
         self.top = int(top*self.scale)
-        self.reference = self._grey(frames[masks.shape[0]//2])
-        self.weight = _edges(self.reference)*self._mask(masks[masks.shape[0]//2])
+        r = reference_frame(masks)
+        self.reference = self._grey(frames[r])
+        self.weight = _edges(self.reference)*self._mask(masks[r])
 
     def _small(self, image, how): return image if self.scale == 1 else cv2.resize(image, (self.size, self.size), interpolation=how)
     def _grey(self, frame): return self._small(grey(frame), cv2.INTER_AREA)[self.top:]
@@ -145,7 +148,7 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(picture, self.reference, None)
         trust = self.weight*(mask > .9)*(abs(flow).max(-1) < self.size/30)
         blur = lambda a: cv2.GaussianBlur(a, (0, 0), 1.5)
-        return blur(flow*trust[..., None])/(blur(trust) + 1e-2*self.weight.max())[..., None], trust
+        return blur(flow*trust[..., None])/(blur(trust) + 1e-2*self.weight.max() + 1e-6)[..., None], trust
 
 def _edges(grey): # where flow can be known: near contrasts
     slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
