@@ -78,11 +78,11 @@ def repair_motion(
 def reference_frame(
     masks:np.ndarray,  # uint8 `(N, H, W)`
 ) -> int:              # Frame number
-    "Of the frames that show nearly as much torso as any, the one nearest the middle of the clip."
+    "Of the frames that show at least 70 % of the usual torso, the one nearest the middle of the clip."
     N = masks.shape[0]
     tried = np.union1d(np.arange(0, N, max(1, N//60)), N//2)
     area = np.array([(masks[i] == TORSO).sum() for i in tried])
-    good = tried[area >= .9*np.quantile(area, .9)]
+    good = tried[area >= .7*np.quantile(area, .9)]
     return int(good[abs(good - N//2).argmin()])
 
 # %% ../../nbs/video/02a_torso.ipynb #c0520214
