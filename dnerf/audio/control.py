@@ -53,9 +53,8 @@ def fit_length(
     n:int,            # Frames wanted
 ) -> np.ndarray:      # `(n, D)`
     "Codes stretched evenly to a length."
-    p = np.linspace(0, len(codes) - 1, n)
-    lo = p.astype(int); hi = np.minimum(lo + 1, len(codes) - 1)
-    return (codes[lo] + (codes[hi] - codes[lo])*(p - lo)[:, None]).astype(np.float32)
+    positions = torch.linspace(0, len(codes) - 1, n)[None]
+    return resample(torch.from_numpy(np.float32(codes))[None], positions, torch.tensor([n]))[0].numpy()
 
 # %% ../../nbs/audio/02a_control.ipynb #b0393383
 @dataclass(frozen=True)

@@ -38,9 +38,13 @@ class DeepSpeechConfig:
     margin_s: float = 10.     # s ... and more on both sides, cut away after
 
     @property
-    def rate(self): return self.sr/self.step/self.every # logits per second
+    def rate(self): # logits per second
+        "Logits per second."
+        return self.sr/self.step/self.every
     @property
-    def inputs(self): return self.n_mfcc*(2*self.context + 1) # numbers that the network sees of each step
+    def inputs(self): # numbers that the network sees of each step
+        "Numbers that the network sees at a time: MFCC with context."
+        return self.n_mfcc*(2*self.context + 1)
 
 DEEPSPEECH = DeepSpeechConfig()
 
@@ -106,6 +110,7 @@ class DeepSpeech(nn.Module):
     def forward(self,
         x:torch.Tensor, # `(B, T, 494)` standardised rows
     ) -> torch.Tensor:  # `(B, T, 29)` logits
+        "Logits of each step."
         clipped = lambda y: y.clamp(0, self.c.relu_clip)
         for dense in (self.dense1, self.dense2, self.dense3): x = clipped(dense(x))
         return self.dense6(clipped(self.dense5(self.lstm(x)[0])))

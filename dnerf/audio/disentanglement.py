@@ -12,6 +12,7 @@ import numpy as np, torch
 from scipy.fft import dct
 from scipy.spatial.distance import cdist
 from torch import Tensor
+from .contamination import align
 from .embedding import subject_speechsplit
 from .mel import MEL, compiled_librosa, estimate_f0, kept_f0, mel_spectrogram, normalise_f0, to_mono
 from .speechsplit import CODES, SpeechSplit, encode, encode_features, load_speechsplit, read_checkpoint, reconstruct, reconstruction_error
@@ -144,10 +145,9 @@ def warped_distance(
     a:np.ndarray, # `(T, D)`
     b:np.ndarray, # `(T', D)`
 ) -> float:       # 0 = the same sequence of values; 1 = as far apart as random moments
-    "Distance along the best monotone alignment (dynamic time warping), in units of the mean distance."
-    d = cdist(a, b)
-    _, path = compiled_librosa().sequence.dtw(C=d, step_sizes_sigma=np.array([[1, 1], [1, 2], [2, 1]]))
-    return float(d[path[:, 0], path[:, 1]].mean()/cdist(a, a).mean())
+    "Distance along the best alignment that only goes forward (`align` of the contamination notebook), in units of the mean distance."
+    path = align(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    return float(np.linalg.norm(a - b[path], axis=1).mean()/cdist(a, a).mean())
 
 # %% ../../nbs/audio/05_disentanglement.ipynb #ef8ce1ea
 def stretched(

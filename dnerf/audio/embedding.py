@@ -43,21 +43,37 @@ def register(
     return add
 
 @register('mel')
-def mel(wav, sr): return mel_spectrogram(wav, sr), MEL.rate
+def mel(wav, sr):
+    "The log-mel spectrogram, 80 numbers, 62.5 Hz."
+    return mel_spectrogram(wav, sr), MEL.rate
 @register('content', codes='decimated')
-def content(wav, sr, codes): return codes['content'], MEL.rate
+def content(wav, sr, codes):
+    "What is said: 16 numbers, 62.5 Hz."
+    return codes['content'], MEL.rate
 @register('rhythm', codes='decimated')
-def rhythm(wav, sr, codes): return codes['rhythm'], MEL.rate
+def rhythm(wav, sr, codes):
+    "When it is said: 2 numbers, 62.5 Hz."
+    return codes['rhythm'], MEL.rate
 @register('pitch', codes='decimated')
-def pitch(wav, sr, codes): return codes['pitch'], MEL.rate
+def pitch(wav, sr, codes):
+    "The melody: 64 numbers, 62.5 Hz."
+    return codes['pitch'], MEL.rate
 @register('speechsplit', codes='decimated')
-def speechsplit(wav, sr, codes): return np.concatenate([codes[k] for k in CODES], 1), MEL.rate
+def speechsplit(wav, sr, codes):
+    "All three codes, 82 numbers, 62.5 Hz."
+    return np.concatenate([codes[k] for k in CODES], 1), MEL.rate
 @register('speechsplit-full', codes='undecimated')
-def speechsplit_full(wav, sr, codes): return speechsplit(wav, sr, codes)
+def speechsplit_full(wav, sr, codes):
+    "The same before thinning."
+    return speechsplit(wav, sr, codes)
 @register('deepspeech', identity=weights_id)
-def deepspeech(wav, sr): return deepspeech_features(wav, sr)
+def deepspeech(wav, sr):
+    "Letter scores of DeepSpeech 0.1.0, 29 numbers, 50 Hz (AD-NeRF's feature)."
+    return deepspeech_features(wav, sr)
 @register('phones', identity=phones_id)
-def phones(wav, sr): return phone_features(wav, sr)
+def phones(wav, sr):
+    "Phones heard by PocketSphinx, 41 numbers, 100 Hz."
+    return phone_features(wav, sr)
 
 # %% ../../nbs/audio/04_embedding.ipynb #80629785
 def known_embeddings() -> list[str]: # Sorted

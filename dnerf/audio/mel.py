@@ -46,7 +46,9 @@ class MelConfig:
     f0_bins: int = 256        # bins of the quantised pitch; one more says unvoiced
 
     @property
-    def rate(self): return self.sr/self.hop_length # frames per second
+    def rate(self): # frames per second
+        "Mel frames per second."
+        return self.sr/self.hop_length # frames per second
 
 MEL = MelConfig()
 

@@ -93,6 +93,7 @@ class ConvStack(nn.Module):
         x:Tensor,    # `(B, T, n_in)`
         draws=None,  # One `(positions, lengths)` per convolution, or None
     ) -> Tensor:     # `(B, T, channels)`
+        "Features at the rate of the input."
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             x = F.relu(norm(conv(x.mT))).mT
             if draws: x = resample(x, *draws[i])
@@ -122,14 +123,20 @@ class _Encoder(nn.Module):
         self.factor, self.stack = factor, ConvStack(n_in, c)
         self.lstm = nn.LSTM(c.channels, c.units, c.layers, batch_first=True, bidirectional=True)
 
-    def sequence(self, x, draws=None): return self.lstm(self.stack(x, draws))[0] # undecimated, (B, T, D)
-    def forward(self, x, draws=None): return downsample(self.sequence(x, draws), self.factor) # (B, T/factor, D)
+    def sequence(self, x, draws=None): # undecimated, (B, T, D)
+        "Outputs of the bottleneck at the mel rate `(B, T, D)`."
+        return self.lstm(self.stack(x, draws))[0]
+    def forward(self, x, draws=None): # (B, T/factor, D)
+        "The code, one per block of `factor` frames `(B, T / factor, D)`."
+        return downsample(self.sequence(x, draws), self.factor)
 
 class ContentEncoder(_Encoder):
     "E_c: what is said, from resampled speech."
 class RhythmEncoder(_Encoder):
     "E_r: when it is said, from the speech itself through two numbers."
-    def sequence(self, x, draws=None): return super().sequence(x)
+    def sequence(self, x, draws=None):
+        "As any encoder, but never resampled."
+        return super().sequence(x)
 class PitchEncoder(_Encoder):
     "E_p: the melody, from resampled one-hot F0."
 
@@ -140,7 +147,9 @@ class Decoder(nn.Module):
         self.lstm = nn.LSTM(n_in, units, layers, batch_first=True, bidirectional=True)
         self.out = nn.Linear(2*units, n_mels)
 
-    def forward(self, codes): return self.out(self.lstm(codes)[0]) # (B, T, D) -> (B, T, n_mels)
+    def forward(self, codes): # (B, T, D) -> (B, T, n_mels)
+        "Mel-spectrogram `(B, T, n_mels)` from repeated codes `(B, T, D)`."
+        return self.out(self.lstm(codes)[0])
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #d19a05fe
 CODES = ('content', 'rhythm', 'pitch')
@@ -159,7 +168,9 @@ class SpeechSplit(nn.Module):
         self.decoder = Decoder(sum(self.sizes.values()), c.decoder_units, c.decoder_layers)
 
     @property
-    def sizes(self): return {k: 2*getattr(self.config, k).units for k in CODES} # numbers per code
+    def sizes(self): # numbers per code
+        "Numbers in each code."
+        return {k: 2*getattr(self.config, k).units for k in CODES}
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #8d16afeb
 @patch
@@ -186,7 +197,9 @@ def decode(self:SpeechSplit,
     return self.decoder(upsample(torch.cat([codes[k] for k in CODES], -1), self.config.factor))
 
 @patch
-def forward(self:SpeechSplit, S, track, lengths=None, generator=None): return self.decode(self.encode(S, track, lengths, generator))
+def forward(self:SpeechSplit, S, track, lengths=None, generator=None):
+    "S reconstructed from its own codes `(B, T, 80)`."
+    return self.decode(self.encode(S, track, lengths, generator))
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #ea07f01f
 def speaker_stats(
@@ -282,8 +295,12 @@ class SpeechData(L.LightningDataModule):
         super().__init__()
         self.crops, self.windows = Crops(S, track, train, c, seed, start), span_windows(S, track, val, c)
 
-    def train_dataloader(self): return DataLoader(self.crops, batch_size=None)
-    def val_dataloader(self): return DataLoader([self.windows], batch_size=None)
+    def train_dataloader(self):
+        "Endless batches of crops."
+        return DataLoader(self.crops, batch_size=None)
+    def val_dataloader(self):
+        "One batch of windows that cover the validation range."
+        return DataLoader([self.windows], batch_size=None)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #bac259da
 class SpeechSplitTraining(L.LightningModule):
@@ -299,26 +316,33 @@ class SpeechSplitTraining(L.LightningModule):
         self.last_train = math.nan
 
     def seconds(self): # spent so far, earlier sessions included
+        "Time spent so far, earlier sessions included."
         self.started = self.started or time.monotonic()
         return self.used + time.monotonic() - self.started
 
     def done(self): # fraction of the training that is over
+        "Fraction of the training that is over, by steps or by the clock."
         by_clock = self.seconds()/(60*self.c.minutes) if self.c.minutes else 0.
         return max(self.global_step/self.c.steps if self.c.steps else 0., by_clock)
 
-    def configure_optimizers(self): return torch.optim.Adam(self.model.parameters(), self.c.lr, betas=(.9, .999))
+    def configure_optimizers(self):
+        "Adam with the reference betas."
+        return torch.optim.Adam(self.model.parameters(), self.c.lr, betas=(.9, .999))
 
     def rate(self, done): # learning rate at a fraction of the training
+        "Learning rate at a fraction of the training: a rise, then half a cosine."
         rise = min(1, (done + 1e-3)/self.c.warmup) if self.c.warmup else 1.
         return self.c.lr*rise*(self.c.lr_end + (1 - self.c.lr_end)*.5*(1 + math.cos(math.pi*min(done, 1))))
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #7d2aee9a
 @patch
 def on_train_batch_start(self:SpeechSplitTraining, batch, batch_idx):
+    "Set the learning rate."
     for group in self.optimizers().param_groups: group['lr'] = self.rate(self.done())
 
 @patch
 def training_step(self:SpeechSplitTraining, batch, batch_idx):
+    "Masked error of one contaminated batch."
     contamination = step_generator(self.seed, self.global_step, 1)
     loss = masked_mse(self.model(batch['S'], batch['track'], batch['lengths'], contamination), batch['S'], batch['valid'])
     self.log('train/mse', loss)
@@ -326,12 +350,14 @@ def training_step(self:SpeechSplitTraining, batch, batch_idx):
 
 @patch
 def on_train_batch_end(self:SpeechSplitTraining, outputs, batch, batch_idx):
+    "Stop at the end of the budget; refuse a loss that is no number."
     self.last_train = float(outputs['loss'])
     if not math.isfinite(self.last_train): raise DivergedError(f"SpeechSplit training diverged at step {self.global_step}; use a smaller learning rate")
     if self.done() >= 1: self.trainer.should_stop = True
 
 @patch
 def validation_step(self:SpeechSplitTraining, batch, batch_idx):
+    "Error without contamination; the best weights are kept."
     mse = float(masked_mse(self.model(batch['S'], batch['track']), batch['S'], batch['valid']))
     self.log('val/mse', mse, batch_size=1)
     self.history.append(dict(step=self.global_step, train=self.last_train, val=mse))
@@ -340,10 +366,12 @@ def validation_step(self:SpeechSplitTraining, batch, batch_idx):
 # %% ../../nbs/audio/02_speechsplit.ipynb #2f523f04
 @patch
 def on_save_checkpoint(self:SpeechSplitTraining, checkpoint):
+    "Add what Lightning does not know of."
     checkpoint.update(best_mse=self.best[0], best_weights=self.best[1], history=self.history, seconds=self.seconds(), training_key=self.key)
 
 @patch
 def on_load_checkpoint(self:SpeechSplitTraining, checkpoint):
+    "Take it back."
     self.best, self.history, self.used = (checkpoint['best_mse'], checkpoint['best_weights']), checkpoint['history'], checkpoint['seconds']
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #f0ff9ca8
@@ -531,6 +559,7 @@ def encode(
     return encode_features(model, S, track, decimated)
 
 def encode_features(model, S, track, decimated=True): # the same from S (T, 80) and normalised F0 (T,)
+    "Codes of S `(T, 80)` and normalised F0 `(T,)`, as `encode` gives them for a waveform."
     device = next(model.parameters()).device
     fn = lambda S, track: torch.cat([v for v in model.encode(S, track, decimated=decimated).values()], -1)
     codes = _overlapped(fn, S, track, model.config, device)

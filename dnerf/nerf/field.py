@@ -29,6 +29,7 @@ class AudioNet(nn.Module):
     def forward(self,
         window:Tensor, # `(B, 16, D)`
     ) -> Tensor:       # `(B, code_dim)`
+        "One code per window."
         return self.head(self.convs(window.transpose(1, 2)).squeeze(-1))
 
 # %% ../../nbs/nerf/01_field.ipynb #af8184ea
@@ -54,6 +55,7 @@ class AudioAttention(nn.Module):
     def forward(self,
         codes:Tensor, # `(B, n, code_dim)`
     ) -> Tensor:      # `(B, code_dim)`
+        "One code from those of neighbouring frames."
         return (self.weights(codes)[..., None]*codes).sum(1)
 
 class Neighbours:
@@ -116,6 +118,7 @@ class MLPField(nn.Module):
         d:Tensor,         # `(P, 3)` unit direction
         condition:Tensor, # `(P, C)`
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
+        "Colour and density (paper eq. 7)."
         e = h = torch.cat([positional_encoding(x, self.config.x_octaves), condition], -1)
         for i, layer in enumerate(self.trunk):
             h = F.relu(layer(h))
@@ -204,6 +207,7 @@ class FastField(nn.Module):
         d:Tensor,         # `(P, 3)` unit direction
         condition:Tensor, # `(P, C)`
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
+        "Colour and density (paper eq. 7)."
         u = self.unit(x)
         out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, self.gated(x, condition)], -1))
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])

@@ -275,6 +275,7 @@ class Torso(nn.Module):
         anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
         motion:Tensor,  # `(P, 6 + K)` measured motion of the torso, from `torso_signal`
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
+        "Colour and coverage of the torso."
         pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
         x = deform(warp(uv, motion[:, :6].reshape(-1, 2, 3)), motion[:, 6:], self.modes)
         angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
@@ -414,6 +415,7 @@ def behind(self:Portrait,
 # %% ../../nbs/nerf/03_portrait.ipynb #6c459469
 @patch
 def planes(self:Portrait, rays_d, back): # near and far of each ray; `back` as for `near_far`
+    "Depths of the near and far plane, metres."
     return near_far(rays_d, back, *(max(.01, float(self.depth) + a) for a in (self.config.near, self.config.far)))
 
 @patch

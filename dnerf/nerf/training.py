@@ -281,6 +281,7 @@ class PortraitTraining(L.LightningModule):
         self.portrait, self.config, self.budget, self.seen = portrait, config, budget, 0
 
     def configure_optimizers(self):
+        "Adam, with a rate of their own for grids and for networks."
         named = list(self.portrait.named_parameters())
         grids = [p for n, p in named if 'grid' in n or 'template' in n]
         attention = [p for n, p in named if n.startswith('attention')]
@@ -290,6 +291,7 @@ class PortraitTraining(L.LightningModule):
         return torch.optim.Adam(groups, betas=(.9, .99) if self.config.field.kind == 'fast' else (.9, .999), eps=o.eps, fused=self.device.type in ('cpu', 'cuda'))
 
     def on_train_batch_start(self, batch, batch_idx):
+        "Set the learning rates."
         self.budget.step = self.global_step
         if self.trainer.world_size > 1: self.budget.agree(self.trainer.strategy)
         begin, o, progress = self._stage(), self.config.optim, self.budget.progress
@@ -305,11 +307,13 @@ class PortraitTraining(L.LightningModule):
         return begin
 
     def rays(self, batch): # of the present stage
+        "Rays of one training step."
         n = self.config.data.rays
         part = slice(n, None) if self.config.data.torso_rays and self.portrait.torso_begin >= 0 else slice(n)
         return {k: v[:, part] if k in ('pixels', 'rgb', 'mask') else v for k, v in batch.items()}
 
     def training_step(self, batch, batch_idx):
+        "Sum of the loss terms of one batch."
         batch = self.rays(batch)
         self.seen += batch['mask'].numel()
         generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step'] + self.global_rank*10**12)
@@ -321,10 +325,13 @@ class PortraitTraining(L.LightningModule):
 
 # %% ../../nbs/nerf/04_training.ipynb #19c57f91
 @patch
-def on_save_checkpoint(self:PortraitTraining, checkpoint): checkpoint['seconds'] = self.budget.elapsed
+def on_save_checkpoint(self:PortraitTraining, checkpoint):
+    "The time used belongs to the checkpoint."
+    checkpoint['seconds'] = self.budget.elapsed
 
 @patch
 def on_load_checkpoint(self:PortraitTraining, checkpoint):
+    "A resumed run keeps to its budget."
     self.budget.used, self.budget.begin = checkpoint['seconds'], time.monotonic()
 
 # %% ../../nbs/nerf/04_training.ipynb #0c68c400
@@ -340,6 +347,7 @@ class Watch(L.Callback):
         self.best, self.saved, self.logged, self.check = -math.inf, 0., 0., 0
 
     def on_train_start(self, trainer, module):
+        "Begin the bar and the clock."
         budget, c = module.budget, module.config
         if trainer.world_size > 1: budget.begin = time.monotonic(); budget.agree(trainer.strategy)     # starting the processes does not count
         self.start_time, self.saved = time.monotonic(), budget.elapsed
@@ -348,6 +356,7 @@ class Watch(L.Callback):
         self.bar = progress(total=budget.steps or round(budget.seconds), desc=f'training {c.subject}', unit='steps' if budget.steps else 's', bar_format='{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}', disable=not (self.show and trainer.is_global_zero))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        "Log, check, save, and stop at the end of the budget."
         budget, c = module.budget, module.config
         budget.step = trainer.global_step
         done, check = budget.progress >= 1, int(budget.progress*c.checks) > self.check

@@ -182,6 +182,7 @@ class Speech:
         if not self.segments or unknown: raise InputError(f"speech has {len(self.segments)} visemes, unknown among them: {unknown}; known are: {' '.join(viseme_weights())}")
     @property
     def duration(self) -> float: # Seconds
+        "Seconds."
         return self.segments[-1][1]
 
 def demo_speech() -> Speech: # 36.88 s at 16 kHz
