@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'register_configs', 'compose_config',
            'sampling_boxes', 'signals', 'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining',
-           'Watch', 'fingerprint', 'read_config', 'run_folder', 'train', 'build_portrait', 'Run', 'known_runs',
-           'load_run', 'render_frames']
+           'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'run_folder', 'train', 'build_portrait', 'Run',
+           'known_runs', 'load_run', 'render_frames']
 
 # %% ../../nbs/nerf/04_training.ipynb #a8104cf9
 import contextlib, csv, dataclasses, hashlib, math, shlex, sys, time, warnings
@@ -49,6 +49,7 @@ class OptimConfig:
     warmup: int = 20            # steps of linear rise at the start
     eps: float = 1e-12          # Adam's epsilon
     mask: float = .1            # weight of the two mask losses at the start; falls to a fiftieth of itself
+    recoveries: int = 2         # how often a training that has gone wrong starts again at half the rates
 
 @dataclass
 class TrainerConfig:
@@ -70,7 +71,8 @@ class Config:
     minutes: float = 2.5           # budget by the clock ...
     steps: int = 0                 # ... or in steps, if not 0
     device: str = 'auto'
-    val_frames: int = 6            # validation frames rendered at each check
+    val_frames: int = 6            # validation frames looked at in each check
+    val_rays: int = 0              # so many pixels of each, the same every time; 0: whole frames
     checks: int = 4                # validation checks in the budget; the best of them is kept
     save_every: float = 60.        # seconds between checkpoints
     field: Any = None
@@ -278,7 +280,7 @@ class PortraitTraining(L.LightningModule):
         budget:Budget,      # How long
     ):
         super().__init__()
-        self.portrait, self.config, self.budget, self.seen = portrait, config, budget, 0
+        self.portrait, self.config, self.budget, self.seen, self.recoveries = portrait, config, budget, 0, 0
 
     def configure_optimizers(self):
         "Adam, with a rate of their own for grids and for networks."
@@ -297,7 +299,7 @@ class PortraitTraining(L.LightningModule):
         begin, o, progress = self._stage(), self.config.optim, self.budget.progress
         if begin < 0: factor = learning_rate_factor(self.global_step, progress, o)
         else: factor = o.decay**((self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share))
-        for group in self.optimizers().param_groups: group['lr'] = group['base_lr']*factor
+        for group in self.optimizers().param_groups: group['lr'] = group['base_lr']*factor*.5**self.recoveries
 
     def _stage(self): # switches attention and a torso NeRF on; the step at which the torso's stage began, or -1
         portrait, c = self.portrait, self.config
@@ -320,6 +322,8 @@ class PortraitTraining(L.LightningModule):
         out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator)
         terms = losses(out, batch, self.config.optim.mask*max(.02, (1 - self.budget.progress)**2))
         loss = sum(terms.values())
+        on_head = (batch['mask'].flatten() == HEAD).float()
+        self.coverage = (out['head'].detach()*on_head).sum()/on_head.sum()      # not a number where the batch has no head
         self.last = {'train/loss': loss.detach(), 'train/psnr': -10*terms['colour'].detach().clamp_min(1e-10).log10(), **{f'train/{k}': v.detach() for k, v in terms.items()}}
         return loss
 
@@ -327,12 +331,12 @@ class PortraitTraining(L.LightningModule):
 @patch
 def on_save_checkpoint(self:PortraitTraining, checkpoint):
     "The time used belongs to the checkpoint."
-    checkpoint['seconds'] = self.budget.elapsed
+    checkpoint['seconds'], checkpoint['recoveries'] = self.budget.elapsed, self.recoveries
 
 @patch
 def on_load_checkpoint(self:PortraitTraining, checkpoint):
     "A resumed run keeps to its budget."
-    self.budget.used, self.budget.begin = checkpoint['seconds'], time.monotonic()
+    self.budget.used, self.budget.begin, self.recoveries = checkpoint['seconds'], time.monotonic(), checkpoint.get('recoveries', 0)
 
 # %% ../../nbs/nerf/04_training.ipynb #0c68c400
 class Watch(L.Callback):
@@ -361,14 +365,43 @@ class Watch(L.Callback):
         budget.step = trainer.global_step
         done, check = budget.progress >= 1, int(budget.progress*c.checks) > self.check
         save = done or budget.elapsed - self.saved > c.save_every
-        if (check or save or trainer.global_step % 10 == 1) and not torch.isfinite(module.last['train/loss']):
-            raise DivergedError(f"the loss of run {self.folder.name!r} is no longer a number after {trainer.global_step} steps; use a lower learning rate, for example overrides='optim.lr_grid={c.optim.lr_grid/2:g} optim.lr_net={c.optim.lr_net/2:g}'")
+        if check or save or trainer.global_step % 10 == 1:
+            wrong = what_is_wrong(float(module.last['train/loss']), float(module.coverage), trainer.global_step)
+            if wrong: return self.recover(trainer, module, wrong)
         if done: trainer.should_stop = True
         if check: self.check = int(budget.progress*c.checks)
         if trainer.is_global_zero:
             if done or check: self.validate(trainer, module)
             elif time.monotonic() - self.logged > 2: self.record(trainer, module)
         if save: self.save(trainer)
+
+# %% ../../nbs/nerf/04_training.ipynb #5a32f7c2
+def what_is_wrong(
+    loss:float,     # Of the latest step
+    coverage:float, # Mean accumulated weight of the head's field over pixels of the head, in [0, 1]; NaN where the batch has none
+    step:int,       # Steps done
+    patience:int=100, # A head may be missing for so many steps
+    least:float=.02,  # Less coverage than this is no head
+) -> str:           # Empty if all is well
+    "What has gone wrong in training, in words."
+    if not math.isfinite(loss): return 'the loss is no longer a number'
+    return 'the head has vanished and only the background is left' if step > patience and coverage < least else ''
+
+# %% ../../nbs/nerf/04_training.ipynb #1263eef7
+@patch
+def recover(self:Watch, trainer, module, reason):
+    "Go back to the last checkpoint or to another beginning, at half the rates; `DivergedError` when that was tried often enough."
+    c, last = module.config, self.folder/'checkpoints'/'last.ckpt'
+    if trainer.world_size > 1 or module.recoveries >= c.optim.recoveries or module.budget.progress >= 1:
+        raise DivergedError(f"run {self.folder.name!r}: {reason} after {trainer.global_step} steps (started again {module.recoveries} times); use a lower learning rate, for example overrides='optim.lr_grid={c.optim.lr_grid/4:g} optim.lr_net={c.optim.lr_net/4:g}'")
+    module.recoveries += 1
+    back = last.exists() and 'number' in reason
+    if back: module.load_state_dict(torch.load(last, map_location='cpu', weights_only=True)['state_dict'])
+    else:
+        torch.manual_seed(c.seed + 1000*module.recoveries)
+        module.portrait.load_state_dict(build_portrait(self.subject, c, self.embedding.shape[-1]).initialise(self.subject).state_dict())
+    module.optimizers().optimizer.state.clear()
+    print(f"step {trainer.global_step}: {reason}; going on from {'the last checkpoint' if back else 'a new beginning'} at {.5**module.recoveries:g} times the learning rates")
 
 # %% ../../nbs/nerf/04_training.ipynb #69ce5c94
 @patch
@@ -402,10 +435,10 @@ def validate(self:Watch, trainer, module):
     frames = frames[::max(1, len(frames)//c.val_frames)][:c.val_frames]
     drive, error = signals(subject, self.embedding, c), []
     for n, i in enumerate(frames):
-        image = module.portrait.render(**_row(drive, i, module.device))
-        error.append(float(((image.cpu() - torch.from_numpy(subject.frames[i]/255.))**2).mean()))
-        if n == 0 and trainer.logger: trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
-    if not np.isfinite(error).all(): raise DivergedError(f"run {self.folder.name!r} renders numbers that are not finite after {trainer.global_step} steps; use a lower learning rate")
+        if c.val_rays: image, truth = _some_pixels(module.portrait, _row(drive, i, module.device), subject, i, c.val_rays)
+        else: image, truth = module.portrait.render(**_row(drive, i, module.device)), subject.frames[i]
+        error.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
+        if n == 0 and trainer.logger and not c.val_rays: trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
     value = -10*math.log10(max(1e-10, np.mean(error))) if error else math.nan
     if not error or value > self.best:
         self.best = value
@@ -423,6 +456,13 @@ def save(self:Watch, trainer):
 def _row(drive, i, device):
     "What drives one frame, on the device."
     return {k: torch.from_numpy(np.array(a[i])).to(device) for k, a in drive.items()}
+
+@torch.no_grad()
+def _some_pixels(portrait, row, subject, i, n):
+    "Rendered `(n, 3)` in [0, 1] and true `(n, 3)` uint8 colours of n pixels of frame i, spread at random, the same at each call."
+    u, v = np.random.default_rng(i).integers(0, subject.size, (2, n))
+    pixels = torch.from_numpy(np.stack([u, v], -1))[None].to(row['c2w'].device)
+    return portrait(pixels=pixels, **{k: a[None] for k, a in row.items()})['rgb'].clamp(0, 1), subject.frames[i][v, u]
 
 def _save_weights(trainer, path, value):
     with staged_file(path) as part, open(part, 'wb') as f: torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value}, f)
