@@ -12,7 +12,7 @@ import math
 import numpy as np
 from fastcore.basics import patch
 from ..core import DivergedError, InputError
-from ..subject import HEAD
+from ..subject import BACKGROUND, HEAD
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #43fa2c46
 EYE_CORNERS = (33, 133), (362, 263) # (outer, inner) of the person's right eye, (inner, outer) of the left one
@@ -47,9 +47,9 @@ def patch_boxes(
     box = lambda low, high: np.concatenate([np.floor(low), np.ceil(high)], -1).astype(int).reshape(-1, 4)
     return {'face': box(xy[:468].min(0), xy[:468].max(0)), 'eyes': box(eyes - half, eyes + half), 'lips': box(lips.min(0) - margin, lips.max(0) + margin)}
 
-# %% ../../nbs/evaluation/00_metrics.ipynb #aed72e88
-REGIONS = 'frame', 'head', 'face', 'eyes', 'lips'
-REGION_TEXT = {'frame': 'all pixels', 'head': 'pixels of class head in the real frame, in the full composite',
+# %% ../../nbs/evaluation/00_metrics.ipynb #d172c570
+REGIONS = 'frame', 'person', 'head', 'face', 'eyes', 'lips'
+REGION_TEXT = {'frame': 'all pixels', 'person': 'pixels of class head or torso in the real frame', 'head': 'pixels of class head in the real frame, in the full composite',
                'face': 'bounding box of the 468 face landmarks', 'eyes': f'two boxes around the eyes, {EYE_PATCH[0]} x {EYE_PATCH[1]} of the distance between the eyes',
                'lips': f"bounding box of the lips and {LIP_MARGIN} of the mouth's width on every side"}
 
@@ -58,8 +58,9 @@ def regions(
     i:int,   # Frame index
 ) -> dict[str, np.ndarray]: # Region to bool `(H, W)`
     "Pixels of each region in frame `i`; the landmark regions are empty where no face was found."
-    head = np.asarray(subject.masks[i]) == HEAD
-    out = {'frame': np.ones_like(head), 'head': head} | {name: np.zeros_like(head) for name in ('face', 'eyes', 'lips')}
+    mask = np.asarray(subject.masks[i])
+    head = mask == HEAD
+    out = {'frame': np.ones_like(head), 'person': mask != BACKGROUND, 'head': head} | {name: np.zeros_like(head) for name in ('face', 'eyes', 'lips')}
     if not subject.tracked[i]: return out
     for name, boxes in patch_boxes(np.asarray(subject.landmarks[i])).items():
         for x0, y0, x1, y1 in boxes.clip(0): out[name][y0:y1, x0:x1] = True

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EYELIDS', 'BROWS', 'training_frames', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface',
-           'near_far', 'render_coarse_fine', 'head_anchors', 'torso_signal', 'warp', 'mode_pictures', 'deform',
-           'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'upper_face_signal', 'Portrait']
+           'head_span', 'near_far', 'render_coarse_fine', 'head_anchors', 'torso_signal', 'warp', 'mode_pictures',
+           'deform', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'upper_face_signal', 'Portrait']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from .field import AudioAttention, AudioNet, FastField, FastFieldConfig, MLPField, MLPFieldConfig, pose_code
+from .frames import FrameCode, MovingBackdrop, PoseCorrection
 from .rays import importance_edges, pixel_rays, project, ray_box, sample_intervals, sample_pdf, stratified_edges, stratified_points
 from .rendering import accumulate, over, render_weights
 from ..subject import HEAD, TORSO, Subject
@@ -92,10 +93,12 @@ def surface_edges(
     n_coarse:int,     # Equal intervals to weigh
     n_fine:int,       # Intervals to return
     generator:torch.Generator=None, # Jitters the coarse samples
+    span:tuple=None,     # `near`, `far` `(R,)` metres: the head is in between; from `head_span`
     threshold:float=.01, # Rays with less weight than this miss the head
 ) -> tuple[Tensor, Tensor]: # `hit` `(M,)` indices of the rays that meet the head, and `edges` `(M, n_fine + 1)` metres
     "Intervals around the surface, found with the density grid."
     near, far = ray_box(rays_o, rays_d, field.box)
+    if span is not None: near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
     hit = (far > near).nonzero().squeeze(-1)
     edges = stratified_edges(near[hit], far[hit], n_coarse)
     t_vals, deltas = sample_intervals(edges, generator)
@@ -113,9 +116,10 @@ def render_surface(
     n_coarse:int=32,   # Look-ups of the density grid on each ray
     n_fine:int=10,     # Evaluations of the network on each ray that meets the head
     generator:torch.Generator=None, # Jitters the samples; without it the middles are taken
+    span:tuple=None,   # `near`, `far` `(R,)` metres, as for `surface_edges`
 ) -> tuple[Tensor, Tensor]: # `rgb` `(R, 3)` accumulated colour, `acc` `(R,)` accumulated weight
     "Colour and coverage of the head on each ray."
-    hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator)
+    hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span)
     t_vals, deltas = sample_intervals(edges, generator)
     x = rays_o[hit, None] + t_vals[..., None]*rays_d[hit, None]
     each = lambda a: a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])
@@ -124,6 +128,33 @@ def render_surface(
     blank = rays_o.new_zeros(len(rays_o), 4)
     out = blank.index_copy(0, hit, torch.cat([accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1, keepdim=True)], -1))
     return out[:, :3], out[:, 3]
+
+# %% ../../nbs/nerf/03_portrait.ipynb #263c00d3
+@torch.no_grad()
+def head_span(
+    field:FastField, # Its density grid is looked at
+    c2w:Tensor,      # `(4, 4)`
+    focal:float,     # Pixels
+    size:int,        # H = W, pixels
+    n_coarse:int=32, # Equal intervals on each ray
+    block:int=4,     # Side of a block, pixels
+    margin:int=4,    # So many intervals more, in front and behind: the face moves
+    threshold:float=.002, # Rays with less weight than this miss the head
+) -> tuple[Tensor, Tensor]: # `near`, `far` `(H W,)` metres, row by row; `far < near` where there is no head
+    "Between which distances the head can be in each pixel."
+    at = (torch.arange(0, size, block, device=c2w.device) + block//2).clamp(max=size - 1)
+    rays_o, rays_d = pixel_rays(c2w, focal, size, torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2))
+    near, far = ray_box(rays_o, rays_d, field.box)
+    edges = stratified_edges(near, torch.maximum(near, far), n_coarse)
+    t_vals, deltas = sample_intervals(edges)
+    x = rays_o[:, None] + t_vals[..., None]*rays_d[:, None]
+    weights = render_weights(field.density(x.reshape(-1, 3)).reshape(deltas.shape), deltas)
+    on = (weights > .005*weights.amax(-1, keepdim=True)) & (weights.sum(-1, keepdim=True) > threshold)
+    more, inf = margin*deltas[:, 0], math.inf
+    low, high = torch.where(on, edges[:, :-1], inf).amin(-1) - more, torch.where(on, edges[:, 1:], -inf).amax(-1) + more
+    joined = F.max_pool2d(torch.stack([-low, high]).reshape(2, len(at), len(at)), 3, 1, 1)
+    low, high = joined.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, :size, :size].flatten(1)
+    return -low, high
 
 # %% ../../nbs/nerf/03_portrait.ipynb #4c322fe7
 def near_far(
@@ -265,7 +296,7 @@ class Torso(nn.Module):
     ) -> Tensor:  # `(P, channels + 4)` features, then the template's logits
         "Bilinear interpolation in all grids."
         k, P = (2 if len(x) % 2 == 0 and len(x) else 1), len(x)
-        at = x.reshape(k, 1, P//k, 2)
+        at = x.nan_to_num().reshape(k, 1, P//k, 2)                            # PyTorch's kernel would read outside of the picture at NaN
         each = [F.grid_sample(g.expand(k, -1, -1, -1), at, align_corners=False, padding_mode='border').reshape(k, g.shape[1], P//k) for g in (*self.grids, self.template)]
         features = torch.cat(each, 1)
         return features.transpose(1, 2).reshape(P, features.shape[1])
@@ -291,6 +322,7 @@ class PortraitConfig:
     "What a portrait is made of."
     n_coarse: int = 32        # density look-ups (fast) or coarse samples (mlp) on each ray
     n_fine: int = 10          # network evaluations (fast) or further samples (mlp) on each ray
+    frame_samples: tuple[int, int] = (16, 8) # fast only: the two numbers above when whole frames are rendered, near the head
     near: float = -.2         # mlp only: begin, metres from the mean depth of the head
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
@@ -301,6 +333,9 @@ class PortraitConfig:
     attention_start: int = 200_000 # ... from this training step on
     head_alone: bool = False  # as AD-NeRF: the head learns from pictures of the head alone, the torso from the whole with the head held still
     torso_nerf: bool = False  # the torso is a second radiance field (eq. 4), not a picture; with `head_alone` and the field mlp
+    pose_refinement: bool = False # each training frame may correct its head pose a little
+    frame_code: bool = False  # each training frame may add something of its own to its speech code
+    backdrop: str = 'plate'   # `plate`, `moving` (a coarse film over the plate), or `ignored` (not in the loss)
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 # %% ../../nbs/nerf/03_portrait.ipynb #c1cbea42
@@ -326,6 +361,8 @@ class Portrait(nn.Module):
         n_upper:int,           # Numbers in the upper-face signal, 0 for none
         size:int,              # H = W, pixels
         focal:float,           # Pixels
+        n_frames:int=0,        # Frames of the subject; for what single frames learn
+        n_train:int=0,         # Of these, in the training split
     ):
         super().__init__()
         self.config, self.size, self.focal, self.kind = config, size, focal, field.kind
@@ -340,6 +377,10 @@ class Portrait(nn.Module):
         if not config.torso_nerf: self.torso = Torso(config.torso, size)
         elif field.kind == 'mlp' and config.head_alone: self.torso = nn.ModuleList([MLPField(field, field.code_dim + 42) for _ in range(2)])
         else: raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
+        if config.backdrop not in ('plate', 'moving', 'ignored'): raise InputError(f"portrait.backdrop={config.backdrop!r} is not known; it is plate, moving or ignored")
+        if config.pose_refinement: self.pose_correction = PoseCorrection(n_frames)
+        if config.frame_code: self.frame_code = FrameCode(n_frames, field.code_dim)
+        if config.backdrop == 'moving': self.film = MovingBackdrop(n_train)
         self.register_buffer('torso_pose', torch.eye(4), persistent=config.torso_nerf)
         self.register_buffer('torso_begin', torch.tensor(-1), persistent=config.torso_nerf)   # training step from which on a torso NeRF is trained
         self.register_buffer('background', torch.zeros(size, size, 3))
@@ -391,9 +432,11 @@ def condition(self:Portrait,
     window:Tensor,  # As for `speech_code`
     upper_face:Tensor, # `(B, E)` eyelids and brows, E may be 0
     generator:torch.Generator=None, # Draws the noise on the code; without it there is none
+    frame:Tensor=None, # `(B,)` frame numbers, where frames have codes of their own
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
     code = self.speech_code(window)
+    if frame is not None and self.config.frame_code: code = self.frame_code(code, frame)
     if generator is not None and self.config.speech_noise and len(code) > 1:
         noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
         code = code + self.config.speech_noise*code.detach().std(0)*noise
@@ -404,9 +447,11 @@ def behind(self:Portrait,
     pixels:Tensor,  # `(P, 2)` integer column and row
     anchors:Tensor, # `(P, 7)` head pose of each pixel's frame
     motion:Tensor,  # `(P, 6 + K)` motion of the torso in each pixel's frame
+    frame:Tensor=None, # `(P,)` frame numbers, where the backdrop moves
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
+    if frame is not None and self.config.backdrop == 'moving': plate = plate + self.film((pixels + .5)/self.size*2 - 1, frame)
     at = self.torso_region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
     colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at], motion[at])
     rgb = over(colour*alpha[:, None], alpha, plate[at])
@@ -440,20 +485,23 @@ def forward(self:Portrait,
     upper_face:Tensor, # `(B, E)` eyelids and brows, from `upper_face_signal`
     torso:Tensor,   # `(B, 6 + K)` motion of the torso
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
+    span:tuple=None,   # `near`, `far` `(B R,)` from `head_span`, to render a whole frame sooner; fast field only
+    frame:Tensor=None, # `(B,)` frame numbers of the subject, for what single frames have learned; without them nothing of that is used
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` of the coarse network, if there is one; with `head_alone` what the two functions below add
     "Colours of the pixels, in [0, 1]."
     B, R = pixels.shape[:2]
+    if frame is not None and self.config.pose_refinement: c2w = self.pose_correction(c2w, frame)
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     done = self.config.torso_nerf and bool(self.torso_begin >= 0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
-        condition = self.condition(window, upper_face, generator)
-        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), self.config.n_coarse, self.config.n_fine, generator)]
+        condition = self.condition(window, upper_face, generator, frame)
+        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), *(self.config.frame_samples if span else (self.config.n_coarse, self.config.n_fine)), generator, span)]
         else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
     if self.config.torso_nerf:
         front = self.torso_layers(c2w, pixels, condition[:, :self.audio.head[-1].out_features], generator) if done else None
         return self.head_and_torso(layers, pixels.reshape(B*R, 2), front)
-    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)))
+    plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)), None if frame is None else frame[:, None].expand(B, R).flatten())
     if self.config.head_alone: return self.apart(layers, pixels.reshape(B*R, 2), plate, alpha)
     images = [over(rgb, acc, plate) for rgb, acc in layers]
     return dict(rgb=images[-1], head=layers[-1][1], torso=alpha, **({'coarse': images[0]} if len(images) > 1 else {}))
@@ -492,11 +540,19 @@ def render(self:Portrait,
     window:Tensor,     # `(16, D)`; with attention `(n, 16, D)`
     upper_face:Tensor, # `(E,)`
     torso:Tensor,      # `(6 + K,)`
+    frame:Tensor=None, # Number of the frame, for what it has learned for itself
     chunk:int=0,       # Pixels at a time; 0: so many that about 2^18 samples are alive at once
 ) -> Tensor:           # `(H, W, 3)` in [0, 1]
     "One whole frame."
-    chunk = chunk or max(64, 2**18//(self.config.n_coarse + self.config.n_fine))
+    fast = self.kind == 'fast'
+    chunk = chunk or max(64, 2**18//sum(self.config.frame_samples if fast else (self.config.n_coarse, self.config.n_fine)))
+    number = None if frame is None else frame[None]
+    at_head = self.pose_correction(c2w[None], number)[0] if frame is not None and self.config.pose_refinement else c2w
+    span = torch.stack(head_span(self.heads[0], at_head, self.focal, self.size)) if fast else None
     at = torch.arange(self.size, device=c2w.device)
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
-    parts = [self(c2w[None], p[None], window[None], upper_face[None], torso[None])['rgb'] for p in pixels.split(chunk)]
+    parts = []
+    for i in range(0, len(pixels), chunk):
+        near_far = None if span is None else tuple(span[:, i:i + chunk])
+        parts.append(self(c2w[None], pixels[None, i:i + chunk], window[None], upper_face[None], torso[None], span=near_far, frame=number)['rgb'])
     return torch.cat(parts).reshape(self.size, self.size, 3).clamp(0, 1)

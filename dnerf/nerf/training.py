@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'register_configs', 'compose_config',
            'sampling_boxes', 'signals', 'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining',
            'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'run_folder', 'train', 'build_portrait', 'Run',
-           'known_runs', 'load_run', 'render_frames']
+           'known_runs', 'load_run', 'render_frames', 'pose_jitter']
 
 # %% ../../nbs/nerf/04_training.ipynb #a8104cf9
 import contextlib, csv, dataclasses, hashlib, math, shlex, sys, time, warnings
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from ..core import DivergedError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig, Neighbours
+from .frames import jitter, pose_terms
 from .portrait import Portrait, PortraitConfig, mode_pictures, torso_signal, upper_face_signal
 from ..subject import BACKGROUND, HEAD, TORSO, Subject
 
@@ -35,6 +36,7 @@ class DataConfig:
     lips: float = .10       # share around the lips
     eyes: float = .10       # share around the eyes; the rest falls anywhere in the frame
     head: float = 0.        # share inside AD-NeRF's box of the head; if not 0, the rest falls outside of this box
+    patch: int = 0          # pixels; if not 0, this square of rays from each frame (of the `rays`) lies around the lips or an eye, for `optim.ssim`
     torso_rays: int = 0     # rays of a torso NeRF from each frame, anywhere in it
 
 @dataclass
@@ -49,6 +51,8 @@ class OptimConfig:
     warmup: int = 20            # steps of linear rise at the start
     eps: float = 1e-12          # Adam's epsilon
     mask: float = .1            # weight of the two mask losses at the start; falls to a fiftieth of itself
+    ssim: float = 0.            # weight of 1 - SSIM over the patches of lips and eyes
+    corrections: float = 1e-4   # weight of the terms that hold pose corrections and frame codes small and smooth
     recoveries: int = 2         # how often a training that has gone wrong starts again at half the rates
 
 @dataclass
@@ -129,6 +133,7 @@ def _check_config(config):
     check_name(config.name, 'run'); check_name(config.subject)
     shares = config.data.face + config.data.lips + config.data.eyes + config.data.head
     if min(config.data.frames, config.data.rays) < 1 or shares > 1: raise InputError(f"data.frames and data.rays must be at least 1 and the shares of face, lips, eyes and head at most 1 in all (now {shares:g})")
+    if config.optim.ssim and not 7 <= config.data.patch <= config.data.rays**.5: raise InputError(f"optim.ssim needs patches: data.patch must be at least 7 and its square at most data.rays (now {config.data.patch} and {config.data.rays})")
     if not 0 <= config.optim.head_share < 1: raise InputError(f"optim.head_share is a share of the budget, at least 0 and less than 1 (now {config.optim.head_share:g})")
     if min(config.trainer.devices, config.trainer.num_nodes) < 1: raise InputError("trainer.devices and trainer.num_nodes must be at least 1")
     return config
@@ -161,11 +166,13 @@ def signals(
     embedding:np.ndarray,  # `(N, 16, D)` speech features
     config:DictConfig,     # The run's configuration
     split:str=None,        # Windows of neighbours outside of this split are zero; without it, those outside of the recording
-) -> dict:                 # `c2w (N,4,4)`, `window (N,16,D)`, with attention `(N,n,16,D)`, `upper_face (N,E)`, `torso (N,6+K)`
+) -> dict:                 # `c2w (N,4,4)`, `window (N,16,D)`, with attention `(N,n,16,D)`, `upper_face (N,E)`, `torso (N,6+K)`; `frame (N,)` where frames learn something for themselves
     "All that drives the portrait, one row per frame."
     span, n = subject.split(split) if split else range(len(embedding)), config.portrait.attention
     window = Neighbours(embedding, n, span.start, span.stop) if n else embedding
-    return dict(c2w=subject.poses, window=window, upper_face=upper_face_signal(subject, config.portrait), torso=torso_signal(subject, config.portrait.torso_motion))
+    rows = dict(c2w=subject.poses, window=window, upper_face=upper_face_signal(subject, config.portrait), torso=torso_signal(subject, config.portrait.torso_motion))
+    p = config.portrait
+    return {**rows, 'frame': np.arange(subject.n_frames)} if p.pose_refinement or p.frame_code or p.backdrop == 'moving' else rows
 
 # %% ../../nbs/nerf/04_training.ipynb #b37f7e9f
 class RayBatches(IterableDataset):
@@ -199,9 +206,11 @@ class RayBatches(IterableDataset):
         low, high = self.boxes[f][:, self.kinds].transpose(2, 0, 1, 3)
         pixels = low + rng.random(low.shape)*(high - low)
         if self.config.data.head: pixels[:, self.rest] = self._outside(f, rng)
+        if self.config.data.patch: pixels[:, self.config.data.rays - self.config.data.patch**2:self.config.data.rays] = self._patches(f, rng)
         pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
         at = (f[:, None], pixels[..., 1], pixels[..., 0])
-        arrays = dict(**{k: a[f] for k, a in self.signals.items()}, pixels=pixels, rgb=self.subject.frames[at].astype(np.float32)/255, mask=self.subject.masks[at])
+        around = {'around': self.subject.poses[(f[:, None] + [-1, 0, 1]).clip(0, self.subject.n_frames - 1)]} if self.config.portrait.pose_refinement else {}
+        arrays = dict(**{k: a[f] for k, a in self.signals.items()}, **around, pixels=pixels, rgb=self.subject.frames[at].astype(np.float32)/255, mask=self.subject.masks[at])
         return {k: torch.from_numpy(np.ascontiguousarray(a)) for k, a in arrays.items()}
 
     def _outside(self, f, rng): # places outside of the head's boxes of frames f: the first of 16 draws that is
@@ -209,6 +218,13 @@ class RayBatches(IterableDataset):
         low, high = self.boxes[f, 4].transpose(1, 0, 2)[:, :, None]
         inside = ((places >= low) & (places < high)).all(-1)
         return np.take_along_axis(places, inside.argmin(0)[None, ..., None], 0)[0]
+
+    def _patches(self, f, rng): # a square of pixels in each of the frames f, around a place of its lips or its eyes
+        low, high = self.boxes[f, rng.integers(2, 4, len(f))].transpose(1, 0, 2)
+        side = self.config.data.patch
+        corner = (low + rng.random(low.shape)*(high - low) - side/2).clip(0, self.subject.size - side).astype(int)
+        square = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+        return corner[:, None] + square
 
     def __iter__(self):
         step, rank = self.start, torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
@@ -221,10 +237,14 @@ def losses(
     out:dict,         # What `Portrait` returned
     batch:dict,       # A batch of `RayBatches`
     mask_weight:float,# Weight of the mask terms
+    ssim:float=0.,    # Weight of the structural term ...
+    patch:int=0,      # ... over patches with this side
+    ignore_backdrop:bool=False, # No colour error in the background
 ) -> dict[str, Tensor]: # Named scalar terms; their sum is minimised
     "Colour (paper eq. 2), coarse colour, and coverage of head and torso."
     target, mask = batch['rgb'].flatten(0, 1), batch['mask'].flatten()
-    error = lambda image, truth: ((image - truth)**2).mean()
+    counts = (mask != BACKGROUND if ignore_backdrop else torch.ones_like(mask, dtype=torch.bool)).float()
+    error = lambda image, truth: (((image - truth)**2).mean(-1)*counts).sum()/counts.sum().clamp(min=1)
     if 'bare' in out:
         head = torch.where((mask == HEAD)[:, None], target, out['bare'])
         target = torch.where((mask == BACKGROUND)[:, None], out['bare'], target) if 'torso' in out else head
@@ -233,8 +253,14 @@ def losses(
     for k in ('alone', 'alone_coarse'):
         if k in out: terms[k] = error(out[k], head)
     if 'bare' not in out: terms['head'] = mask_weight*((out['head'] - (mask == HEAD).float())**2).mean()
+    if ssim: terms['ssim'] = ssim*(1 - _patch_ssim(out['rgb'], target, batch['pixels'].shape[:2], patch))
     if 'torso' in out: terms['torso'] = mask_weight*((mask != HEAD)*(out['torso'] - (mask == TORSO).float())**2).mean()
     return terms
+
+def _patch_ssim(image, truth, shape, side): # of the last `side`^2 rays of each frame
+    from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+    squares = [a.reshape(*shape, 3)[:, -side*side:].reshape(-1, side, side, 3).permute(0, 3, 1, 2) for a in (image, truth)]
+    return similarity(*squares, data_range=1., sigma=1., kernel_size=7)
 
 # %% ../../nbs/nerf/04_training.ipynb #5a294dd1
 class Budget:
@@ -319,13 +345,26 @@ class PortraitTraining(L.LightningModule):
         batch = self.rays(batch)
         self.seen += batch['mask'].numel()
         generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step'] + self.global_rank*10**12)
-        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator)
-        terms = losses(out, batch, self.config.optim.mask*max(.02, (1 - self.budget.progress)**2))
+        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator, frame=batch.get('frame'))
+        o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
+        fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
+        terms = losses(out, batch, o.mask*fade, o.ssim, self.config.data.patch, ignored) | self.corrections(batch)
         loss = sum(terms.values())
         on_head = (batch['mask'].flatten() == HEAD).float()
         self.coverage = (out['head'].detach()*on_head).sum()/on_head.sum()      # not a number where the batch has no head
         self.last = {'train/loss': loss.detach(), 'train/psnr': -10*terms['colour'].detach().clamp_min(1e-10).log10(), **{f'train/{k}': v.detach() for k, v in terms.items()}}
         return loss
+
+# %% ../../nbs/nerf/04_training.ipynb #3dca0a24
+@patch
+def corrections(self:PortraitTraining,
+    batch:dict, # With `frame` and `around`
+) -> dict:      # Named terms; none without such options
+    "Terms that hold pose corrections and frame codes small, and the corrected path smooth."
+    p, weight, terms = self.config.portrait, self.config.optim.corrections, {}
+    if p.pose_refinement: terms['pose'] = weight*sum(pose_terms(self.portrait.pose_correction, batch['around'], batch['frame'], self.portrait.focal, self.portrait.size))
+    if p.frame_code: terms['frame_code'] = weight*self.portrait.frame_code.value[batch['frame']].square().mean()
+    return terms
 
 # %% ../../nbs/nerf/04_training.ipynb #19c57f91
 @patch
@@ -593,7 +632,7 @@ def build_portrait(
     audio_dim:int,     # D, features per step of the embedding
 ) -> Portrait:         # Not yet initialised
     "The modules that a configuration describes."
-    portrait = Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal)
+    portrait = Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal, subject.n_frames, len(subject.split('train')))
     if not config.portrait.torso_nerf: portrait.torso.modes = mode_pictures(subject)
     return portrait
 
@@ -639,3 +678,16 @@ def render_frames(
     keep_memory()
     drive = signals(run.subject, run.embedding, run.config)
     for i in frames: yield i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()
+
+# %% ../../nbs/nerf/04_training.ipynb #6745c350
+@torch.no_grad()
+def pose_jitter(
+    run:Run, # A trained run
+) -> tuple[float, float]: # Pixels per frame squared: tracked, and as the run has corrected them (the same without `portrait.pose_refinement`)
+    "How much the head trembles over the training split, before and after training."
+    span = run.subject.split('train')
+    poses = torch.from_numpy(np.array(run.subject.poses[span.start:span.stop])).to(run.device)
+    tracked = jitter(poses, run.subject.focal, run.subject.size)
+    if not run.config.portrait.pose_refinement: return tracked, tracked
+    corrected = run.portrait.pose_correction(poses, torch.arange(span.start, span.stop, device=run.device))
+    return tracked, jitter(corrected, run.subject.focal, run.subject.size)
