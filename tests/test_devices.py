@@ -3,13 +3,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from dnerf.core import InputError
-from dnerf.nerf.training import RayBatches, build_portrait, compose_config, losses
+from dnerf.nerf.training import RayBatches, Watch, build_portrait, compose_config, load_run, losses, render_frames, train
 from dnerf.subject import Subject, toy_subject
 
 PRESETS = {
@@ -42,25 +43,65 @@ def gradients(portrait, loss):
     return {n: None if p.grad is None else p.grad.clone() for n, p in portrait.named_parameters()}
 
 
-def one_of_two(rank, folder):
-    "A process of the test below."
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+class Stop(Exception):
+    "What ends a run half-way in the test."
+
+
+def stop_at(step):
+    "Let every run save and end at a step; returns what undoes it."
+    ordinary = Watch.on_train_batch_end
+
+    def end(self, trainer, *args):
+        ordinary(self, trainer, *args)
+        if trainer.global_step == step:
+            self.save(trainer)
+            raise Stop
+
+    Watch.on_train_batch_end = end
+    return lambda: setattr(Watch, "on_train_batch_end", ordinary)
+
+
+def in_each_process():
+    "What both processes do: four runs, one of them in two parts, then gradients in the group that Lightning has made."
+    toy = Subject.load("toy")
+    settings = lambda preset, overrides, **more: compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
+    runs = [settings("cpu", PRESETS["cpu"], steps=8), settings("paper", PRESETS["paper"] + " save_every=0.02", minutes=0.03), settings("adnerf", PRESETS["paper"], steps=5)]
+    for config in runs:
+        print("folder", train(toy, toy.embedding("made"), config, show=False))
+    undo, parts = stop_at(5), lambda: train(toy, toy.embedding("made"), settings("cpu", PRESETS["cpu"], steps=8, name="parts"), show=False)
+    try:
+        parts()
+    except Stop:
+        undo()
+    print("folder", parts())
     seen = {}
     for preset, overrides in PRESETS.items():
-        portrait, batches = portrait_and_batches(folder, preset, overrides)
+        portrait, batches = portrait_and_batches(toy.folder, preset, overrides)
         together = torch.nn.parallel.DistributedDataParallel(portrait, broadcast_buffers=False, find_unused_parameters=preset != "cpu")
         batches.start = 7
         seen[preset] = gradients(portrait, loss_of(together, next(iter(batches))))
-    if rank == 0:
-        torch.save(seen, folder / "gradients.pt")
+    if torch.distributed.get_rank() == 0:
+        torch.save(seen, toy.folder / "gradients.pt")
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
-def test_gradients_of_two_are_those_of_one_with_twice_the_batch(dnerf_home):
-    folder = toy_subject(dnerf_home / "data" / "toy").folder
-    torch.multiprocessing.spawn(one_of_two, (folder,), nprocs=2)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    "A project home in which two processes, started as from a shell, have done all of the above, and what they printed."
+    home = tmp_path_factory.mktemp("two")
+    toy = toy_subject(home / "data" / "toy")
+    (toy.folder / "embeddings").mkdir()
+    np.save(toy.folder / "embeddings" / "made.npy", speech_of(toy))
+    (home / "go.py").write_text("from test_devices import in_each_process; in_each_process()")
+    clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "IN_TEST")}
+    done = subprocess.run([sys.executable, str(home / "go.py")], cwd=home, capture_output=True, text=True, timeout=280,
+                          env={**clean, "DNERF_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home, done.stdout
+
+
+def test_gradients_of_two_are_those_of_one_with_twice_the_batch(two):
+    folder = two[0] / "data" / "toy"
     seen = torch.load(folder / "gradients.pt")
     for preset, overrides in PRESETS.items():
         portrait, batches = portrait_and_batches(folder, preset, overrides)
@@ -72,27 +113,6 @@ def test_gradients_of_two_are_those_of_one_with_twice_the_batch(dnerf_home):
             if g is not None:
                 assert torch.allclose(seen[preset][name], g, rtol=1e-4, atol=1e-7), (preset, name, (seen[preset][name] - g).abs().max())
         assert max(g.abs().max() for g in one.values() if g is not None) > 1e-4
-
-
-SCRIPT = """
-import sys, numpy as np
-from dnerf.subject import Subject
-from dnerf.nerf.training import compose_config, train
-s = Subject.load('toy')
-for preset, overrides, settings in eval(sys.argv[1]):
-    config = compose_config(preset, overrides + ' trainer.devices=2', subject='toy', audio='made', **settings)
-    print('folder', train(s, s.embedding('made'), config, show=False))
-"""
-
-
-def train_on_two(home, *runs):
-    "Train the toy with two processes, as a shell would; what they print."
-    (home / "go.py").write_text(SCRIPT)
-    clean = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "IN_TEST")}
-    done = subprocess.run([sys.executable, str(home / "go.py"), repr(runs)], cwd=home, capture_output=True, text=True, timeout=240,
-                          env={**clean, "DNERF_HOME": str(home), "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def complete(folder):
@@ -107,21 +127,30 @@ def complete(folder):
     return state
 
 
-def test_training_on_two_leaves_complete_runs(dnerf_home):
-    "One of four steps; one by the clock, which the two must read alike, with attention that begins on the way and a checkpoint every few steps; one whose head and torso take turns."
-    toy = toy_subject(dnerf_home / "data" / "toy")
-    (toy.folder / "embeddings").mkdir()
-    np.save(toy.folder / "embeddings" / "made.npy", speech_of(toy))
-    out = train_on_two(dnerf_home, ("cpu", PRESETS["cpu"], dict(steps=4)), ("paper", PRESETS["paper"] + " save_every=0.02", dict(minutes=0.03)), ("adnerf", PRESETS["paper"], dict(steps=5)))
-    runs = dnerf_home / "runs" / "toy"
-    assert sorted(out.split()) == sorted(["folder", str(runs / "made-cpu"), "folder", str(runs / "made-paper"), "folder", str(runs / "made-adnerf")] * 2)
-    assert sorted(p.name for p in runs.iterdir() if not p.name.startswith(".")) == ["made-adnerf", "made-cpu", "made-paper"]
-    assert complete(runs / "made-cpu")["steps"] == 4 and complete(runs / "made-adnerf")["steps"] == 5 and complete(runs / "made-paper")["steps"] > 2
+def test_training_on_two_leaves_complete_runs(two, monkeypatch):
+    "One of eight steps; one by the clock, which the two must read alike, with attention that begins on the way and a checkpoint every few steps; one whose head and torso take turns."
+    home, out = two
+    runs, names = home / "runs" / "toy", ["made-adnerf", "made-cpu", "made-paper", "parts"]
+    assert sorted(line.split()[1] for line in out.splitlines() if line.startswith("folder")) == sorted([str(runs / n) for n in names] * 2)
+    assert sorted(p.name for p in runs.iterdir() if not p.name.startswith(".")) == names
+    assert complete(runs / "made-cpu")["steps"] == 8 and complete(runs / "made-adnerf")["steps"] == 5 and complete(runs / "made-paper")["steps"] > 2
     assert torch.load(runs / "made-paper" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["portrait.smoothing"]
-    from dnerf.nerf.training import load_run, render_frames
-
-    (_, image), = render_frames(load_run(runs / "made-cpu"), [toy.split("test")[0]])
+    monkeypatch.setenv("DNERF_HOME", str(home))
+    (_, image), = render_frames(load_run(runs / "made-cpu"), [40])
     assert np.isfinite(image).all()
+
+
+def test_two_that_were_stopped_go_on_where_they_were(two):
+    "A run in two parts ends with the weights and the optimiser of the run in one."
+    home, out = two
+    assert out.count("going on at step 5") == 1
+    whole, parts = (torch.load(home / "runs" / "toy" / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("made-cpu", "parts"))
+    assert whole["global_step"] == parts["global_step"] == 8
+    for k, v in whole["state_dict"].items():
+        assert torch.allclose(v, parts["state_dict"][k], atol=1e-6), k
+    moments = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, parts)]
+    assert all(torch.allclose(m["exp_avg"], moments[1][i]["exp_avg"], atol=1e-7) and m["step"] == moments[1][i]["step"] == 8 for i, m in moments[0].items())
+    assert json.loads((home / "runs/toy/parts/state.json").read_text())["steps"] == 8
 
 
 def test_impossible_numbers_of_devices_are_refused():

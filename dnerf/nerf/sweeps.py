@@ -78,7 +78,7 @@ def train_job(
     state = folder/'state.json'                                  # of several processes the first writes it, and its answer counts
     psnr = read_json(state)['val_psnr'] if state.is_file() else None
     rank_zero_only(write_json)(Path(job.runtime.output_dir)/'result.json', dict(run=f'{config.subject}/{folder.name}', val_psnr=psnr, overrides=list(job.overrides.task)))
-    print(f"{folder.relative_to(home()).as_posix()}: {'not measured' if psnr is None else f'{psnr:.2f} dB'} on the validation split")
+    rank_zero_only(print)(f"{folder.relative_to(home()).as_posix()}: {'not measured' if psnr is None else f'{psnr:.2f} dB'} on the validation split")
     return math.nan if psnr is None else psnr
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #c47a05b8

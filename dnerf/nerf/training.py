@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PRESETS', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'register_configs', 'compose_config',
            'sampling_boxes', 'signals', 'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining',
-           'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'run_folder', 'train', 'build_portrait', 'Run',
-           'known_runs', 'load_run', 'render_frames', 'pose_jitter']
+           'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'read_checkpoint', 'run_folder', 'check_inputs',
+           'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames', 'pose_jitter']
 
-# %% ../../nbs/nerf/04_training.ipynb #a8104cf9
-import contextlib, csv, dataclasses, hashlib, math, shlex, sys, time, warnings
+# %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
+import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..core import DivergedError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig, Neighbours
 from .frames import jitter, pose_terms
-from .portrait import Portrait, PortraitConfig, mode_pictures, torso_signal, upper_face_signal
+from .portrait import Portrait, PortraitConfig, mode_pictures, torso_signal, training_frames, upper_face_signal
 from ..subject import BACKGROUND, HEAD, TORSO, Subject
 
 # %% ../../nbs/nerf/04_training.ipynb #29565694
@@ -128,7 +128,7 @@ def compose_config(
 
 # %% ../../nbs/nerf/04_training.ipynb #17a472b2
 def _check_config(config):
-    if config.steps < 0 or config.minutes <= 0: raise InputError(f"the budget is {config.steps} steps or {config.minutes} minutes; give a positive number of one of them")
+    if config.steps < 0 or not 0 < config.minutes < math.inf: raise InputError(f"the budget is {config.steps} steps or {config.minutes} minutes; give a positive number of one of them")
     if not config.name: config.name = f'{config.audio}-{config.preset}'
     check_name(config.name, 'run'); check_name(config.subject)
     shares = config.data.face + config.data.lips + config.data.eyes + config.data.head
@@ -387,7 +387,7 @@ class Watch(L.Callback):
         show:bool=True,      # Draw the progress bar
     ):
         self.folder, self.subject, self.embedding, self.show = Path(folder), subject, embedding, show
-        self.best, self.saved, self.logged, self.check = -math.inf, 0., 0., 0
+        self.best, self.saved, self.logged, self.check, self.of = -math.inf, 0., 0., 0, None
 
     def on_train_start(self, trainer, module):
         "Begin the bar and the clock."
@@ -481,7 +481,7 @@ def validate(self:Watch, trainer, module):
     value = -10*math.log10(max(1e-10, np.mean(error))) if error else math.nan
     if not error or value > self.best:
         self.best = value
-        _save_weights(trainer, self.folder/'checkpoints'/'best.ckpt', value)
+        _save_weights(trainer, self.folder/'checkpoints'/'best.ckpt', value, self.of)
     self.record(trainer, module, **({'val/psnr': value} if error else {}))
 
 @patch
@@ -490,6 +490,11 @@ def save(self:Watch, trainer):
     last = self.folder/'checkpoints'/'last.ckpt'
     with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part: trainer.save_checkpoint(part)    # Lightning writes on the first process
     self.saved = trainer.lightning_module.budget.elapsed
+
+@patch
+def on_save_checkpoint(self:Watch, trainer, module, checkpoint):
+    "A checkpoint says of which run it is."
+    checkpoint['of'] = self.of
 
 # %% ../../nbs/nerf/04_training.ipynb #308594da
 def _row(drive, i, device):
@@ -503,8 +508,10 @@ def _some_pixels(portrait, row, subject, i, n):
     pixels = torch.from_numpy(np.stack([u, v], -1))[None].to(row['c2w'].device)
     return portrait(pixels=pixels, **{k: a[None] for k, a in row.items()})['rgb'].clamp(0, 1), subject.frames[i][v, u]
 
-def _save_weights(trainer, path, value):
-    with staged_file(path) as part, open(part, 'wb') as f: torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value}, f)
+def _save_weights(trainer, path, value, of):
+    data = io.BytesIO()     # PyTorch's own writer has no clear error for a full disk
+    torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value, 'of': of}, data)
+    with staged_file(path) as part: part.write_bytes(data.getbuffer())
 
 @patch
 def on_exception(self:Watch, trainer, module, exception):
@@ -536,14 +543,33 @@ def read_config(
     folder:Path, # Of a run
 ) -> DictConfig: # As it was trained; a setting that is younger than the run has its default
     "The configuration of a run."
-    saved = OmegaConf.load(folder/'config.yaml')
+    return _completed(OmegaConf.load(folder/'config.yaml'))
+
+def _completed(saved):
     precision = saved.pop('precision', None)                       # was not in the group `trainer` once
     known = OmegaConf.create({k: v for k, v in OmegaConf.to_container(OmegaConf.structured(Config)).items() if k != 'defaults'})
     return OmegaConf.merge(known, saved, {'trainer': {'precision': precision}} if precision else {})
 
+def _experiment(config, inputs): # what makes two runs the same
+    return dict(inputs=inputs, settings={k: v for k, v in OmegaConf.to_container(config).items() if k not in _FREE})
+
 def _same(folder, config, inputs): # whether the run in folder is the same experiment on the same data
-    strip = lambda c: {k: v for k, v in OmegaConf.to_container(c).items() if k not in _FREE}
-    return strip(read_config(folder)) == strip(config) and read_json(folder/'inputs.json') == inputs
+    return _experiment(read_config(folder), read_json(folder/'inputs.json')) == _experiment(config, inputs)
+
+def read_checkpoint(
+    path:Path,         # `last.ckpt` or `best.ckpt` of a run
+    config:DictConfig, # The run's configuration
+    inputs:dict,       # From `fingerprint`
+) -> dict:             # What was saved
+    "A checkpoint of this very run; `InputError` if it is damaged or of another subject, preset or setting."
+    folder = path.parents[1]
+    remedy = f"delete {folder if (folder/'state.json').exists() else path} and train again"
+    try: saved = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError): raise InputError(f"the checkpoint {path} is damaged; {remedy}") from None
+    of = saved.get('of')
+    if of and _experiment(_completed(OmegaConf.create(of['settings'])), of['inputs']) != _experiment(config, inputs):
+        raise InputError(f"the checkpoint {path} is of another run (subject {of['settings']['subject']}, audio {of['settings']['audio']}, preset {of['settings']['preset']}, or of other settings or data); {remedy}")
+    return saved
 
 def run_folder(
     config:DictConfig, # The run's configuration; its name may get a number
@@ -575,6 +601,20 @@ def _trainer(config, folder, watch, device):
         max_epochs=1, max_steps=-1, callbacks=[watch], logger=TensorBoardLogger(folder, name='tensorboard', version=''),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
+# %% ../../nbs/nerf/04_training.ipynb #dda4b14b
+def check_inputs(
+    subject:Subject,       # The person
+    embedding:np.ndarray,  # `(N, 16, D)`
+):
+    "`InputError` for a subject or an embedding that nothing can be learned from."
+    if len(embedding) != subject.n_frames: raise InputError(f"the embedding has {len(embedding)} frames but subject {subject.name!r} has {subject.n_frames}; make it again")
+    for what, a in dict(poses=subject.poses, landmarks=subject.landmarks, blendshapes=subject.blendshapes, embedding=embedding).items():
+        bad = np.flatnonzero(~np.isfinite(a).reshape(len(a), -1).all(1))
+        if len(bad): raise InputError(f"the {what} of subject {subject.name!r} contain numbers that are not finite (first in frame {bad[0]}); {'make it again' if what == 'embedding' else 'prepare it again'}")
+    frames = training_frames(subject, 150)
+    if not frames: raise InputError(f"subject {subject.name!r} has no training frame with a face; prepare it again from a longer video")
+    if not any((subject.masks[i] == HEAD).any() for i in frames): raise InputError(f"no training frame of subject {subject.name!r} has a head in its mask; prepare it again from a video that shows a face")
+
 # %% ../../nbs/nerf/04_training.ipynb #4df94278
 def train(
     subject:Subject,       # The person
@@ -584,7 +624,7 @@ def train(
     show:bool=True,        # Draw the progress bar
 ) -> Path:                 # The run's folder
     "Train a portrait, or go on with an unfinished run of the same settings."
-    if len(embedding) != subject.n_frames: raise InputError(f"the embedding has {len(embedding)} frames but subject {subject.name!r} has {subject.n_frames}; make it again")
+    check_inputs(subject, embedding)
     config.subject = subject.name
     inputs = fingerprint(subject, embedding)
     folder = run_folder(config, inputs, named)
@@ -592,6 +632,7 @@ def train(
         print(f'the run {config.subject}/{config.name} is already trained with these settings')
         return folder
     watch = Watch(folder, subject, embedding, show)
+    watch.of = _experiment(config, inputs)
     trainer = _trainer(config, folder, watch, pick_device(config.device))
     with locked(folder, f'the run {config.subject}/{config.name}') if trainer.is_global_zero else contextlib.nullcontext():
         if trainer.is_global_zero:
@@ -606,12 +647,12 @@ def _fit(subject, embedding, config, trainer, watch):
     L.seed_everything(config.seed, verbose=False)
     portrait = build_portrait(subject, config, embedding.shape[-1])
     last, best = (watch.folder/'checkpoints'/f'{name}.ckpt' for name in ('last', 'best'))
-    resume = torch.load(last, map_location='cpu', weights_only=True)['global_step'] if last.exists() else 0
+    read = lambda path: read_checkpoint(path, config, watch.of['inputs'])
+    resume = read(last)['global_step'] if last.exists() else 0
     if not resume: portrait.initialise(subject)
-    elif trainer.is_global_zero:
-        print(f'going on at step {resume}')
-        _forget_after(watch.folder/'metrics.csv', resume)
-    if resume and best.exists(): watch.best = torch.load(best, map_location='cpu', weights_only=True)['val_psnr']
+    elif trainer.is_global_zero: print(f'going on at step {resume}')
+    if trainer.is_global_zero: _forget_after(watch.folder/'metrics.csv', resume)
+    if resume and best.exists(): watch.best = read(best)['val_psnr']
     module = PortraitTraining(portrait, config, Budget(config.minutes, config.steps))
     batches = RayBatches(subject, embedding, config, start=resume)
     with warnings.catch_warnings():
@@ -664,9 +705,10 @@ def load_run(
     config, state = read_config(folder), read_json(folder/'state.json')
     subject = Subject.load(config.subject)
     embedding = subject.embedding(config.audio)
-    if fingerprint(subject, embedding) != read_json(folder/'inputs.json'): raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
+    inputs = read_json(folder/'inputs.json')
+    if fingerprint(subject, embedding) != inputs: raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
     portrait, device = build_portrait(subject, config, embedding.shape[-1]), pick_device(device)
-    portrait.load_state_dict(torch.load(folder/'checkpoints'/'best.ckpt', map_location='cpu', weights_only=True)['portrait'])
+    portrait.load_state_dict(read_checkpoint(folder/'checkpoints'/'best.ckpt', config, inputs)['portrait'])
     return Run(folder, config, subject, embedding, portrait.to(device).eval(), device, state)
 
 # %% ../../nbs/nerf/04_training.ipynb #917b1c98

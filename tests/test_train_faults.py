@@ -1,0 +1,258 @@
+"""What can go wrong with a training: each fault is one sentence, and what was there before is still whole."""
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from dnerf.core import InputError, MissingError
+from dnerf.nerf.training import Watch, compose_config, load_run, train
+from dnerf.subject import Subject, toy_subject
+
+TINY = {
+    "cpu": "field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.frames=3 data.rays=64 val_frames=1 checks=1",
+    "paper": "field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=4 portrait.n_fine=4 data.rays=64 val_frames=1 checks=1 portrait.torso.resolutions=[8] portrait.torso.channels=[4]",
+}
+
+
+def config_of(preset="cpu", steps=4, overrides="", **more):
+    return compose_config(preset, f"{TINY[preset]} {overrides}", subject="toy", audio="made", steps=steps, **more)
+
+
+def made(home, **settings):
+    "The toy subject, its speech features kept as `made`."
+    toy = toy_subject(home / "data" / "toy", **settings)
+    (toy.folder / "embeddings").mkdir(exist_ok=True)
+    np.save(toy.folder / "embeddings" / "made.npy", np.random.default_rng(toy.n_frames).normal(size=(toy.n_frames, 16, 3)).astype(np.float32))
+    return toy
+
+
+def run(toy, *args, **more):
+    return train(toy, toy.embedding("made"), config_of(*args, **more), show=False)
+
+
+class Stop(Exception):
+    "What ends a run half-way in these tests."
+
+
+def stopped(toy, monkeypatch, *args, at=2, **more):
+    "The folder of a run that was saved and stopped at a step."
+    ordinary = Watch.on_train_batch_end
+
+    def end(self, trainer, module, *rest):
+        ordinary(self, trainer, module, *rest)
+        if trainer.global_step == at:
+            self.validate(trainer, module)
+            self.save(trainer)
+            raise Stop(self.folder)
+
+    with monkeypatch.context() as m:
+        m.setattr(Watch, "on_train_batch_end", end)
+        with pytest.raises(Stop) as e:
+            run(toy, *args, **more)
+    return e.value.args[0]
+
+
+def one_sentence(error):
+    return "\n" not in str(error.value) and ";" in str(error.value)
+
+
+@pytest.mark.parametrize("settings", [dict(minutes=0), dict(minutes=-1), dict(steps=-5), dict(minutes=math.nan), dict(minutes=math.inf), dict(steps=math.nan), dict(steps=2.5), dict(minutes="soon")])
+def test_impossible_budgets(settings):
+    "As a setting; typed as an override Hydra reads the same."
+    with pytest.raises(InputError, match="budget|settings cannot be used"):
+        compose_config("cpu", **settings)
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(dnerf_home, monkeypatch):
+    "Neither of another preset nor of the same on another subject, nor with other settings; and the folder is as it was."
+    toy = made(dnerf_home)
+    other = stopped(toy, monkeypatch, "paper") / "checkpoints"
+    wider = stopped(toy, monkeypatch, name="wider", overrides="optim.lr_net=0.001") / "checkpoints"
+    shutil.move(dnerf_home / "data" / "toy", dnerf_home / "data" / "first")
+    toy = made(dnerf_home, n=48)
+    folder = stopped(toy, monkeypatch) / "checkpoints"
+    whole = {name: (folder / name).read_bytes() for name in ("last.ckpt", "best.ckpt")}
+    elsewhere = dnerf_home / "runs" / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    for name in whole:
+        for foreign, said in ((other, "paper"), (wider, "other settings")):
+            shutil.copy(foreign / name, folder / name)
+            with pytest.raises(InputError, match=f"{name} is of another run.*{said}.*delete") as e:
+                run(toy)
+            assert one_sentence(e)
+        (folder / name).write_bytes(whole[name])
+    assert sorted(p.name for p in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    finished = run(toy)
+    assert json.loads((finished / "state.json").read_text())["steps"] == 4
+    shutil.copy(other / "best.ckpt", finished / "checkpoints" / "best.ckpt")
+    with pytest.raises(InputError, match="best.ckpt is of another run.*delete .*made-cpu and train again"):
+        load_run("toy/made-cpu")
+
+
+def test_a_damaged_checkpoint_is_named(dnerf_home, monkeypatch):
+    toy = made(dnerf_home)
+    folder = stopped(toy, monkeypatch) / "checkpoints"
+    for name in ("best.ckpt", "last.ckpt"):
+        data = (folder / name).read_bytes()
+        for damaged in (data[: len(data) // 2], b"", b"not a checkpoint"):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(InputError, match=f"{name} is damaged; delete .*{name} and train again") as e:
+                run(toy)
+            assert one_sentence(e)
+        (folder / name).write_bytes(data)
+    (folder / "last.ckpt").unlink()                                    # as the sentence says: from the beginning
+    done = run(toy)
+    steps = [row.split(",")[0] for row in (done / "metrics.csv").read_text().splitlines()[1:]]
+    assert len(set(steps)) == len(steps), steps
+    (done / "checkpoints" / "best.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match="damaged; delete .*made-cpu and train again"):
+        load_run("toy/made-cpu")
+
+
+def nothing_written(home):
+    return not (home / "runs").exists()
+
+
+def test_a_subject_with_one_frame(dnerf_home):
+    with pytest.raises(InputError, match="1 frames are too few"):
+        toy_subject(dnerf_home / "data" / "single", n=1)
+    assert not (dnerf_home / "data" / "single" / "subject.json").exists()
+    toy = made(dnerf_home)                                              # and one whose protocol was written by hand
+    for name in toy.arrays:
+        np.save(toy.folder / f"{name}.npy", np.array(toy._array(name)[:1]))
+    np.save(toy.folder / "embeddings" / "made.npy", np.zeros((1, 16, 3), np.float32))
+    (toy.folder / "subject.json").write_text(json.dumps({**toy.protocol, "n_frames": 1, "splits": dict(train=[0, 0], val=[0, 0], test=[0, 1])}))
+    for preset in TINY:
+        with pytest.raises(InputError, match="no training frame.*longer video") as e:
+            run(Subject.load("toy"), preset)
+        assert one_sentence(e)
+    assert nothing_written(dnerf_home)
+
+
+@pytest.mark.parametrize("name, frame", [("poses", 43), ("poses", 0), ("landmarks", 7), ("embedding", 43)])
+def test_one_number_that_is_none(dnerf_home, name, frame):
+    "In whichever split: a test frame would only be missed after the training."
+    toy = made(dnerf_home)
+    path = toy.folder / ("embeddings/made.npy" if name == "embedding" else f"{name}.npy")
+    array = np.load(path)
+    array[frame].flat[1] = np.nan
+    np.save(path, array)
+    with pytest.raises(InputError, match=f"{name} of subject 'toy'.*not finite.*frame {frame}") as e:
+        run(toy)
+    assert one_sentence(e) and nothing_written(dnerf_home)
+
+
+def test_masks_without_a_head(dnerf_home):
+    toy = made(dnerf_home)
+    np.save(toy.folder / "masks.npy", np.minimum(toy.masks, 1))
+    for preset in TINY:
+        with pytest.raises(InputError, match="has a head in its mask") as e:
+            run(toy, preset)
+        assert one_sentence(e)
+    assert nothing_written(dnerf_home)
+
+
+def test_frames_that_are_missing_or_cut(dnerf_home):
+    toy = made(dnerf_home)
+    finished = run(toy, steps=1)
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    frames = toy.folder / "frames.npy"
+    data = frames.read_bytes()
+    frames.write_bytes(data[: len(data) // 2])
+    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-cpu"), lambda: run(toy, steps=2)):
+        with pytest.raises(InputError, match="frames.npy is damaged.*prepare the subject again"):
+            what()
+    frames.unlink()
+    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-cpu"), lambda: run(toy, steps=2)):
+        with pytest.raises(MissingError, match="frames.npy is missing; prepare the subject again") as e:
+            what()
+        assert one_sentence(e)
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert not (dnerf_home / "runs/toy/made-cpu-2/checkpoints").exists()
+
+
+CHILD = """
+import resource, signal
+from test_train_faults import *
+
+def limit(n):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
+
+toy = Subject.load("toy")
+for name, file in (("a", "last.ckpt"), ("b", "best.ckpt")):
+    path, ordinary = stopped(toy, pytest.MonkeyPatch(), name=name) / "checkpoints" / file, Watch.on_train_batch_end
+    before = path.read_bytes()
+
+    def end(self, trainer, module, *rest):
+        self.best = -math.inf
+        limit(len(before) // 2)
+        self.save(trainer) if file == "last.ckpt" else self.validate(trainer, module)
+
+    Watch.on_train_batch_end = end
+    try:
+        run(toy, name=name)
+    except Exception as e:
+        said = f"{type(e).__name__}: {e}"
+    finally:
+        limit(resource.RLIM_INFINITY)
+        Watch.on_train_batch_end = ordinary
+    print(file, path.read_bytes() == before, sorted(p.name for p in path.parent.iterdir()), said)
+    print("steps", json.loads((run(toy, name=name) / "state.json").read_text())["steps"])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(toy, steps=4000)
+"""
+
+
+@pytest.fixture(scope="module")
+def child(tmp_path_factory):
+    "A process that meets a full disk twice and then a Ctrl-C: its project home, exit status, output and errors."
+    if sys.platform == "win32":
+        pytest.skip("limits of a file's size are of Unix")
+    home = tmp_path_factory.mktemp("child")
+    made(home)
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen([sys.executable, "-u", "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "DNERF_HOME": str(home), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 280
+    while not (home / "runs/toy/made-cpu/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return home, process.returncode, out, err
+
+
+def test_a_disk_that_takes_no_more(child):
+    "The system itself refuses to write a checkpoint to its end: the one before is whole, and the run goes on when there is room."
+    _, _, out, err = child
+    said = [line for line in out.splitlines() if line.startswith(("last.ckpt", "best.ckpt"))]
+    assert len(said) == 2, err[-3000:]
+    for line, name in zip(said, ("last.ckpt", "best.ckpt")):
+        assert line.startswith(f"{name} True ['best.ckpt', 'last.ckpt'] StorageError: could not write") and "raise the limit" in line
+    assert out.count("steps 4\n") == 2 and out.count("going on at step 2\n") == 4
+
+
+def test_ctrl_c_saves_and_says_where(child, monkeypatch, capsys):
+    home, status, out, err = child
+    folder = home / "runs" / "toy" / "made-cpu"
+    said = [line for line in out.splitlines() if line.startswith("stopped at step")]
+    assert status not in (0, None) and len(said) == 1, out + err[-3000:]
+    assert str(folder) in said[0] and "run the same command again" in said[0]
+    step = int(said[0].split()[3].rstrip(";"))
+    last = folder / "checkpoints" / "last.ckpt"
+    assert 0 < step < 4000 and torch.load(last, weights_only=True)["global_step"] == step
+    assert not (folder / "state.json").exists() and [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+    monkeypatch.setenv("DNERF_HOME", str(home))
+    assert stopped(Subject.load("toy"), monkeypatch, steps=4000, at=step + 2) == folder
+    assert f"going on at step {step}" in capsys.readouterr().out
+    assert torch.load(last, weights_only=True)["global_step"] == step + 2
