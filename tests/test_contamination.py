@@ -195,10 +195,12 @@ def test_alignment_recovers_the_draw():
     assert torch.equal(align(S[0], S[0]), torch.arange(248))
 
 
-def test_on_real_speech(real_video):
+@pytest.mark.parametrize("name", ["cnn2.mp4", "demo"])
+def test_on_real_speech(real_video, name):
     "What the notebook shows of a synthetic voice holds for a real one: the timing is lost, the order of sounds, the melody and the mean spectrum stay."
+    from dnerf.video.demo import demo_video
     from dnerf.video.media import read_audio
-    wav = read_audio(real_video("cnn2.mp4"))[: 30 * 16000]
+    wav = read_audio(demo_video() if name == "demo" else real_video(name))[: 30 * 16000]
     f0, voiced = estimate_f0(wav)
     S, track = torch.tensor(mel_spectrogram(wav))[:1860].view(10, 186, 80), torch.tensor(normalise_f0(f0, voiced))[:1860].view(10, 186)
     draw = resample_positions(torch.full((10,), 186), 300, seeded(0))

@@ -175,10 +175,13 @@ def contamination_widget(
               before=W.Button(description='listen before'), after=W.Button(description='listen after'), sound=W.Audio(value=b'', format='wav', autoplay=True))
     shown = {}
     def redraw(change=None):
+        "Draw anew and show it."
         draw = resample_positions(torch.tensor([len(S)]), 2*len(S), torch.Generator().manual_seed(ui['seed'].value), ui['segment'].value, ui['stretch'].value)
         shown['before'], shown['after'] = _before_after(ui['code'].value, S, track, draw)
         ui['picture'].value = _picture(**shown)
-    def play(button): ui['sound'].value = wav_bytes(_sound(shown[button.description.split()[-1]], stats))
+    def play(button):
+        "Fill the player with what the button names."
+        ui['sound'].value = wav_bytes(_sound(shown[button.description.split()[-1]], stats))
     for name in ('code', 'segment', 'stretch', 'seed'): ui[name].observe(redraw, 'value')
     for name in ('before', 'after'): ui[name].on_click(play)
     redraw()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np, torch
 from torch import Tensor
 from .contamination import resample
-from .mel import F0Stats
+from .mel import UNVOICED, F0Stats, mel_spectrogram
 from .speechsplit import SpeechSplit, encode_features, speech_features
 from ..core import InputError
 
@@ -56,6 +56,13 @@ def fit_length(
     positions = torch.linspace(0, len(codes) - 1, n)[None]
     return resample(torch.from_numpy(np.float32(codes))[None], positions, torch.tensor([n]))[0].numpy()
 
+# %% ../../nbs/audio/02a_control.ipynb #551d8809
+def _borrowed_content(model, wav, sr, n, decimated): # content codes of wav, (n, 16)
+    S = torch.from_numpy(mel_spectrogram(wav, sr))
+    codes = encode_features(model, S, torch.full((len(S),), UNVOICED), decimated)['content']
+    factor = model.config.factor if decimated else 1
+    return fit_length(codes[::factor], -(-n//factor)).repeat(factor, 0)[:n]
+
 # %% ../../nbs/audio/02a_control.ipynb #b0393383
 @dataclass(frozen=True)
 class Controls:
@@ -80,5 +87,4 @@ def controlled_codes(
     if controls.duration != 1: S, track = stretch_rhythm(S, track, controls.duration)
     codes = encode_features(model, S, scale_pitch(shift_pitch(track, controls.pitch_shift, stats), controls.pitch_range), decimated)
     if content_from is None: return codes
-    other = encode_features(model, *speech_features(content_from, sr, stats), decimated)['content']
-    return {**codes, 'content': fit_length(other, len(S))}
+    return {**codes, 'content': _borrowed_content(model, content_from, sr, len(S), decimated)}

@@ -38,11 +38,11 @@ class DeepSpeechConfig:
     margin_s: float = 10.     # s ... and more on both sides, cut away after
 
     @property
-    def rate(self): # logits per second
+    def rate(self) -> float:
         "Logits per second."
         return self.sr/self.step/self.every
     @property
-    def inputs(self): # numbers that the network sees of each step
+    def inputs(self) -> int:
         "Numbers that the network sees at a time: MFCC with context."
         return self.n_mfcc*(2*self.context + 1)
 

@@ -14,8 +14,9 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 from .contamination import align
 from .embedding import subject_speechsplit
-from .mel import MEL, compiled_librosa, estimate_f0, kept_f0, mel_spectrogram, normalise_f0, to_mono
-from .speechsplit import CODES, SpeechSplit, encode, encode_features, load_speechsplit, read_checkpoint, reconstruct, reconstruction_error
+from .mel import MEL, compiled_librosa, denormalise_f0, to_mono
+from .speechsplit import CODES, SpeechSplit, as_config, encode, encode_features, frames_in, load_speechsplit, read_checkpoint, reconstruct, reconstruction_error, speech_features
+from ..core import InputError, runs_dir
 from ..subject import FPS, Subject
 
 # %% ../../nbs/audio/05_disentanglement.ipynb #eb2d0f54
@@ -85,6 +86,7 @@ def choose_ridge(
     "Cross-validation within the training speech."
     pieces = np.array_split(np.arange(len(x)), folds)
     def error(ridge):
+        "Squared error on all pieces, each predicted from the others."
         rest = [np.setdiff1d(np.arange(len(x)), p) for p in pieces]
         return sum(float(((y[p] - ridge_fit(x[r], y[r], ridge)(x[p]))**2).sum()) for p, r in zip(pieces, rest))
     return min(ridges, key=error)
@@ -95,11 +97,11 @@ def probe_r2(
     y:np.ndarray,      # `(n, m)` property; rows with NaN are left out
     x_test:np.ndarray, # `(k, D)` held-out codes
     y_test:np.ndarray, # `(k, m)`
-) -> float:            # Mean R2 over the m columns; NaN without data
+) -> float:            # Mean R2 over the m columns; NaN without data, or of what never changes
     "How well a linear map reads a property from a code."
     keep, keep_test = (np.isfinite(a).all(1) for a in (y, y_test))
     x, y, x_test, y_test = x[keep], y[keep], x_test[keep_test], y_test[keep_test]
-    if len(x) < 10 or len(x_test) < 2: return float('nan')
+    if len(x) < 10 or len(x_test) < 2 or (np.ptp(y_test, 0) == 0).any(): return float('nan')
     error = ((y_test - ridge_fit(x, y, choose_ridge(x, y))(x_test))**2).sum(0)/((y_test - y_test.mean(0))**2).sum(0)
     return float(1 - error.mean())
 
@@ -129,7 +131,9 @@ def swaps(
     n:int=8,           # Pairs of utterances, evenly spaced
 ) -> dict[str, dict]:  # code -> part -> rms change / rms difference of A and B
     "What goes over with a code."
-    w = min(model.config.window, (span.stop - span.start)//2//8*8)
+    factor, frames = model.config.factor, span.stop - span.start
+    if frames < 2*factor: raise InputError(f"{frames} frames of held-out speech are too few to swap codes between two utterances; give at least {2*factor}")
+    w = min(model.config.window, frames//2//factor*factor)
     starts = torch.linspace(span.start, span.stop - w, n + 1).long()
     windows = starts[:, None] + torch.arange(w)
     codes = model.encode(S[windows], track[windows])
@@ -172,13 +176,13 @@ def disentanglement(
 ) -> dict[str, dict]:   # experiment -> code -> property -> number
     "The four experiments on one recording."
     x = to_mono(wav, sr)
-    span = model.f0_stats.low, model.f0_stats.high
-    f0, voiced = kept_f0(keep, x, MEL.sr, span) if keep else estimate_f0(x, MEL.sr, span)
-    S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, model.f0_stats))
-    train, test = (slice(round(a*MEL.rate), min(len(S), round(b*MEL.rate))) for a, b in (train_s, test_s))
+    S, track = speech_features(x, MEL.sr, model.f0_stats, keep)
+    f0, _ = denormalise_f0(track.numpy(), model.f0_stats)
+    train, test = (slice(*frames_in(seconds, len(S))) for seconds in (train_s, test_s))
     return dict(remove=removal(model, S, track, test), probe=probes(model, S, track, f0, train, test), swap=swaps(model, S, track, test),
                 stretch=stretched(model, x[int(test_s[0]*MEL.sr):int(test_s[1]*MEL.sr)]))
 
+# %% ../../nbs/audio/05_disentanglement.ipynb #ba024c60
 def claims(
     result:dict, # Tables of `disentanglement`
 ) -> dict[str, bool]: # Claim -> whether the numbers say so
@@ -198,6 +202,7 @@ def claims(
             'swapping content moves formants more than loudness': swap['content']['formants'] > swap['content']['loudness'],
             'rhythm notices the speed of speech more than content does': mean(stretch['rhythm']) > mean(stretch['content'])}
 
+# %% ../../nbs/audio/05_disentanglement.ipynb #3226d7ab
 QUESTIONS = dict(remove='**Remove** a code: error of each part, times that with all codes', probe='**Probe**: R2 of a linear map from the code, held-out speech',
                  swap='**Swap** a code between utterances: share of the difference that goes over', stretch='**Stretch** the speech: distance of the codes after alignment')
 
@@ -206,6 +211,7 @@ def show_disentanglement(
 ) -> str:        # Markdown
     "The tables code x property."
     def table(rows):
+        "Lines of one table, a row per code."
         head = list(next(iter(rows.values())))
         lines = ['| code | ' + ' | '.join(head) + ' |', '|---|' + '---|'*len(head)]
         return lines + [f'| {k} | ' + ' | '.join(f'{v[h]:.2f}' for h in head) + ' |' for k, v in rows.items()]
@@ -220,9 +226,10 @@ def subject_disentanglement(
     bar:bool=True,    # Show progress
 ) -> dict:            # Tables of `disentanglement`, `mse` of held-out S and its `baseline`, `claims`
     "The experiments on one person's own voice."
-    checkpoint = subject_speechsplit(subject, config, steps=steps, seed=seed, bar=bar)
+    usual = as_config(config) == as_config('fast') and steps is None and seed == 0
+    checkpoint = subject_speechsplit(subject, config, steps=steps, seed=seed, bar=bar, folder=None if usual else runs_dir()/'disentanglement'/subject.name)
     model = load_speechsplit(checkpoint)
     train, test = ((r.start/FPS, r.stop/FPS) for r in map(subject.split, ('train', 'test')))
     result = disentanglement(model, subject.wav, MEL.sr, train, test, subject.folder/'f0')
-    mse, baseline = reconstruction_error(model, subject.wav, MEL.sr, test, read_checkpoint(checkpoint)['mean_frame'])
+    mse, baseline = reconstruction_error(model, subject.wav, MEL.sr, test, read_checkpoint(checkpoint)['mean_frame'], keep=subject.folder/'f0')
     return dict(result, mse=mse, baseline=baseline, claims=claims(result))

@@ -59,8 +59,10 @@ def phone_features(
         labels[lo:lo + chunk] = _labels(pcm, a, b)[lo - a:lo - a + chunk]
     return gaussian_filter1d(np.eye(len(PHONES), dtype=np.float32)[labels], smooth_s*_RATE, axis=0, mode='nearest'), _RATE
 
-# %% ../../nbs/audio/03a_phones.ipynb #4119fe71
+# %% ../../nbs/audio/03a_phones.ipynb #9bc0b713
+_METHOD = 1 # of the features; raised when the same recogniser gives other numbers
+
 def phones_id() -> str: # Name, version of PocketSphinx, number of the method
     "What a key of cached phone features must contain."
     _pocketsphinx()
-    return f"phones-{importlib.metadata.version('pocketsphinx')}-1" # raise the 1 when the method changes
+    return f"phones-{importlib.metadata.version('pocketsphinx')}-{_METHOD}"

@@ -6,11 +6,11 @@
 __all__ = ['PRESETS', 'CODES', 'EncoderConfig', 'SpeechSplitConfig', 'as_config', 'ConvStack', 'downsample', 'upsample',
            'ContentEncoder', 'RhythmEncoder', 'PitchEncoder', 'Decoder', 'SpeechSplit', 'speaker_stats',
            'speech_features', 'step_generator', 'Crops', 'masked_mse', 'span_windows', 'SpeechData',
-           'SpeechSplitTraining', 'save_speechsplit', 'read_checkpoint', 'load_speechsplit', 'new_speechsplit',
-           'train_speechsplit', 'encode', 'encode_features', 'reconstruct', 'reconstruction_error']
+           'SpeechSplitTraining', 'save_speechsplit', 'read_checkpoint', 'load_speechsplit', 'frames_in',
+           'new_speechsplit', 'train_speechsplit', 'encode', 'encode_features', 'reconstruct', 'reconstruction_error']
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #760d5925
-import contextlib, copy, hashlib, itertools, logging, math, pickle, time, warnings
+# %% ../../nbs/audio/02_speechsplit.ipynb #2212e25b
+import contextlib, copy, hashlib, io, itertools, logging, math, pickle, time, warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import lightning as L, numpy as np, torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from .contamination import contaminate, resample, resample_positions
@@ -40,7 +41,7 @@ class SpeechSplitConfig:
     rhythm: EncoderConfig = field(default_factory=lambda: EncoderConfig(128, 1, 1, 1))
     pitch: EncoderConfig = field(default_factory=lambda: EncoderConfig(256, 3, 1, 32))
     decoder_units: int = 512  # units per direction
-    decoder_layers: int = 3
+    decoder_layers: int = 3   # layers of its LSTM
     factor: int = 8           # mel frames per code
     window: int = 192         # frames the networks see at once, 3.07 s
     stretch_min: float = .5   # random resampling: smallest ...
@@ -48,8 +49,8 @@ class SpeechSplitConfig:
     resample_layers: bool = True # resample again after every convolution
     min_crop: int = 64        # shortest training crop, frames; the rest of the window is padding and masked in the loss
     max_crop: int = 128       # longest training crop, frames
-    batch: int = 16
-    lr: float = 1e-4
+    batch: int = 16           # crops in a training step
+    lr: float = 1e-4          # learning rate at its highest
     lr_end: float = 1.        # final learning rate as a fraction of lr (cosine); 1 keeps it constant
     warmup: float = 0.        # fraction of the training over which the rate rises from 0
     clip: float = 0.          # largest gradient norm; 0 leaves gradients alone
@@ -64,17 +65,27 @@ PRESETS = dict(
     fast=SpeechSplitConfig(EncoderConfig(64, 3, 2, 8), EncoderConfig(64, 1, 1, 1), EncoderConfig(64, 3, 1, 32), decoder_units=96, decoder_layers=1,
         stretch_min=.75, stretch_max=1.25, resample_layers=False, min_crop=192, max_crop=192, batch=4, lr=3e-3, lr_end=.02, warmup=.05, clip=1., steps=450, minutes=2., val_every=25, threads=1))
 
+for _name, _preset in PRESETS.items(): ConfigStore.instance().store(group='speechsplit', name=_name, node=_preset)
+
+# %% ../../nbs/audio/02_speechsplit.ipynb #f18a18bb
+def _checked(c): # the same configuration, if it can be built
+    for name, encoder in dict(content=c.content, rhythm=c.rhythm, pitch=c.pitch).items():
+        if encoder.channels < 16 or encoder.channels % 16: raise InputError(f"SpeechSplit cannot have {name}.channels = {encoder.channels}; give a multiple of 16")
+    if c.factor < 1 or c.window < 2*c.factor or c.window % (2*c.factor): raise InputError(f"SpeechSplit cannot have window = {c.window} with factor = {c.factor}; give a window that is a multiple of {2*max(c.factor, 1)} frames, two codes")
+    if not 0 < c.stretch_min <= c.stretch_max: raise InputError(f"SpeechSplit cannot stretch speech by {c.stretch_min:g} to {c.stretch_max:g}; give 0 < stretch_min <= stretch_max")
+    return c
+
 def as_config(
     config='fast', # Name of a preset, a `SpeechSplitConfig`, or a dictionary of changes to `paper`
 ) -> SpeechSplitConfig: # A copy
-    "The configuration meant by `config`; `InputError` lists the presets if there is none of that name."
-    if isinstance(config, SpeechSplitConfig): return copy.deepcopy(config)
+    "The configuration meant by `config`; `InputError` lists the presets if there is none of that name, or says which setting cannot be."
+    if isinstance(config, SpeechSplitConfig): return _checked(copy.deepcopy(config))
     if isinstance(config, str):
         if config not in PRESETS: raise InputError(f"there is no SpeechSplit preset {config!r}; the presets are {', '.join(PRESETS)}")
         return copy.deepcopy(PRESETS[config])
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeechSplitConfig), config))
-
-for _name, _preset in PRESETS.items(): ConfigStore.instance().store(group='speechsplit', name=_name, node=_preset)
+    try: return _checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeechSplitConfig), config)))
+    except InputError: raise
+    except (OmegaConfBaseException, ValueError) as e: raise InputError(f"these are no settings of SpeechSplit ({str(e).splitlines()[0]}); the names and types are those of SpeechSplitConfig") from None
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #31a57e7e
 class ConvStack(nn.Module):
@@ -118,15 +129,19 @@ def upsample(
 # %% ../../nbs/audio/02_speechsplit.ipynb #a07ae219
 class _Encoder(nn.Module):
     "Convolutions and a bottleneck LSTM."
-    def __init__(self, n_in:int, c:EncoderConfig, factor:int=8):
+    def __init__(self,
+        n_in:int,        # Channels of the input
+        c:EncoderConfig, # Sizes
+        factor:int=8,    # Frames per code
+    ):
         super().__init__()
         self.factor, self.stack = factor, ConvStack(n_in, c)
         self.lstm = nn.LSTM(c.channels, c.units, c.layers, batch_first=True, bidirectional=True)
 
-    def sequence(self, x, draws=None): # undecimated, (B, T, D)
+    def sequence(self, x, draws=None):
         "Outputs of the bottleneck at the mel rate `(B, T, D)`."
         return self.lstm(self.stack(x, draws))[0]
-    def forward(self, x, draws=None): # (B, T/factor, D)
+    def forward(self, x, draws=None):
         "The code, one per block of `factor` frames `(B, T / factor, D)`."
         return downsample(self.sequence(x, draws), self.factor)
 
@@ -140,14 +155,20 @@ class RhythmEncoder(_Encoder):
 class PitchEncoder(_Encoder):
     "E_p: the melody, from resampled one-hot F0."
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #a3b486fe
 class Decoder(nn.Module):
     "D: a bidirectional LSTM from the repeated codes to the mel-spectrogram (eq. 6)."
-    def __init__(self, n_in:int, units:int, layers:int, n_mels:int=80):
+    def __init__(self,
+        n_in:int,      # Numbers in all codes together
+        units:int,     # Units per direction
+        layers:int,    # Layers of the LSTM
+        n_mels:int=80, # Bands
+    ):
         super().__init__()
         self.lstm = nn.LSTM(n_in, units, layers, batch_first=True, bidirectional=True)
         self.out = nn.Linear(2*units, n_mels)
 
-    def forward(self, codes): # (B, T, D) -> (B, T, n_mels)
+    def forward(self, codes):
         "Mel-spectrogram `(B, T, n_mels)` from repeated codes `(B, T, D)`."
         return self.out(self.lstm(codes)[0])
 
@@ -168,7 +189,7 @@ class SpeechSplit(nn.Module):
         self.decoder = Decoder(sum(self.sizes.values()), c.decoder_units, c.decoder_layers)
 
     @property
-    def sizes(self): # numbers per code
+    def sizes(self) -> dict[str, int]:
         "Numbers in each code."
         return {k: 2*getattr(self.config, k).units for k in CODES}
 
@@ -180,7 +201,7 @@ def encode(self:SpeechSplit,
     lengths:Tensor=None,            # `(B,)` valid frames; None: all
     generator:torch.Generator=None, # Randomness of the contamination (training only)
     decimated:bool=True,            # False: outputs of the LSTMs at the mel rate
-) -> dict[str, Tensor]:             # `content`, `rhythm`, `pitch`: `(B, T / factor, D)`
+) -> dict[str, Tensor]:             # `content`, `rhythm`, `pitch`: `(B, T / factor, D)`, or `(B, T, D)` if not decimated
     "The three codes (eq. 5)."
     if lengths is None: lengths = torch.full((len(S),), S.shape[1], device=S.device)
     c = self.config
@@ -197,8 +218,13 @@ def decode(self:SpeechSplit,
     return self.decoder(upsample(torch.cat([codes[k] for k in CODES], -1), self.config.factor))
 
 @patch
-def forward(self:SpeechSplit, S, track, lengths=None, generator=None):
-    "S reconstructed from its own codes `(B, T, 80)`."
+def forward(self:SpeechSplit,
+    S:Tensor,            # `(B, T, 80)` mel-spectrogram, T a multiple of `factor`
+    track:Tensor,        # `(B, T)` normalised F0, below 0 where unvoiced
+    lengths:Tensor=None, # `(B,)` valid frames; None: all
+    generator:torch.Generator=None, # Randomness of the contamination (training only)
+) -> Tensor:             # `(B, T, 80)`
+    "S reconstructed from its own codes."
     return self.decode(self.encode(S, track, lengths, generator))
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #ea07f01f
@@ -256,6 +282,7 @@ class Crops(IterableDataset):
     def __iter__(self):
         for step in itertools.count(self.start): yield self.batch(step)
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #c0b85db0
 def masked_mse(
     S_hat:Tensor, # `(B, T, 80)`
     S:Tensor,     # `(B, T, 80)`
@@ -315,12 +342,12 @@ class SpeechSplitTraining(L.LightningModule):
         self.seed, self.best, self.used, self.started = seed, (math.inf, None), 0., None
         self.last_train = math.nan
 
-    def seconds(self): # spent so far, earlier sessions included
+    def seconds(self) -> float:
         "Time spent so far, earlier sessions included."
         self.started = self.started or time.monotonic()
         return self.used + time.monotonic() - self.started
 
-    def done(self): # fraction of the training that is over
+    def done(self) -> float:
         "Fraction of the training that is over, by steps or by the clock."
         by_clock = self.seconds()/(60*self.c.minutes) if self.c.minutes else 0.
         return max(self.global_step/self.c.steps if self.c.steps else 0., by_clock)
@@ -329,7 +356,9 @@ class SpeechSplitTraining(L.LightningModule):
         "Adam with the reference betas."
         return torch.optim.Adam(self.model.parameters(), self.c.lr, betas=(.9, .999))
 
-    def rate(self, done): # learning rate at a fraction of the training
+    def rate(self,
+        done:float, # Fraction of the training that is over, 0 to 1
+    ) -> float:
         "Learning rate at a fraction of the training: a rise, then half a cosine."
         rise = min(1, (done + 1e-3)/self.c.warmup) if self.c.warmup else 1.
         return self.c.lr*rise*(self.c.lr_end + (1 - self.c.lr_end)*.5*(1 + math.cos(math.pi*min(done, 1))))
@@ -374,8 +403,9 @@ def on_load_checkpoint(self:SpeechSplitTraining, checkpoint):
     "Take it back."
     self.best, self.history, self.used = (checkpoint['best_mse'], checkpoint['best_weights']), checkpoint['history'], checkpoint['seconds']
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #f0ff9ca8
+# %% ../../nbs/audio/02_speechsplit.ipynb #9c8979ef
 class _Save(L.Callback):
+    "The state to a file every `every_s` seconds."
     def __init__(self, path, every_s): self.path, self.every_s, self.saved = path, every_s, time.monotonic()
     def on_train_batch_end(self, trainer, module, *_):
         if time.monotonic() - self.saved < self.every_s: return
@@ -383,6 +413,7 @@ class _Save(L.Callback):
         self.saved = time.monotonic()
 
 class _Bar(L.Callback):
+    "Per cent of the budget, by steps or by the clock."
     def __init__(self): self.bar = None
     def on_train_start(self, trainer, module):
         self.bar = progress(total=100, desc='SpeechSplit', unit='%')
@@ -392,8 +423,9 @@ class _Bar(L.Callback):
     def teardown(self, trainer, module, stage):
         if self.bar: self.bar.close()
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #b4984d8b
 @contextlib.contextmanager
-def _quiet(): # Lightning's hints on hardware and on loader workers are of no use for two minutes of training
+def _quiet(): # without those hints
     log, hints = logging.getLogger('lightning.pytorch.utilities.rank_zero'), ('.*does not have many workers.*', '.*LeafSpec.*', '.*GPU available but not used.*')
     level = log.level
     log.setLevel(logging.WARNING)
@@ -409,7 +441,8 @@ def _threads(n): # torch on n CPU threads for a while
     try: yield
     finally: torch.set_num_threads(before)
 
-def _trainer(c, device, callbacks):
+# %% ../../nbs/audio/02_speechsplit.ipynb #ade08c0d
+def _trainer(c, device, callbacks): # Lightning's, for one device
     device = pick_device(device)
     return L.Trainer(accelerator='gpu' if device.type == 'cuda' else device.type, devices=[device.index or 0] if device.type == 'cuda' else 1, max_epochs=-1,
                      val_check_interval=c.val_every, check_val_every_n_epoch=None, gradient_clip_val=c.clip or None, callbacks=callbacks, logger=False,
@@ -422,7 +455,9 @@ def save_speechsplit(
     **extra,            # Anything that `torch.load(weights_only=True)` reads: numbers, strings, lists, tensors
 ) -> Path:              # The path
     "Write a model to one file, whole or not at all."
-    with staged_file(path) as tmp: torch.save(dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra), tmp)
+    data = io.BytesIO() # on a full disk `torch.save` to a file fails in a way of its own, writing bytes raises an OSError
+    torch.save(dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra), data)
+    with staged_file(path) as tmp: tmp.write_bytes(data.getbuffer())
     return Path(path)
 
 def read_checkpoint(
@@ -433,20 +468,25 @@ def read_checkpoint(
     try: return torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError): raise InputError(f"{path} is not a SpeechSplit checkpoint or is damaged; delete it and train again") from None
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #92c94dff
 def load_speechsplit(
     path:Path,          # Written by `save_speechsplit`
     device='cpu',       # Where to put it
 ) -> SpeechSplit:       # Ready to encode
-    "Read a model."
+    "Read a model; `MissingError` if there is none, `InputError` if its weights do not fit its configuration."
     ckpt = read_checkpoint(path)
     try:
         model = SpeechSplit(as_config(ckpt['config']), F0Stats(**ckpt['f0_stats']))
         model.load_state_dict(ckpt['weights'])
-    except (KeyError, TypeError, RuntimeError): raise InputError(f"{path} holds a model of other sizes than its configuration says; delete it and train again") from None
+    except (KeyError, TypeError, RuntimeError, InputError): raise InputError(f"{path} holds a model of other sizes than its configuration says; delete it and train again") from None
     return model.to(pick_device(device)).eval()
 
-# %% ../../nbs/audio/02_speechsplit.ipynb #c676eddc
-def _frames_in(range_s, n): # frames whose centre lies in a range of seconds
+# %% ../../nbs/audio/02_speechsplit.ipynb #5b5891f6
+def frames_in(
+    range_s:tuple, # Seconds, `(start, stop)`
+    n:int,         # Frames of the recording
+) -> tuple[int, int]: # First and last + 1 frame
+    "Mel frames whose centre lies in a range of seconds."
     return math.ceil(range_s[0]*MEL.rate), min(n, math.ceil(range_s[1]*MEL.rate))
 
 def new_speechsplit(
@@ -467,6 +507,28 @@ def _budget(c, minutes, steps): # a budget given by the caller replaces both of 
     if not c.minutes and not c.steps: raise InputError("SpeechSplit needs a budget: give minutes or steps above 0")
     return c
 
+# %% ../../nbs/audio/02_speechsplit.ipynb #eeb7035e
+def _state_key(S, track, train, val, c, seed): # everything that the course of a training depends on
+    return hashlib.sha256(S.numpy().tobytes() + track.numpy().tobytes() + repr((train, val, c, seed)).encode()).hexdigest()
+
+def _resumable(path, key): # step of a saved state of this very training, else 0
+    try: state = torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError): return 0
+    return state['global_step'] if state.get('training_key') == key else 0
+
+def _fit(model, data, seed, device, bar, save, key): # trains in place, leaves the best weights; returns the history and their error
+    c, module, step = model.config, SpeechSplitTraining(model, seed, key), _resumable(save.path, key)
+    if step: print(f'SpeechSplit goes on at step {step}')
+    data.crops.start = step
+    with _quiet(), _threads(c.threads):
+        trainer = _trainer(c, device, [save] + [_Bar()]*bar)
+        trainer.fit(module, data, ckpt_path=save.path if step else None, weights_only=True)
+    if trainer.global_step < c.steps: print(f'SpeechSplit was stopped by the clock at step {trainer.global_step} of {c.steps}')
+    if module.best[1] is None: raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
+    model.load_state_dict(module.best[1])
+    model.cpu().eval()
+    return module.history, module.best[0]
+
 # %% ../../nbs/audio/02_speechsplit.ipynb #dba34ca1
 def train_speechsplit(
     wav,                      # Waveform, see `to_mono`
@@ -483,17 +545,18 @@ def train_speechsplit(
     key:str='',               # Kept in the checkpoint, for caches
     save_every_s:float=20.,   # Seconds between saves of the state, from which the same call goes on
 ) -> tuple[Path, list]:       # The checkpoint; history of `step`, `train`, `val` (mean squared errors)
-    "Train on a range of one recording; keep the weights that reconstruct the validation range best."
+    "Train on a range of one recording; keep the weights that reconstruct the validation range best; `InputError` for speech that is too short or no budget, `DivergedError` if the loss is no number."
     x, c = to_mono(wav, sr), _budget(as_config(config), minutes, steps)
     seconds = len(x)/MEL.sr
     train_range_s, val_range_s = train_range_s or (0, .95*seconds), val_range_s or (.95*seconds, seconds)
     a, b = (int(t*MEL.sr) for t in train_range_s)
     x = x[:int(max(train_range_s[1], val_range_s[1])*MEL.sr)] # whatever comes later is never looked at
-    train, val = (_frames_in(r, n_frames(len(x))) for r in (train_range_s, val_range_s))
+    train, val = (frames_in(r, n_frames(len(x))) for r in (train_range_s, val_range_s))
     if train[1] - train[0] < 3*c.factor or val[1] <= val[0]: raise InputError(f"{train_range_s[1] - train_range_s[0]:.2f} s of speech are too short to train SpeechSplit; give a longer recording")
     span = estimate_f0_range(x[a:b])
     f0, voiced = estimate_f0(x, f0_range=span)
-    for text in speech_warnings(x[a:b], MEL.sr, voiced[slice(*train)]): print(f'warning: in the training speech {text}')
+    recorded = np.asanyarray(wav) if np.ndim(wav) == 1 or np.shape(wav)[0] >= np.shape(wav)[1] else np.asanyarray(wav).T
+    for text in speech_warnings(recorded[int(train_range_s[0]*sr):int(train_range_s[1]*sr)], sr, voiced[slice(*train)]): print(f'warning: in the training speech {text}')
     stats = f0_stats(f0[slice(*train)], voiced[slice(*train)], span)
     S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, stats))
     model = new_speechsplit(c, stats, S[slice(*train)].mean(0), seed)
@@ -503,24 +566,6 @@ def train_speechsplit(
     save_speechsplit(path, model, mean_frame=S[slice(*train)].mean(0), history=history, val_mse=val_mse, seed=seed, key=key)
     state[0].path.unlink(missing_ok=True)
     return path, history
-
-def _state_key(S, track, train, val, c, seed): # everything that the course of a training depends on
-    return hashlib.sha256(S.numpy().tobytes() + track.numpy().tobytes() + repr((train, val, c, seed)).encode()).hexdigest()
-
-def _resumable(path, key): # step of a saved state of this very training, else 0
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError): return 0
-    return state['global_step'] if state.get('training_key') == key else 0
-
-def _fit(model, data, seed, device, bar, save, key): # trains in place, leaves the best weights; returns the history and their error
-    c, module, step = model.config, SpeechSplitTraining(model, seed, key), _resumable(save.path, key)
-    if step: print(f'SpeechSplit goes on at step {step}')
-    data.crops.start = step
-    with _quiet(), _threads(c.threads): _trainer(c, device, [save] + [_Bar()]*bar).fit(module, data, ckpt_path=save.path if step else None, weights_only=True)
-    if module.best[1] is None: raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
-    model.load_state_dict(module.best[1])
-    model.cpu().eval()
-    return module.history, module.best[0]
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #a9f2b938
 def _starts(T, window, hop): # of windows that cover T frames, the last one flush with the end
@@ -558,8 +603,13 @@ def encode(
     S, track = speech_features(wav, sr, stats or model.f0_stats, keep)
     return encode_features(model, S, track, decimated)
 
-def encode_features(model, S, track, decimated=True): # the same from S (T, 80) and normalised F0 (T,)
-    "Codes of S `(T, 80)` and normalised F0 `(T,)`, as `encode` gives them for a waveform."
+def encode_features(
+    model:SpeechSplit,   # Trained, in evaluation mode
+    S:Tensor,            # `(T, 80)`
+    track:Tensor,        # `(T,)` normalised F0, below 0 where unvoiced
+    decimated:bool=True, # False: the LSTMs' outputs at the mel rate
+) -> dict[str, np.ndarray]: # As from `encode`
+    "Codes of features, as `encode` gives them for a waveform."
     device = next(model.parameters()).device
     fn = lambda S, track: torch.cat([v for v in model.encode(S, track, decimated=decimated).values()], -1)
     codes = _overlapped(fn, S, track, model.config, device)
@@ -574,7 +624,9 @@ def reconstruct(
     without:tuple=(),  # Codes to replace by zeros
 ) -> Tensor:           # `(T, 80)`
     "S after the bottlenecks, with the same overlapping windows."
-    def fn(S, track): return model.decode({k: v*(k not in without) for k, v in model.encode(S, track).items()})
+    def fn(S, track):
+        "A batch of windows, there and back."
+        return model.decode({k: v*(k not in without) for k, v in model.encode(S, track).items()})
     return _overlapped(fn, S, track, model.config, next(model.parameters()).device)[:len(S)]
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #5aec6a65
@@ -585,9 +637,10 @@ def reconstruction_error(
     span_s:tuple,           # Seconds that count; the rest is context
     mean_frame:Tensor,      # `(80,)` mean training frame, from the checkpoint
     without:tuple=(),       # Codes to replace by zeros
+    keep:Path=None,         # Folder of kept pitch tracks, if any
 ) -> tuple[float, float]:   # Mean squared error of S; of the mean frame
     "Reconstruction of a held-out range, and its baseline."
-    S, track = speech_features(wav, sr, model.f0_stats)
-    a, b = _frames_in(span_s, len(S))
+    S, track = speech_features(wav, sr, model.f0_stats, keep)
+    a, b = frames_in(span_s, len(S))
     error = lambda y: float(((y - S)[a:b]**2).mean())
     return error(reconstruct(model, S, track, without)), error(mean_frame)

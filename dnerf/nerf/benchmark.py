@@ -230,13 +230,14 @@ def compare_steps(
     rounds:int=5,          # Steps of each that are timed
     seed:int=0,            # Of weights and rays
     show:bool=False,       # Draw a progress bar
+    trained:Portrait=None, # Weights to begin with; untrained ones if not given
 ) -> dict:                 # `plain_s`, `ours_s` seconds of a step (median); `ratio`; `first` from `first_losses`; all `seconds`
     "The plain loop against the preset `paper`, steps in turns."
     keep_memory()                                                # what our training does, here for both
     config = compose_config('paper', overrides, subject=subject.name, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        portrait = build_portrait(subject, config, embedding.shape[-1]).initialise(subject)
+        portrait = copy.deepcopy(trained).cpu().train() if trained else build_portrait(subject, config, embedding.shape[-1]).initialise(subject)
     with tempfile.TemporaryDirectory() as folder:
         plain, ours = PlainLoop(subject, embedding, config, copy.deepcopy(portrait), folder), OurLoop(subject, embedding, config, portrait)
         first = first_losses(plain, ours)
@@ -299,28 +300,28 @@ def at_size(
     if not portrait.config.torso_nerf: scaled.torso.template = nn.Parameter(picture(portrait.torso.template.detach()))
     return scaled
 
-# %% ../../nbs/nerf/05_benchmark.ipynb #3694d1d9
+# %% ../../nbs/nerf/05_benchmark.ipynb #48475888
 def render_seconds(
-    run:Run,       # A trained run
-    frames,        # Frame numbers; the first one is not timed
-) -> list[float]:  # Seconds of each of the others
-    "How long each frame takes to render."
-    rendered, seconds = render_frames(run, frames), []
-    next(rendered)
-    for _ in list(frames)[1:]:
-        start = time.perf_counter(); next(rendered); seconds.append(time.perf_counter() - start)
-    return seconds
+    run:Run,   # A trained run
+    frames,    # Frame numbers; the first one is not timed
+) -> float:    # Seconds for each of the others: all of them together, divided by their number
+    "How long a frame takes to render, one after the other or side by side as `render_frames` does it."
+    first, *others = frames
+    list(render_frames(run, [first]))
+    start = time.perf_counter()
+    for _ in render_frames(run, others): pass
+    return (time.perf_counter() - start)/len(others)
 
 def render_speed(
     run:Run,               # A trained run
     sizes=(128, 256, 512), # Pixels
-    n:int=6,               # Frames of the test split
-) -> dict[str, float]:     # Size to frames per second (median)
+    n:int=16,              # Frames of the test split
+) -> dict[str, float]:     # Size to frames per second
     "Rendering speed by size."
     test = run.subject.split('test')
     frames = [test[0], *test[::max(1, len(test)//n)]][:n + 1]
     runs = [dataclasses.replace(run, portrait=at_size(run.portrait, size)) for size in sizes]
-    return {str(size): 1/median(render_seconds(r, frames)) for size, r in zip(sizes, runs)}
+    return {str(size): 1/render_seconds(r, frames) for size, r in zip(sizes, runs)}
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #878c952b
 def tile_pictures(
@@ -569,8 +570,9 @@ def benchmark_lines(
     "The table of a benchmark."
     rows, r = [], results
     if 'a' in r: rows.append(('a', f"training step, plain loop ({r['a']['plain_s']:.2f} s) against preset `paper` ({r['a']['ours_s']:.2f} s)", f"{r['a']['ratio']:.2f}x"))
+    if 'a_trained' in r: rows.append(('a', 'the same from the weights of `benchmark-paper`', f"{r['a_trained']['ratio']:.2f}x"))
     if 'b' in r: rows += _race_lines(r['b'])
-    if 'c' in r: rows += [('c', f'rendering at {size} px', f'{fps:.1f} frames/s') for size, fps in r['c']['frames_per_second'].items()]
+    if 'c' in r: rows += [('c', f"rendering at {size} px, {r['c'].get('threads', 1)} threads", f'{fps:.1f} frames/s') for size, fps in r['c']['frames_per_second'].items()]
     if 'c' in r and 'length' in r['c']: rows += [('c', f"cost of {what} as the video grows {r['c']['length']['factor']}x", f"{r['c']['length'][key]:.2f}x") for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
     for kind in ('training', 'preparing'): rows += [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m)) for m in r.get('d', {}).get(kind, [])]
     if 'e' in r: rows.append(('e', f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores", f"{r['e']['ratio']:.2f}x"))

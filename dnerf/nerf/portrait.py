@@ -185,7 +185,7 @@ def render_coarse_fine(
         deltas = t_vals.diff(dim=-1)
         x = rays_o[:, None] + t_vals[:, :-1, None]*rays_d[:, None]
         each = lambda a: a[:, None].expand(-1, deltas.shape[-1], -1).reshape(deltas.numel(), a.shape[-1])
-        rgb, sigma = net(x.reshape(-1, 3), each(rays_d), each(condition))
+        rgb, sigma = net(x.reshape(-1, 3), each(rays_d), each(condition), rendered=True)
         weights = render_weights(sigma.reshape(deltas.shape), deltas)
         out.append((accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)))
         if more:

@@ -10,6 +10,8 @@ __all__ = ['PRESETS', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'r
 
 # %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
 import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -719,7 +721,24 @@ def render_frames(
     "Render frames of the subject from its recorded motion (motion of head and torso, eyelids if the run uses them) and its speech."
     keep_memory()
     drive = signals(run.subject, run.embedding, run.config)
-    for i in frames: yield i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()
+    def picture(i):
+        "Frame `i`, rendered."
+        return i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()
+    threads = torch.get_num_threads() if run.device.type == 'cpu' else 1
+    yield from (map(picture, frames) if threads == 1 else _side_by_side(picture, frames, threads))
+
+def _side_by_side(do, items, threads):
+    "As `map`, in several threads of one PyTorch thread each; results in order, a few in advance."
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting, before = deque(), torch.get_num_threads()
+        try:
+            for item in items:
+                waiting.append(pool.submit(do, item))
+                if len(waiting) >= 2*threads: yield waiting.popleft().result()
+            while waiting: yield waiting.popleft().result()
+        finally:
+            for future in waiting: future.cancel()
+            torch.set_num_threads(before)
 
 # %% ../../nbs/nerf/04_training.ipynb #6745c350
 @torch.no_grad()

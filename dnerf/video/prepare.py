@@ -250,7 +250,7 @@ def measure(
     angles = Rotation.from_matrix(head.poses[:, :3, :3]).as_euler('yxz', degrees=True)
     spread = lambda v: float(np.ptp(np.quantile(v, [.02, .98])))
     return dict(
-        source=dict(width=info.width, height=info.height, fps=info.fps, variable_fps=info.variable_fps, rotation=info.rotation, seconds=info.duration),
+        source=dict(width=info.width, height=info.height, fps=info.fps, sample_rate=info.sample_rate, variable_fps=info.variable_fps, rotation=info.rotation, seconds=info.duration),
         frames=len(track), seconds=len(track)/FPS, crop=list(crop), size=size, picture=list(inside),
         with_face=int(track.found.sum()), lost=ranges(~track.found), repaired=int(head.repaired.sum()), with_two_faces=int((track.n_faces > 1).sum()),
         face_px=tall*size/crop[2], face_source_px=tall,
@@ -284,7 +284,8 @@ def warnings_of(
         (r['yaw_range'] > 60, f"the head turns by {r['yaw_range']:.0f} degrees; views that are seen rarely will be blurred"),
         (r['level_db'] < -45, f"the speech is very quiet ({r['level_db']:.0f} dBFS); check that the sound track is the right one"),
         (r['clipped'] > .001, f"the sound is clipped ({100*r['clipped']:.1f} % of the samples are at the limit); record with a lower level"),
-        (r['backdrop_motion'] > 2.5, f"the backdrop moves or flickers (by {r['backdrop_motion']:.1f} grey levels); the still background plate cannot follow it, so judge results on the face, not on the whole frame"),
+        (0 < r['source'].get('sample_rate', 16000) < 16000, f"the sound has {r['source']['sample_rate']} samples a second and so nothing above {r['source']['sample_rate']/2000:g} kHz; consonants are hard to tell apart, use a recording of at least 16000 Hz"),
+        (r['backdrop_motion'] > 2.5, f"the backdrop moves or flickers (by {r['backdrop_motion']:.1f} grey levels); the still background plate cannot follow it, so judge results on the person or the face, not on the whole frame, or train with portrait.backdrop=ignored"),
         (r['tracking']['rms_px'] > .006*r['size'], f"the head pose fits the landmarks badly ({r['tracking']['rms_px']:.1f} pixels); expect blur"),
     ]
     return [sentence for hit, sentence in rules if hit]

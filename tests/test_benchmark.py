@@ -1,0 +1,73 @@
+"""The benchmark notebook in reduced form: its parts one after the other, their numbers in one file. No test asserts a time."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnerf.audio.mel import synthetic_speech
+from dnerf.nerf.benchmark import scaling, training_memory
+from dnerf.subject import toy_subject, write_wav
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
+       "data.frames=4 data.rays=64 val_frames=2 val_rays=16")
+PAPER = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=6 portrait.n_fine=6 data.rays=40 val_frames=2 val_rays=16 "
+         "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
+
+
+def papermill(out, **parameters):
+    "Run nbs/benchmark.ipynb as a user would; the finished process."
+    args = [a for k, v in parameters.items() for a in ("-p", k, str(v))]
+    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/benchmark.ipynb"), str(out), *args, "--log-output", "--no-progress-bar"],
+                          capture_output=True, text=True, cwd=out.parent, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
+
+
+def toy_with_speech(home, n=88):
+    toy = toy_subject(home / "data" / "toy", n=n)
+    write_wav(toy.folder / "audio.wav", synthetic_speech(n / 25)[0])
+    return toy
+
+
+def test_papermill_parts_meet_in_one_file(dnerf_home):
+    toy_with_speech(dnerf_home)
+    folder = dnerf_home / "runs" / "benchmark"
+    folder.mkdir(parents=True)
+    (folder / "toy.json").write_text(json.dumps({"e": {"ratio": 1.5, "cores": 2}, "a": {"ratio": -1}}))
+    done = papermill(dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2, paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02,
+                     sizes="16 32", factor=2, paper_overrides=PAPER, cpu_overrides=CPU)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((folder / "toy.json").read_text())
+    assert sorted(results) == ["a", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
+    a, b, c = (results[k] for k in "abc")
+    assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5 and a["rays"] == 40 and len(a["seconds"]["plain"]) == 2
+    assert all(len(curve["seconds"]) and np.isfinite(curve["value"]).all() for curve in b["curves"].values()) and sorted(b["curves"]) == ["cpu", "paper", "start"]
+    assert b["target"] == max(b["curves"]["paper"]["value"]) and sorted(b["rays_per_second"]) == ["cpu", "paper"] and {"ratio", "at_least"} <= set(b)
+    assert sorted(c["frames_per_second"]) == ["16", "32"] and c["length"]["factor"] == 2 and c["run"] == "benchmark-cpu"
+    assert sorted(p.name for p in folder.iterdir()) == ["toy-frames.png", "toy-psnr.png", "toy.json"]
+    assert sorted(p.name for p in (dnerf_home / "runs" / "toy").iterdir() if not p.name.startswith(".")) == ["benchmark-cpu", "benchmark-cpu-start", "benchmark-paper"]
+    assert f"results: {folder / 'toy.json'}" in done.stderr
+
+
+def test_a_part_that_does_not_exist_is_refused(dnerf_home):
+    toy_subject(dnerf_home / "data" / "toy")
+    done = papermill(dnerf_home / "out.ipynb", subject="toy", parts="a f")
+    assert done.returncode != 0 and not (dnerf_home / "runs").exists()
+    assert "no part f; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's resident memory")
+def test_memory_and_scaling_of_processes(dnerf_home):
+    "Both in processes of their own, which leave nothing behind."
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    speech = np.random.default_rng(0).normal(size=(44, 16, 3)).astype(np.float32)
+    (toy.folder / "embeddings").mkdir()
+    np.save(toy.folder / "embeddings" / "made.npy", speech)
+    seen = training_memory(toy, speech, "made", 0.1, dnerf_home, size=48, steps=3, overrides=CPU)
+    assert seen["peak"] > 100 and seen["peak"] < seen["anonymous"] + seen["file"] + 200 and seen["size"] == 48
+    both = scaling(toy, "made", dnerf_home, 0.02, overrides=CPU)
+    assert sorted(both["rays_per_second"]) == ["1", "2"] and both["ratio"] > 0
+    assert [p.name for p in dnerf_home.iterdir()] == ["data"]
