@@ -115,6 +115,9 @@ def test_a_damaged_checkpoint_is_named(dnerf_home, monkeypatch):
     (done / "checkpoints" / "best.ckpt").write_bytes(b"")
     with pytest.raises(InputError, match="damaged; delete .*made-cpu and train again"):
         load_run("toy/made-cpu")
+    (done / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(MissingError, match="best.ckpt is missing; delete .*made-cpu and train again"):
+        load_run("toy/made-cpu")
 
 
 def nothing_written(home):
@@ -137,7 +140,7 @@ def test_a_subject_with_one_frame(dnerf_home):
     assert nothing_written(dnerf_home)
 
 
-@pytest.mark.parametrize("name, frame", [("poses", 43), ("poses", 0), ("landmarks", 7), ("embedding", 43)])
+@pytest.mark.parametrize("name, frame", [("poses", 43), ("poses", 0), ("landmarks", 7), ("blendshapes", 9), ("embedding", 43)])
 def test_one_number_that_is_none(dnerf_home, name, frame):
     "In whichever split: a test frame would only be missed after the training."
     toy = made(dnerf_home)

@@ -279,9 +279,10 @@ def time_to_reach(
 def race(
     slow:dict,   # Curve of one run: `seconds`, `value` (dB), arrays `(n,)`
     *fast:dict,  # Curves of runs with other budgets or another preset
-) -> dict:       # `target` dB, the best of the slow one, after `slow_s`; `fast_s` when one of the others reached it; `ratio`; `at_least` (bool); None where it was not reached
-    "How much sooner do others reach what the slow one reaches at its end?"
-    target, slow_s = float(max(slow['value'])), float(slow['seconds'][-1])
+) -> dict:       # `target` dB, the best of the slow one, which it had after `slow_s`; `fast_s` when one of the others reached it; `ratio`; `at_least` (bool); None where it was not reached
+    "How much sooner do others reach the best that the slow one reaches?"
+    best = int(np.argmax(slow['value']))
+    target, slow_s = float(slow['value'][best]), float(slow['seconds'][best])
     times = [t for t in (time_to_reach(c['seconds'], c['value'], target) for c in fast) if t[0]]
     fast_s, sooner = min(times, default=(None, False))
     return dict(target=target, slow_s=slow_s, fast_s=fast_s, ratio=fast_s and slow_s/fast_s, at_least=sooner)
@@ -379,9 +380,10 @@ def cost_by_length(
         long = tile_subject(run.subject, run.embedding, audio, Path(home)/'long', factor*run.subject.n_frames)
         longer = dataclasses.replace(run, subject=long, embedding=long.embedding(audio))
         loops = [OurLoop(r.subject, r.embedding, run.config, copy.deepcopy(run.portrait).train()) for r in (run, longer)]
-        frames = [render_frames(r, itertools.cycle(r.subject.split('test'))) for r in (run, longer)]
+        numbers = itertools.cycle(run.subject.split('test'))
+        picture = lambda r: list(render_frames(r, [next(numbers)]))
         steps = in_turns({'short': loops[0].step, 'long': loops[1].step}, rounds)
-        pictures = in_turns({'short': lambda: next(frames[0]), 'long': lambda: next(frames[1])}, rounds)
+        pictures = in_turns({'short': lambda: picture(run), 'long': lambda: picture(longer)}, rounds)
         (a, b), (c, d) = ([median(t) for t in s.values()] for s in (steps, pictures))
     return dict(factor=factor, frames=run.subject.n_frames, step_s=[a, b], step_ratio=b/a, frame_s=[c, d], frame_ratio=d/c)
 

@@ -110,7 +110,7 @@ class _RowsLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         "Gradients of input, weight and bias."
-        (x, weight), rows = ctx.saved_tensors, ctx.active.get('rows')
+        (x, weight), rows = (a.to(grad.dtype) for a in ctx.saved_tensors), ctx.active.get('rows')      # under autocast `grad` may be half as precise
         g, x_rows = (grad, x) if rows is None else (grad[rows], x[rows])
         gx = g @ weight if ctx.needs_input_grad[0] else None
         if gx is not None and rows is not None: gx = torch.zeros_like(x).index_copy_(0, rows, gx)

@@ -15,7 +15,7 @@ from .rays import project
 # %% ../../nbs/nerf/02a_frames.ipynb #4d1c46ba
 class PoseCorrection(nn.Module):
     "A small rigid motion of the head for each frame."
-    units = (.01,)*3 + (.002,)*3      # rad and metres of one unit: about half a pixel each at 256 px
+    units = (.01,)*3 + (.002,)*3      # rad and metres of one unit: a sixth and half a pixel at 256 px
 
     def __init__(self,
         n_frames:int, # N
@@ -61,10 +61,11 @@ def pose_terms(
     frame:Tensor,           # `(B,)` numbers of the middle ones
     focal:float,            # Pixels
     size:int,               # Pixels
+    n_train:int,            # Frames of the training split, from frame 0 on; what comes after is not corrected
 ) -> tuple[Tensor, Tensor]: # Mean square of the corrections, in units squared; mean square acceleration of the five points, pixels squared
     "Corrections should be small and leave a smooth path."
-    n = len(correct.shift)
-    before, here, after = (head_points(correct(around[:, k], (frame + k - 1).clamp(0, n - 1)), focal, size) for k in range(3))
+    near = [(frame + k - 1).clamp(0, n_train - 1) for k in range(3)]
+    before, here, after = (head_points(correct(around[:, k], near[k]), focal, size) for k in range(3))
     return correct.shift[frame].square().mean(), (before - 2*here + after).square().sum(-1).mean()
 
 # %% ../../nbs/nerf/02a_frames.ipynb #dae1644b

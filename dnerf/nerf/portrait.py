@@ -378,6 +378,8 @@ class Portrait(nn.Module):
         elif field.kind == 'mlp' and config.head_alone: self.torso = nn.ModuleList([MLPField(field, field.code_dim + 42) for _ in range(2)])
         else: raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
         if config.backdrop not in ('plate', 'moving', 'ignored'): raise InputError(f"portrait.backdrop={config.backdrop!r} is not known; it is plate, moving or ignored")
+        if config.backdrop != 'plate' and config.head_alone: raise InputError(f"portrait.backdrop={config.backdrop} needs the mask losses of a head; it cannot be used with portrait.head_alone (presets paper, adnerf)")
+        self.n_train = n_train
         if config.pose_refinement: self.pose_correction = PoseCorrection(n_frames)
         if config.frame_code: self.frame_code = FrameCode(n_frames, field.code_dim)
         if config.backdrop == 'moving': self.film = MovingBackdrop(n_train)
