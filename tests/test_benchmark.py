@@ -41,7 +41,7 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
                      sizes="16 32", factor=2, paper_overrides=PAPER, cpu_overrides=CPU)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "toy.json").read_text())
-    assert sorted(results) == ["a", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
+    assert sorted(results) == ["a", "a_trained", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
     a, b, c = (results[k] for k in "abc")
     assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5 and a["rays"] == 40 and len(a["seconds"]["plain"]) == 2
     assert all(len(curve["seconds"]) and np.isfinite(curve["value"]).all() for curve in b["curves"].values()) and sorted(b["curves"]) == ["cpu", "paper", "start"]
