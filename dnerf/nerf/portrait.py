@@ -543,11 +543,11 @@ def render(self:Portrait,
     upper_face:Tensor, # `(E,)`
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
-    chunk:int=0,       # Pixels at a time; 0: so many that about 2^18 samples are alive at once
+    chunk:int=0,       # Pixels at a time; 0: so many that 2^20 samples of the fast field, 2^18 of the larger one are alive at once
 ) -> Tensor:           # `(H, W, 3)` in [0, 1]
     "One whole frame."
     fast = self.kind == 'fast'
-    chunk = chunk or max(64, 2**18//sum(self.config.frame_samples if fast else (self.config.n_coarse, self.config.n_fine)))
+    chunk = chunk or (2**20//sum(self.config.frame_samples) if fast else max(64, 2**18//(self.config.n_coarse + self.config.n_fine)))
     number = None if frame is None else frame[None]
     at_head = self.pose_correction(c2w[None], number)[0] if frame is not None and self.config.pose_refinement else c2w
     span = torch.stack(head_span(self.heads[0], at_head, self.focal, self.size)) if fast else None
