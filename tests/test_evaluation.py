@@ -157,6 +157,7 @@ def test_every_metric_is_null_with_a_reason_until_measured():
 
 def test_regions_nest_on_the_toy_subject(run):
     found = regions(run.subject, 3)
-    assert set(found) == {"frame", "head", "face", "eyes", "lips"}
+    assert set(found) == {"frame", "person", "head", "face", "eyes", "lips"}
     assert all(m.shape == (32, 32) and m.dtype == bool for m in found.values())
     assert found["frame"].all() and found["head"].any() and found["face"].any()
+    assert not (found["head"] & ~found["person"]).any()
