@@ -533,6 +533,8 @@ def on_exception(self:Watch, trainer, module, exception):
 def on_train_end(self:Watch, trainer, module):
     "The run is complete."
     self.bar.close()
+    if self.show and trainer.is_global_zero and not module.budget.steps and trainer.global_step < 100:
+        print(f"only {trainer.global_step} steps in {module.budget.elapsed/60:.1f} minutes: the picture will be poor. If the machine is busy with something else, train again when it is idle, or for longer (minutes)")
     if trainer.is_global_zero:
         write_json(self.folder/'state.json', dict(steps=trainer.global_step, train_seconds=round(module.budget.elapsed, 1), rays_per_second=round(self.rate(trainer)),
             val_psnr=round(self.best, 3) if math.isfinite(self.best) else None, device=str(pick_device(module.config.device)), devices=trainer.world_size))
