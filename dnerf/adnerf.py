@@ -145,6 +145,7 @@ def head_map(
     anchors, xy, poses = _mesh()[[MESH_OF_68[k] for k in _ANCHORS]], points[seen][:, _ANCHORS], c2w[seen]
     spread = .003*focal/np.linalg.norm(poses[:, :3, 3], axis=1).mean()
     def miss(p): # p: rotation vector, shift in metres, log scale
+        "Where their landmarks fall with the guess `p`, minus where they are: `(frames, points, 2)` pixels."
         theirs = (anchors - p[3:6]) @ Rotation.from_rotvec(p[:3]).as_matrix()/np.exp(p[6])
         return _project(theirs, poses, focal, size)[..., :2] - xy
     cost = lambda p: np.concatenate([miss(p).ravel()/spread/len(seen)**.5, p[:3]/.3, p[6:]/.1])
@@ -219,10 +220,12 @@ class _Pictures:
         self.last = self.listed_frame(ids[0])
 
     def parsing(self, i):
+        "Classes of frame `i`, `(H, W)`."
         path = self.folder/'parsing'/f'{i}.png'
         return _classes(_check_size(_read_picture(path), self.shape, path))
 
     def listed_frame(self, i):
+        "Picture and classes of a frame that the folder lists."
         path = self.folder/self.kind/f'{i}.jpg'
         return _check_size(_read_picture(path), self.shape, path), self.parsing(i)
 

@@ -91,6 +91,7 @@ def software_versions(
     "Versions of the packages a result depends on, without importing them."
     from importlib.metadata import PackageNotFoundError, version
     def look(name):
+        "Version of one package."
         try: return version(name)
         except PackageNotFoundError: return 'not installed'
     return {name: look(name) for name in names}

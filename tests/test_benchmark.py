@@ -1,9 +1,6 @@
 """The benchmark notebook in reduced form: its parts one after the other, their numbers in one file. No test asserts a time."""
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +8,12 @@ import pytest
 from dnerf.audio.mel import synthetic_speech
 from dnerf.nerf.benchmark import scaling, training_memory
 from dnerf.subject import toy_subject, write_wav
+from notebooks import papermill
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
        "data.frames=4 data.rays=64 val_frames=2 val_rays=16")
 PAPER = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=6 portrait.n_fine=6 data.rays=40 val_frames=2 val_rays=16 "
          "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
-
-
-def papermill(out, **parameters):
-    "Run nbs/benchmark.ipynb as a user would; the finished process."
-    args = [a for k, v in parameters.items() for a in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/benchmark.ipynb"), str(out), *args, "--log-output", "--no-progress-bar"],
-                          capture_output=True, text=True, cwd=out.parent, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
 
 
 def toy_with_speech(home, n=88):
@@ -37,7 +27,7 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
     folder = dnerf_home / "runs" / "benchmark"
     folder.mkdir(parents=True)
     (folder / "toy.json").write_text(json.dumps({"e": {"ratio": 1.5, "cores": 2}, "a": {"ratio": -1}}))
-    done = papermill(dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2, paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02,
+    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2, paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02,
                      sizes="16 32", factor=2, paper_overrides=PAPER, cpu_overrides=CPU)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "toy.json").read_text())
@@ -54,7 +44,7 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
 
 def test_a_part_that_does_not_exist_is_refused(dnerf_home):
     toy_subject(dnerf_home / "data" / "toy")
-    done = papermill(dnerf_home / "out.ipynb", subject="toy", parts="a f")
+    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", parts="a f")
     assert done.returncode != 0 and not (dnerf_home / "runs").exists()
     assert "no part f; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
 

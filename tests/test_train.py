@@ -5,24 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dnerf.core import InputError, MissingError, StorageError, asset
 from dnerf.subject import Subject, toy_subject
+from notebooks import papermill
 
-ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 portrait.torso.resolutions=[16] portrait.torso.channels=[4] "
          "data.frames=8 data.rays=64 val_frames=1 checks=2")
-
-
-def papermill(out, **parameters):
-    "Run nbs/train.ipynb as a user would; the finished process."
-    args = [a for k, v in parameters.items() for a in ("-p", k, str(v))]
-    return subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs/train.ipynb"), str(out), *args, "--log-output", "--no-progress-bar"],
-                          capture_output=True, text=True, cwd=out.parent, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
 
 
 def short_clip(path, seconds):
@@ -37,7 +29,7 @@ def short_clip(path, seconds):
 
 def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     short_clip(dnerf_home / "data" / "short.mp4", 5)
-    done = papermill(dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="cpu", overrides=SMALL)
+    done = papermill("train", dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="cpu", overrides=SMALL)
     assert done.returncode == 0, done.stderr[-3000:]
     run = dnerf_home / "runs" / "short" / "mel-cpu"
     for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "video.mp4", "figures/loss.png", "figures/comparison.png"):
@@ -55,7 +47,7 @@ def test_papermill_from_a_video_to_an_mp4(dnerf_home):
 @pytest.mark.parametrize("parameters, sentence", [(dict(subject="nobody"), "nobody.mp4"), (dict(subject="toy", audio="telepathy"), "known")])
 def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
     toy_subject(dnerf_home / "data" / "toy")
-    done = papermill(dnerf_home / "out.ipynb", steps=1, **parameters)
+    done = papermill("train", dnerf_home / "out.ipynb", steps=1, **parameters)
     assert done.returncode != 0
     last = [line for line in done.stderr.splitlines() if line.strip()][-1]
     assert sentence in last, last

@@ -408,6 +408,7 @@ class _Save(L.Callback):
     "The state to a file every `every_s` seconds."
     def __init__(self, path, every_s): self.path, self.every_s, self.saved = path, every_s, time.monotonic()
     def on_train_batch_end(self, trainer, module, *_):
+        "Save now and then."
         if time.monotonic() - self.saved < self.every_s: return
         with staged_file(self.path) as tmp: trainer.save_checkpoint(tmp)
         self.saved = time.monotonic()
@@ -416,11 +417,14 @@ class _Bar(L.Callback):
     "Per cent of the budget, by steps or by the clock."
     def __init__(self): self.bar = None
     def on_train_start(self, trainer, module):
+        "Open the bar."
         self.bar = progress(total=100, desc='SpeechSplit', unit='%')
     def on_train_batch_end(self, trainer, module, *_):
+        "Move the bar."
         new = min(100, int(100*module.done()))
         if new > self.bar.n: self.bar.update(new - self.bar.n); self.bar.set_postfix(mse=f'{module.last_train:.4f}')
     def teardown(self, trainer, module, stage):
+        "Close the bar, also after an error."
         if self.bar: self.bar.close()
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #b4984d8b

@@ -203,7 +203,9 @@ def check_metrics(
     metrics:dict, # The content of a `metrics.json`
 ) -> dict:        # The same
     "Raise `InputError` unless every entry is there, finite, or null with a reason."
-    def complain(what): raise InputError(f"these metrics are not complete: {what}; evaluate the run again")
+    def complain(what):
+        "Raise, saying what is wrong."
+        raise InputError(f"these metrics are not complete: {what}; evaluate the run again")
     for key in ('protocol', 'reasons', *METRICS):
         try: value = _look(metrics, key)
         except (KeyError, TypeError): complain(f"{key} is absent")

@@ -137,6 +137,7 @@ def read_curves(
 ) -> dict[str, dict[str, np.ndarray]]: # Column to `{'step', 'seconds', 'value'}`, float `(n,)` each; nan for an unknown time
     "Columns of a training log, without their gaps."
     def number(text):
+        "A number, NaN for a gap."
         try: return float(text)
         except (TypeError, ValueError): return math.nan
     with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
@@ -202,9 +203,11 @@ def summary(
     told, split = metrics['protocol'], metrics['protocol']['split']
     folder = Path(folder or runs_dir()/told['run'])
     def dB(name):
+        "One region in words."
         value, reason = metrics['psnr'][name], metrics['reasons'].get(f'psnr.{name}', '')
         return f'{name} ' + (f'{value:.2f}' if value is not None else 'identical' if reason.startswith('identical') else 'none')
     def where(name):
+        "Path of a file, as short as it can be said from here."
         path = _file(folder, name, split['name']).absolute()
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
     return (f"{told['run']}: PSNR in dB on {split['frames']} {split['name']} frames at {told['subject']['size']} px: {', '.join(map(dB, metrics['psnr']))}\n"

@@ -463,8 +463,10 @@ def repeat_video(
     from dnerf.video.media import iter_frames, read_audio, write_video
     n, wav = round(minutes*60*FPS), read_audio(video)
     def frames():
+        "The video again and again."
         while True: yield from iter_frames(video)
     def enlarged(frame):
+        "A frame whose shorter side has at least `side` pixels."
         h, w = frame.shape[:2]
         k = max(1, (side or 0)/min(h, w))
         return frame if k == 1 else frame[(np.arange(round(h*k))/k).astype(int)[:, None], (np.arange(round(w*k))/k).astype(int)]

@@ -151,7 +151,9 @@ def sampling_boxes(
 ) -> np.ndarray:     # float32 `(N, 5, 2, 2)`: for frame, face, lips, eyes, head the upper left and lower right corner, pixels
     "Where the rays of each frame are drawn."
     points, H = np.array(subject.landmarks[:, :468, :2]), subject.size
-    def around(p, margin): return np.stack([p.min(1) - margin*H, p.max(1) + margin*H], 1)
+    def around(p, margin):
+        "Boxes around points, `(N, 2, 2)` pixels."
+        return np.stack([p.min(1) - margin*H, p.max(1) + margin*H], 1)
     boxes = np.stack([np.broadcast_to([[0, 0], [H, H]], (len(points), 2, 2)), around(points, .01), around(points[:, _LIPS], .025), around(points[:, _EYES], .02), _head_rect(points)], 1)
     boxes = boxes.clip(0, H)
     boxes[..., 1, :] = np.maximum(boxes[..., 1, :], boxes[..., 0, :] + 1)

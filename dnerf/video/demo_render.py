@@ -405,8 +405,12 @@ def backdrop(
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size]/size
     image = np.array([.33, .34, .33])*(1.05 - .45*y - .25*x)[..., None]
     edge = lambda t, soft: 1/(1+np.exp(-t/soft*2))
-    def paint(cover, colour): image[:] = image*(1-cover[..., None]) + np.array(colour)*cover[..., None]
-    def rect(x0, y0, x1, y1, colour, soft=.008): paint(edge(x-x0, soft)*edge(x1-x, soft)*edge(y-y0, soft)*edge(y1-y, soft), colour)
+    def paint(cover, colour):
+        "Lay a colour over the picture where `cover` `(H, W)` says."
+        image[:] = image*(1-cover[..., None]) + np.array(colour)*cover[..., None]
+    def rect(x0, y0, x1, y1, colour, soft=.008):
+        "Paint a rectangle with soft edges."
+        paint(edge(x-x0, soft)*edge(x1-x, soft)*edge(y-y0, soft)*edge(y1-y, soft), colour)
     rect(.02, .05, .27, .42, (.62, .70, .78), .012)                                             # window and its bars
     for bar in [(.135, .05, .150, .42), (.02, .225, .27, .24)]: rect(*bar, (.25, .22, .20))
     for shelf in [(.70, .36, 1.2, .385), (.70, .70, 1.2, .725)]: rect(*shelf, (.20, .12, .07))

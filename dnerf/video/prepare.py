@@ -32,10 +32,12 @@ def prefetch(
     "Run an iterator in another thread, a few items ahead; its errors are raised here."
     waiting, stop, end = queue.Queue(depth), threading.Event(), object()
     def put(x, error=None):
+        "Hand on an item, unless the reader has gone."
         while not stop.is_set():
             try: return waiting.put((x, error), timeout=.1)
             except queue.Full: pass
     def work():
+        "Read in the background until the end or an error."
         try:
             for x in items:
                 if stop.is_set(): return
@@ -100,6 +102,7 @@ def first_pass(
     borders, scale, total, picture = Borders(), min(1., longest/max(info.width, info.height)), count_frames(video), []
     small = tuple(max(1, round(n*scale)) for n in (info.width, info.height))
     def reduced():
+        "Frames at the size that is looked at; remembers the middle one."
         for i, frame in enumerate(iter_frames(video)):
             borders.add(frame)
             frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA) if scale < 1 else frame
@@ -178,6 +181,7 @@ def second_pass(
     plate, sharp, idle = BackgroundPlate(size), [], queue.SimpleQueue()
     learn = split_frames(len(landmarks))['train'][1]     # the plate is part of the model, so test frames must not be in it
     def matte(job):
+        "Masks of one frame."
         (i, frame), segmenter = job, idle.get()
         try: probability = person_probability(segmenter, frame)
         finally: idle.put(segmenter)

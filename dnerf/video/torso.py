@@ -101,6 +101,7 @@ def torso_motion(
     r = reference_frame(masks)
     spectrum, picture = torso_spectrum(frames[r], masks[r], low), grey(frames[r][high:])
     def align(i):
+        "Affine map of frame `i` to the reference."
         frame, mask = frames[i], masks[i]
         shift = peak_shift(torso_spectrum(frame, mask, low), spectrum, W, reach)
         return align_affine(grey(frame[high:]), mask[high:] == TORSO, picture, shift)
@@ -179,6 +180,7 @@ def torso_modes(
         modes, mean = (a.reshape(-1, *flow.weight.shape, 2)/weight for a in (basis[:K]*std[:, None], z.mean(0)))
         B = modes.reshape(K, -1)
         def amount(i): # least squares with the prior that amounts are of order 1
+            "Amounts of the modes in frame `i`, `(K,)`."
             f, trust = flow(i)
             w = np.repeat(trust.ravel(), 2)
             y = (f - mean[0]).ravel()

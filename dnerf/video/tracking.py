@@ -80,10 +80,12 @@ class _Rows:
     def __init__(self, *tail): self.a, self.n = np.zeros((256, *tail), np.float32), 0
 
     def append(self, row):
+        "Add a row."
         if self.n == len(self.a): self.a.resize((self.n*5//4, *self.a.shape[1:]), refcheck=False)
         self.a[self.n] = row; self.n += 1
 
     def array(self):
+        "The rows so far."
         self.a.resize((self.n, *self.a.shape[1:]), refcheck=False)
         return self.a
 
