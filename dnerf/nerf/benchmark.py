@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'in_turns', 'chosen_parts', 'write_head_jpegs', 'plain_pixels', 'plain_render', 'PlainLoop', 'OurLoop',
-           'first_losses', 'compare_steps', 'benchmark_run', 'time_to_reach', 'race', 'at_size', 'render_seconds',
-           'render_speed', 'tile_pictures', 'tile_subject', 'cost_by_length', 'resident', 'watched', 'train_folder',
-           'training_memory', 'repeat_video', 'preparing_memory', 'scaling', 'speech_speed', 'resample_by_loop',
-           'contamination_speed', 'keep_results', 'benchmark_lines']
+           'first_losses', 'compare_steps', 'benchmark_run', 'time_to_reach', 'race', 'at_size', 'render_speed',
+           'tile_pictures', 'tile_subject', 'cost_by_length', 'resident', 'watched', 'train_folder', 'training_memory',
+           'repeat_video', 'preparing_memory', 'scaling', 'speech_speed', 'resample_by_loop', 'contamination_speed',
+           'keep_results', 'benchmark_lines']
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #78528319
 import copy, dataclasses, itertools, json, os, subprocess, sys, tempfile, time
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core import InputError, keep_memory, need_space, progress, read_json, runs_dir, write_json
 from .portrait import Portrait
 from .rays import pixel_rays, sample_pdf, stratified_points
-from .training import Budget, PortraitTraining, RayBatches, Run, build_portrait, compose_config, load_run, losses, render_frames, sampling_boxes, train
+from .training import Budget, PortraitTraining, RayBatches, Run, build_portrait, compose_config, load_run, losses, render_frames, rendering_speed, sampling_boxes, train
 from ..subject import FPS, HEAD, NpyWriter, Subject, write_subject_json, write_wav
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #514be2c0
@@ -301,18 +301,7 @@ def at_size(
     if not portrait.config.torso_nerf: scaled.torso.template = nn.Parameter(picture(portrait.torso.template.detach()))
     return scaled
 
-# %% ../../nbs/nerf/05_benchmark.ipynb #48475888
-def render_seconds(
-    run:Run,   # A trained run
-    frames,    # Frame numbers; the first one is not timed
-) -> float:    # Seconds for each of the others: all of them together, divided by their number
-    "How long a frame takes to render, one after the other or side by side as `render_frames` does it."
-    first, *others = frames
-    list(render_frames(run, [first]))
-    start = time.perf_counter()
-    for _ in render_frames(run, others): pass
-    return (time.perf_counter() - start)/len(others)
-
+# %% ../../nbs/nerf/05_benchmark.ipynb #2ad1c003
 def render_speed(
     run:Run,               # A trained run
     sizes=(128, 256, 512), # Pixels
@@ -322,7 +311,7 @@ def render_speed(
     test = run.subject.split('test')
     frames = [test[0], *test[::max(1, len(test)//n)]][:n + 1]
     runs = [dataclasses.replace(run, portrait=at_size(run.portrait, size)) for size in sizes]
-    return {str(size): 1/render_seconds(r, frames) for size, r in zip(sizes, runs)}
+    return {str(size): rendering_speed(r, frames, n) for size, r in zip(sizes, runs)}
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #878c952b
 def tile_pictures(

@@ -119,7 +119,7 @@ def render_surface(
     span:tuple=None,   # `near`, `far` `(R,)` metres, as for `surface_edges`
 ) -> tuple[Tensor, Tensor]: # `rgb` `(R, 3)` accumulated colour, `acc` `(R,)` accumulated weight
     "Colour and coverage of the head on each ray."
-    hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span)
+    hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span, .01 if span is None else .03)
     t_vals, deltas = sample_intervals(edges, generator)
     x = rays_o[hit, None] + t_vals[..., None]*rays_d[hit, None]
     each = lambda a: a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])

@@ -6,7 +6,8 @@
 __all__ = ['PRESETS', 'WRONG', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'register_configs', 'compose_config',
            'sampling_boxes', 'signals', 'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining',
            'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'read_checkpoint', 'run_folder', 'check_inputs',
-           'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames', 'pose_jitter']
+           'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames', 'rendering_speed',
+           'pose_jitter']
 
 # %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
 import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
@@ -739,6 +740,20 @@ def render_frames(
         return i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()
     threads = torch.get_num_threads() if run.device.type == 'cpu' else 1
     yield from (map(picture, frames) if threads == 1 else _side_by_side(picture, frames, threads))
+
+def rendering_speed(
+    run:Run,    # A trained run
+    frames,     # Frame numbers; the first one pays for starting up and is not timed
+    n:int=16,   # Time so many of them
+    render=render_frames, # Renderer `(run, frames) -> (index, image), ...`
+) -> float:     # Frames per second
+    "Speed of rendering, when nothing is done with the frames."
+    first, *others = list(frames)[:n + 1]
+    for _ in render(run, [first]): pass
+    others = others or [first]
+    start = time.perf_counter()
+    for _ in render(run, others): pass
+    return len(others)/(time.perf_counter() - start)
 
 def _side_by_side(do, items, threads):
     "As `map`, in several threads of one PyTorch thread each; results in order, a few in advance."
