@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..core import InputError, keep_memory, need_space, progress, read_json, runs_dir, write_json
 from .portrait import Portrait
 from .rays import pixel_rays, sample_pdf, stratified_points
-from .training import Budget, PortraitTraining, RayBatches, Run, build_portrait, compose_config, load_run, losses, render_frames, rendering_speed, sampling_boxes, train
+from .training import Budget, PortraitTraining, RayBatches, Run, arithmetic, build_portrait, compose_config, load_run, losses, pick_precision, render_frames, rendering_speed, sampling_boxes, train
 from ..subject import FPS, HEAD, NpyWriter, Subject, write_subject_json, write_wav
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #514be2c0
@@ -122,7 +122,8 @@ class PlainLoop:
         self.frames, self.boxes = list(span)[::max(1, len(span)//n_frames)][:n_frames], sampling_boxes(subject)
         write_head_jpegs(subject, self.frames, folder)
         self.optimizers = [torch.optim.Adam(m.parameters(), config.optim.lr_net) for m in (portrait.heads, portrait.audio)]
-        self.rng, self.generator = np.random.default_rng(config.seed), torch.Generator().manual_seed(config.seed)
+        self.device = next(portrait.parameters()).device
+        self.rng, self.generator = np.random.default_rng(config.seed), torch.Generator(self.device).manual_seed(config.seed)
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #cde41da2
 @patch
@@ -130,7 +131,7 @@ def grids(self:PlainLoop,
     c2w:Tensor,  # `(4, 4)`
 ) -> tuple[Tensor, Tensor, Tensor]: # `pixels` `(HW, 2)` column and row; `rays_o`, `rays_d` `(HW, 3)`
     "All pixels of a frame and their rays."
-    at = torch.arange(self.subject.size)
+    at = torch.arange(self.subject.size, device=self.device)
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
     return pixels, *pixel_rays(c2w, self.subject.focal, self.subject.size, pixels)
 
@@ -140,10 +141,10 @@ def choose(self:PlainLoop,
     i:int,         # Frame number
 ) -> Tensor:       # `(R,)` indices
     "Two permutations, of the pixels inside and outside of the head's rectangle."
-    low, high = torch.from_numpy(self.boxes[i, 4])
+    low, high = torch.from_numpy(self.boxes[i, 4]).to(self.device)
     inside = ((pixels >= low) & (pixels < high)).all(-1)
     n = int(self.config.data.rays*self.config.data.head)
-    chosen = [part[torch.from_numpy(self.rng.permutation(len(part))[:k])] for part, k in ((inside.nonzero()[:, 0], n), ((~inside).nonzero()[:, 0], self.config.data.rays - n))]
+    chosen = [part[torch.from_numpy(self.rng.permutation(len(part))[:k]).to(self.device)] for part, k in ((inside.nonzero()[:, 0], n), ((~inside).nonzero()[:, 0], self.config.data.rays - n))]
     return torch.cat(chosen)
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #c9fce83a
@@ -171,8 +172,8 @@ def step(self:PlainLoop) -> float: # The loss
     import matplotlib.image
     with torch.autograd.set_detect_anomaly(True):
         i = int(self.rng.choice(self.frames))
-        picture = torch.from_numpy(matplotlib.image.imread(self.folder/f'{i}.jpg').astype(np.float32)/255)
-        c2w, window = (torch.from_numpy(np.array(a[i])) for a in (self.subject.poses, self.embedding))
+        picture = torch.from_numpy(matplotlib.image.imread(self.folder/f'{i}.jpg').astype(np.float32)/255).to(self.device)
+        c2w, window = (torch.from_numpy(np.array(a[i])).to(self.device) for a in (self.subject.poses, self.embedding))
         pixels, rays_o, rays_d = self.grids(c2w)
         at = self.choose(pixels, i)
         truth = picture[pixels[at, 1], pixels[at, 0]]
@@ -198,7 +199,8 @@ class OurLoop:
     def step(self) -> float: # The loss
         "One training step."
         self.n += 1
-        loss = self.module.training_step({**self.batches.batch(self.n), 'step': self.n}, self.n)
+        batch = {k: v.to(self.module.device) for k, v in self.batches.batch(self.n).items()}
+        with arithmetic(self.module.config.trainer.precision, self.module.device): loss = self.module.training_step({**batch, 'step': self.n}, self.n)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -211,7 +213,7 @@ def first_losses(
     ours:OurLoop,    # The same
 ) -> dict:           # `plain` and `ours`, the losses of the head on one batch; `difference` of the colours, the largest
     "The loss of both loops for the same rays."
-    batch, portrait = ours.batches.batch(0), ours.module.portrait
+    batch, portrait = {k: v.to(ours.module.device) for k, v in ours.batches.batch(0).items()}, ours.module.portrait
     out = portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'])
     terms = losses(out, batch, 0.)
     c2w, pixels = batch['c2w'][0], batch['pixels'][0]
@@ -231,19 +233,21 @@ def compare_steps(
     seed:int=0,            # Of weights and rays
     show:bool=False,       # Draw a progress bar
     trained:Portrait=None, # Weights to begin with; untrained ones if not given
-) -> dict:                 # `plain_s`, `ours_s` seconds of a step (median); `ratio`; `first` from `first_losses`; all `seconds`
+    device:str='cpu',      # Where both compute
+) -> dict:                 # `plain_s`, `ours_s` seconds of a step (median); `ratio`; `first` from `first_losses`; `precision` of ours; all `seconds`
     "The plain loop against the preset `paper`, steps in turns."
     keep_memory()                                                # what our training does, here for both
     config = compose_config('paper', overrides, subject=subject.name, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        portrait = copy.deepcopy(trained).cpu().train() if trained else build_portrait(subject, config, embedding.shape[-1]).initialise(subject)
+        portrait = copy.deepcopy(trained).train() if trained else build_portrait(subject, config, embedding.shape[-1]).initialise(subject)
+    portrait = portrait.to(device)
     with tempfile.TemporaryDirectory() as folder:
         plain, ours = PlainLoop(subject, embedding, config, copy.deepcopy(portrait), folder), OurLoop(subject, embedding, config, portrait)
         first = first_losses(plain, ours)
         seconds = in_turns(dict(plain=plain.step, ours=ours.step), rounds, show=show)
     slow, fast = (median(t) for t in seconds.values())
-    return dict(plain_s=slow, ours_s=fast, ratio=slow/fast, first=first, rays=config.data.rays, samples=[config.portrait.n_coarse, config.portrait.n_fine], width=config.field.width, seconds=seconds)
+    return dict(plain_s=slow, ours_s=fast, ratio=slow/fast, first=first, rays=config.data.rays, samples=[config.portrait.n_coarse, config.portrait.n_fine], width=config.field.width, precision=pick_precision(config.trainer.precision, torch.device(device)), seconds=seconds)
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #a4916eca
 def benchmark_run(

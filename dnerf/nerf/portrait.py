@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['EYELIDS', 'BROWS', 'training_frames', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface',
-           'head_span', 'near_far', 'render_coarse_fine', 'head_anchors', 'torso_signal', 'warp', 'mode_pictures',
-           'deform', 'torso_template', 'TorsoConfig', 'Torso', 'PortraitConfig', 'upper_face_signal', 'Portrait']
+           'head_span', 'near_far', 'seen_points', 'render_points', 'render_coarse_fine', 'head_anchors',
+           'torso_signal', 'warp', 'mode_pictures', 'deform', 'torso_template', 'TorsoConfig', 'Torso',
+           'PortraitConfig', 'upper_face_signal', 'Portrait']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -167,6 +168,49 @@ def near_far(
     cos = -(rays_d*back).sum(-1)
     return near/cos, far/cos
 
+
+# %% ../../nbs/nerf/03_portrait.ipynb #28531a10
+@torch.no_grad()
+def seen_points(
+    net:MLPField,     # Asked for densities
+    rays_o:Tensor,    # `(R, 3)` metres
+    rays_d:Tensor,    # `(R, 3)` unit directions
+    condition:Tensor, # `(R, C)`
+    t_vals:Tensor,    # `(R, S)` metres, increasing
+    deltas:Tensor,    # `(R, S)` metres
+    parts:int=4,      # A ray may end after so many parts of its points
+    opaque:float=14., # Optical depth after which nothing is seen
+) -> Tensor:          # `(K,)` places in the flattened `(R, S)`
+    "Points that have density and are not hidden."
+    sigma, depth, clear = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0]), torch.arange(len(deltas), device=deltas.device)
+    for part in torch.arange(deltas.shape[1], device=deltas.device).chunk(parts):
+        clear = clear[depth[clear] < opaque]
+        at = clear[:, None], part
+        x = rays_o[clear, None] + t_vals[at][..., None]*rays_d[clear, None]
+        asked = net.density(x.reshape(-1, 3), condition[clear].repeat_interleave(len(part), 0)).view(len(clear), len(part))
+        sigma[at], depth[clear] = asked, depth[clear] + (asked*deltas[at]).sum(-1)
+    hidden = (sigma*deltas).cumsum(-1) - sigma*deltas > opaque
+    return ((sigma > 0) & ~hidden).flatten().nonzero().squeeze(-1)
+
+def render_points(
+    net:MLPField,     # Asked where there is something to see
+    rays_o:Tensor,    # `(R, 3)` metres
+    rays_d:Tensor,    # `(R, 3)` unit directions
+    condition:Tensor, # `(R, C)`
+    t_vals:Tensor,    # `(R, S + 1)` metres, increasing; a point stands for the interval up to the next, the last one for the background
+) -> tuple[Tensor, Tensor, Tensor]: # `rgb` `(R, 3)` accumulated colour, `acc` `(R,)` accumulated weight, `weights` `(R, S)`
+    "Equation 1 for all but the background's part."
+    deltas = t_vals.diff(dim=-1)
+    seen = seen_points(net, rays_o, rays_d, condition, t_vals[:, :-1], deltas)
+    torch.clear_autocast_cache()                                            # weights that were cast without a gradient would be used again
+    ray, t = seen//deltas.shape[1], t_vals[:, :-1].flatten()[seen]
+    directions = rays_d[ray]
+    rgb, sigma = net(rays_o[ray] + t[:, None]*directions, directions, condition.index_select(0, ray))
+    weights = render_weights(deltas.new_zeros(deltas.numel()).index_copy(0, seen, sigma).view_as(deltas), deltas)
+    return deltas.new_zeros(len(deltas), 3).index_add(0, ray, weights.flatten()[seen, None]*rgb), weights.sum(-1), weights
+
+
+# %% ../../nbs/nerf/03_portrait.ipynb #b538c17a
 def render_coarse_fine(
     coarse:MLPField,  # First network
     fine:MLPField,    # Second network
@@ -180,18 +224,13 @@ def render_coarse_fine(
     generator:torch.Generator=None, # Jitters the points
 ) -> list[tuple[Tensor, Tensor]]: # `(rgb, acc)` of the coarse, then of the fine network: all but the background's part
     "AD-NeRF's hierarchical sampling."
-    t_vals, out = stratified_points(near, far, n_coarse, generator), []
-    for net, more in ((coarse, n_fine), (fine, 0)):
-        deltas = t_vals.diff(dim=-1)
-        x = rays_o[:, None] + t_vals[:, :-1, None]*rays_d[:, None]
-        each = lambda a: a[:, None].expand(-1, deltas.shape[-1], -1).reshape(deltas.numel(), a.shape[-1])
-        rgb, sigma = net(x.reshape(-1, 3), each(rays_d), each(condition), rendered=True)
-        weights = render_weights(sigma.reshape(deltas.shape), deltas)
-        out.append((accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)))
-        if more:
-            middles = (t_vals[:, 1:] + t_vals[:, :-1])/2
-            t_vals = torch.cat([t_vals, sample_pdf(middles, weights[:, 1:].detach(), more, generator)], -1).sort(-1).values
-    return out
+    t_vals = stratified_points(near, far, n_coarse, generator)
+    *first, weights = render_points(coarse, rays_o, rays_d, condition, t_vals)
+    middles = (t_vals[:, 1:] + t_vals[:, :-1])/2
+    more = sample_pdf(middles, weights[:, 1:].detach(), n_fine, generator)
+    t_vals = torch.cat([t_vals, more], -1).sort(-1).values
+    return [tuple(first), render_points(fine, rays_o, rays_d, condition, t_vals)[:2]]
+
 
 # %% ../../nbs/nerf/03_portrait.ipynb #fc0c7afd
 _ANCHORS = ((0., 0., 0.), (0., -.14, -.05))   # head space, metres: its origin, and a point in the neck

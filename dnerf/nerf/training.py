@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'WRONG', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config', 'register_configs', 'compose_config',
-           'sampling_boxes', 'signals', 'RayBatches', 'losses', 'Budget', 'learning_rate_factor', 'PortraitTraining',
-           'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'read_checkpoint', 'run_folder', 'check_inputs',
-           'train', 'build_portrait', 'Run', 'known_runs', 'load_run', 'render_frames', 'rendering_speed',
-           'pose_jitter']
+           'sampling_boxes', 'signals', 'RayBatches', 'PortraitData', 'losses', 'Budget', 'learning_rate_factor',
+           'PortraitTraining', 'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'read_checkpoint', 'run_folder',
+           'pick_precision', 'arithmetic', 'check_inputs', 'train', 'build_portrait', 'Run', 'known_runs', 'load_run',
+           'render_frames', 'rendering_speed', 'pose_jitter']
 
 # %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
 import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
@@ -22,7 +22,7 @@ import torch
 from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..core import DivergedError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig, Neighbours
 from .frames import jitter, pose_terms
@@ -64,7 +64,7 @@ class TrainerConfig:
     devices: int = 1            # processes on each machine, one for each device
     num_nodes: int = 1          # machines
     strategy: str = 'auto'      # how they work together; `auto` with several is DDP
-    precision: str = '32-true'  # the arithmetic
+    precision: str = '32-true'  # the arithmetic; `auto`: bfloat16 where the processor has units for it
 
 @dataclass
 class Config:
@@ -78,6 +78,7 @@ class Config:
     minutes: float = 2.5           # budget by the clock ...
     steps: int = 0                 # ... or in steps, if not 0
     device: str = 'auto'
+    workers: int = 0               # processes that draw batches ahead of the training
     val_frames: int = 6            # validation frames looked at in each check
     val_rays: int = 0              # so many pixels of each, the same every time; 0: whole frames
     checks: int = 4                # validation checks in the budget; the best of them is kept
@@ -98,9 +99,9 @@ def register_configs():
     store.store(group='field', name='mlp', node=MLPFieldConfig)
     defaults = lambda name: ['_self_', {'field': name}]
     store.store(name='cpu', node=Config())
-    store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16))))
+    store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., workers=4, data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16))))
     adam = dict(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)
-    adnerf = dict(defaults=defaults('mlp'), minutes=60.)
+    adnerf = dict(defaults=defaults('mlp'), minutes=60., trainer=TrainerConfig(precision='auto'))
     portrait = dict(n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False, speech_noise=0., attention=8, head_alone=True)
     rays = dict(frames=1, face=0., lips=0., eyes=0.)
     store.store(name='paper', node=Config(**adnerf, preset='paper', optim=OptimConfig(**adam), data=DataConfig(**rays, rays=2048, head=.95), portrait=PortraitConfig(**portrait)))
@@ -139,6 +140,7 @@ def _check_config(config):
     if config.optim.ssim and not 7 <= config.data.patch <= config.data.rays**.5: raise InputError(f"optim.ssim needs patches: data.patch must be at least 7 and its square at most data.rays (now {config.data.patch} and {config.data.rays})")
     if config.optim.ssim and config.portrait.torso_nerf: raise InputError("optim.ssim cannot be used with portrait.torso_nerf, whose rays are no patches")
     if not 0 <= config.optim.head_share < 1: raise InputError(f"optim.head_share is a share of the budget, at least 0 and less than 1 (now {config.optim.head_share:g})")
+    if config.workers < 0: raise InputError(f"workers is a number of processes, 0 or more (now {config.workers})")
     if min(config.trainer.devices, config.trainer.num_nodes) < 1: raise InputError("trainer.devices and trainer.num_nodes must be at least 1")
     return config
 
@@ -189,8 +191,9 @@ class RayBatches(IterableDataset):
         config:DictConfig,     # The run's configuration
         split:str='train',     # The split to draw from
         start:int=0,           # First step
+        rank:int=0,            # Of the process, where there are several
     ):
-        self.subject, self.embedding, self.config, self.start = subject, embedding, config, start
+        self.subject, self.embedding, self.config, self.start, self.rank = subject, embedding, config, start, rank
         indices = np.array(subject.split(split))
         self.indices = indices[subject.tracked[indices]]
         if not len(self.indices): raise InputError(f"subject {subject.name!r} has no {split} frame with a face; prepare it again from a longer video")
@@ -234,10 +237,30 @@ class RayBatches(IterableDataset):
         return corner[:, None] + square
 
     def __iter__(self):
-        step, rank = self.start, torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
+        worker = get_worker_info()                                     # workers take turns
+        step, stride = self.start + (worker.id if worker else 0), worker.num_workers if worker else 1
         while True:
-            yield {**self.batch(step, rank), 'step': step}
-            step += 1
+            yield {**self.batch(step, self.rank), 'step': step}
+            step += stride
+
+
+# %% ../../nbs/nerf/04_training.ipynb #e352a7ae
+class PortraitData(L.LightningDataModule):
+    "The training batches of one run."
+    def __init__(self,
+        subject:Subject,       # A prepared person
+        embedding:np.ndarray,  # `(N, 16, D)` speech features
+        config:DictConfig,     # The run's configuration; its `workers` draw the batches
+        start:int=0,           # First step
+    ):
+        super().__init__()
+        self.arguments, self.workers = (subject, embedding, config, 'train', start), config.workers
+
+    def train_dataloader(self):
+        "Endless, for this process."
+        batches = RayBatches(*self.arguments, rank=self.trainer.global_rank if self.trainer else 0)
+        return DataLoader(batches, batch_size=None, num_workers=self.workers, pin_memory=torch.cuda.is_available())
+
 
 # %% ../../nbs/nerf/04_training.ipynb #21137bb6
 def losses(
@@ -351,7 +374,7 @@ class PortraitTraining(L.LightningModule):
         "Sum of the loss terms of one batch."
         batch = self.rays(batch)
         self.seen += batch['mask'].numel()
-        generator = torch.Generator().manual_seed(self.config.seed*1_000_003 + batch['step'] + self.global_rank*10**12)
+        generator = torch.Generator(self.device).manual_seed(self.config.seed*1_000_003 + batch['step'] + self.global_rank*10**12)
         out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator, frame=batch.get('frame'))
         o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
         fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
@@ -486,8 +509,9 @@ def validate(self:Watch, trainer, module):
     frames = frames[::max(1, len(frames)//c.val_frames)][:c.val_frames]
     drive, error = signals(subject, self.embedding, c), []
     for n, i in enumerate(frames):
-        if c.val_rays: image, truth = _some_pixels(module.portrait, _row(drive, i, module.device), subject, i, c.val_rays)
-        else: image, truth = module.portrait.render(**_row(drive, i, module.device)), subject.frames[i]
+        with arithmetic(c.trainer.precision, module.device):
+            if c.val_rays: image, truth = _some_pixels(module.portrait, _row(drive, i, module.device), subject, i, c.val_rays)
+            else: image, truth = module.portrait.render(**_row(drive, i, module.device)), subject.frames[i]
         error.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
         if n == 0 and trainer.logger and not c.val_rays: trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
     value = -10*math.log10(max(np.mean(error), 1e-10)) if error else math.nan      # in this order NaN stays NaN, and is never the best
@@ -543,7 +567,7 @@ def on_train_end(self:Watch, trainer, module):
             val_psnr=round(self.best, 3) if math.isfinite(self.best) else None, device=str(pick_device(module.config.device)), devices=trainer.world_size))
 
 # %% ../../nbs/nerf/04_training.ipynb #cec2a698
-_FREE = ('name', 'device', 'save_every')  # settings that do not change what is computed
+_FREE = ('name', 'device', 'workers', 'save_every')  # settings that do not change what is computed
 
 def fingerprint(
     subject:Subject,       # A prepared person
@@ -600,6 +624,26 @@ def run_folder(
         k += 1
         config.name = f'{base}-{k}'
 
+# %% ../../nbs/nerf/04_training.ipynb #4fa4a389
+def pick_precision(
+    precision:str,       # Lightning's name, or `auto`
+    device:torch.device, # Where it will compute
+) -> str:                # Lightning's name
+    "`auto` is bfloat16 where the processor has units for it, else float32."
+    if precision != 'auto': return precision
+    if device.type == 'cuda': fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else: fast = getattr(torch.cpu, 'get_capabilities', dict)().get('amx_bf16', False)
+    return 'bf16-mixed' if fast else '32-true'
+
+def arithmetic(
+    precision:str,       # As in the configuration
+    device:torch.device, # Where it computes
+): # A context manager
+    "Autocast as in training, for what is rendered outside of it."
+    kind = {'bf16-mixed': torch.bfloat16, '16-mixed': torch.float16}.get(pick_precision(precision, device))
+    return torch.autocast(device.type, kind) if kind else contextlib.nullcontext()
+
+
 # %% ../../nbs/nerf/04_training.ipynb #d4923894
 def _strategy(config):
     several = config.trainer.devices*config.trainer.num_nodes > 1
@@ -612,7 +656,7 @@ def _trainer(config, folder, watch, device):
     from lightning.pytorch.loggers import TensorBoardLogger
     logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.WARNING)
     kind, t = {'cuda': 'gpu'}.get(device.type, device.type), config.trainer
-    return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None and t.devices == 1 else t.devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=t.precision,
+    return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None and t.devices == 1 else t.devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=pick_precision(t.precision, device),
         max_epochs=1, max_steps=-1, callbacks=[watch], logger=TensorBoardLogger(folder, name='tensorboard', version=''),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
@@ -670,12 +714,11 @@ def _fit(subject, embedding, config, trainer, watch):
     if trainer.is_global_zero: _forget_after(watch.folder/'metrics.csv', resume)
     if resume and best.exists(): watch.best = read(best)['val_psnr']
     module = PortraitTraining(portrait, config, budget)
-    batches = RayBatches(subject, embedding, config, start=resume)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
         warnings.filterwarnings('ignore', message='.*does not have many workers.*')  # batches are drawn faster than they are used
         warnings.filterwarnings('ignore', message='.*broadcast_buffers.*')           # its successor is too new
-        trainer.fit(module, DataLoader(batches, batch_size=None), ckpt_path=last if resume else None, weights_only=True)
+        trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
 
 def _forget_after(path, step):
     "Drop the rows of the curves that lie after the checkpoint."
@@ -737,7 +780,7 @@ def render_frames(
     drive = signals(run.subject, run.embedding, run.config)
     def picture(i):
         "Frame `i`, rendered."
-        return i, run.portrait.render(**_row(drive, i, run.device)).cpu().numpy()
+        with arithmetic(run.config.trainer.precision, run.device): return i, run.portrait.render(**_row(drive, i, run.device)).float().cpu().numpy()
     threads = torch.get_num_threads() if run.device.type == 'cpu' else 1
     yield from (map(picture, frames) if threads == 1 else _side_by_side(picture, frames, threads))
 
