@@ -193,7 +193,7 @@ class OurLoop:
         config,                # From `compose_config`
         portrait:Portrait,     # Is trained; one of its own
     ):
-        self.module = PortraitTraining(portrait, config, Budget(config.minutes))
+        self.module = PortraitTraining(portrait, config, Budget(config.minutes)).to(next(portrait.parameters()).device)
         self.optimizer, self.batches, self.n = self.module.configure_optimizers(), RayBatches(subject, embedding, config), 0
 
     def step(self) -> float: # The loss
