@@ -31,9 +31,10 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
                      sizes="16 32", factor=2, paper_overrides=PAPER, cpu_overrides=CPU)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "toy.json").read_text())
-    assert sorted(results) == ["a", "a_trained", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
+    assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
     a, b, c = (results[k] for k in "abc")
     assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5 and a["rays"] == 40 and len(a["seconds"]["plain"]) == 2
+    assert results["a_trained_float32"]["precision"] == results["a_float32"]["precision"] == "32-true" and a["precision"] in ("32-true", "bf16-mixed")
     assert all(len(curve["seconds"]) and np.isfinite(curve["value"]).all() for curve in b["curves"].values()) and sorted(b["curves"]) == ["cpu", "paper", "start"]
     assert b["target"] == max(b["curves"]["paper"]["value"]) and sorted(b["rays_per_second"]) == ["cpu", "paper"] and {"ratio", "at_least"} <= set(b)
     assert sorted(c["frames_per_second"]) == ["16", "32"] and c["length"]["factor"] == 2 and c["run"] == "benchmark-cpu"

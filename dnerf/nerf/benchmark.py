@@ -566,8 +566,8 @@ def benchmark_lines(
 ) -> list[tuple]: # `(part, what, number)`, texts
     "The table of a benchmark."
     rows, r = [], results
-    if 'a' in r: rows.append(('a', f"training step, plain loop ({r['a']['plain_s']:.2f} s) against preset `paper` ({r['a']['ours_s']:.2f} s)", f"{r['a']['ratio']:.2f}x"))
-    if 'a_trained' in r: rows.append(('a', 'the same from the weights of `benchmark-paper`', f"{r['a_trained']['ratio']:.2f}x"))
+    for key, weights in (('a', 'untrained'), ('a_float32', 'untrained'), ('a_trained', 'trained'), ('a_trained_float32', 'trained')):
+        if key in r: rows.append(('a', f"training step, plain loop ({r[key]['plain_s']:.2f} s) against preset `paper` ({r[key]['ours_s']:.2f} s, {r[key]['precision']}), {weights} weights", f"{r[key]['ratio']:.2f}x"))
     if 'b' in r: rows += _race_lines(r['b'])
     if 'c' in r: rows += [('c', f"rendering at {size} px, {r['c'].get('threads', 1)} threads", f'{fps:.1f} frames/s') for size, fps in r['c']['frames_per_second'].items()]
     if 'c' in r and 'length' in r['c']: rows += [('c', f"cost of {what} as the video grows {r['c']['length']['factor']}x", f"{r['c']['length'][key]:.2f}x") for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
