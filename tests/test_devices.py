@@ -78,7 +78,7 @@ def in_each_process():
     for preset, overrides in PRESETS.items():
         portrait, batches = portrait_and_batches(toy.folder, preset, overrides)
         together = torch.nn.parallel.DistributedDataParallel(portrait, broadcast_buffers=False, find_unused_parameters=preset != "cpu")
-        batches.start = 7
+        batches.start, batches.rank = 7, torch.distributed.get_rank()
         seen[preset] = gradients(portrait, loss_of(together, next(iter(batches))))
     if torch.distributed.get_rank() == 0:
         torch.save(seen, toy.folder / "gradients.pt")

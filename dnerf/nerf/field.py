@@ -99,6 +99,8 @@ class MLPFieldConfig:
     code_dim: int = 64      # length of the speech code
 
 # %% ../../nbs/nerf/01_field.ipynb #c4052c8b
+def _single(a): return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
+
 class MLPField(nn.Module):
     "AD-NeRF's conditional field: `(x, d, condition) -> (rgb, sigma)` (paper eq. 7)."
     def __init__(self,
@@ -129,7 +131,7 @@ class MLPField(nn.Module):
         condition:Tensor, # `(P, C)`
     ) -> Tensor:          # `(P,)` in 1/m
         "Density alone, for less."
-        return F.relu(self.sigma(self.features(x, condition)).squeeze(-1).float())
+        return self._positive(self.features(x, condition))
 
     def forward(self,
         x:Tensor,         # `(P, 3)` metres
@@ -139,7 +141,9 @@ class MLPField(nn.Module):
         "Colour and density (paper eq. 7)."
         h = self.features(x, condition)
         colour = self.colour(torch.cat([h, positional_encoding(d, self.config.d_octaves).to(h.dtype)], -1))
-        return colour.float().sigmoid(), F.relu(self.sigma(h).squeeze(-1).float())
+        return _single(colour).sigmoid(), self._positive(h)
+
+    def _positive(self, h): return F.relu(_single(self.sigma(h).squeeze(-1)))
 
 
 # %% ../../nbs/nerf/01_field.ipynb #aad72c2c
