@@ -151,7 +151,8 @@ def test_pooling_is_independent_of_how_frames_are_grouped():
 def test_every_metric_is_null_with_a_reason_until_measured():
     metrics = empty_metrics()
     assert set(metrics["reasons"]) == set(METRICS)
-    assert set(metrics) == {"protocol", "psnr", "ssim", "lpips", "lmd", "sync", "blink", "speed", "reasons"}
+    assert set(metrics) == {"protocol", "psnr", "ssim", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error", "jitter",
+                            "sync", "subject_sync", "blink", "speed", "reasons"}
     check_metrics(metrics)
 
 
