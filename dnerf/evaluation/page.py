@@ -6,8 +6,9 @@
 __all__ = ['PAGE_STYLE', 'value_text', 'metric_rows', 'metrics_table', 'protocol_lines', 'protocol_html', 'data_uri',
            'html_report']
 
-# %% ../../nbs/evaluation/02a_page.ipynb #2dbdae97
+# %% ../../nbs/evaluation/02a_page.ipynb #6cacc437
 import base64, json, mimetypes
+from itertools import groupby
 from html import escape
 from pathlib import Path
 from ..core import MissingError, read_json, staged_file
@@ -41,21 +42,22 @@ def metric_rows(
     order = [key for key in METRICS if key in found] + [key for key in found if key not in METRICS]
     return [dict(entry=key, value=found[key], reason=metrics['reasons'].get(key), **dict(zip(('unit', 'better', 'meaning'), METRICS.get(key, ('', '', ''))))) for key in order]
 
-# %% ../../nbs/evaluation/02a_page.ipynb #0a196c67
+# %% ../../nbs/evaluation/02a_page.ipynb #76c581ad
 def metrics_table(
     metrics:dict, # The content of a `metrics.json`
 ) -> str:         # HTML
     "A table of all entries: what, value with unit, which way is better."
-    def line(row):
-        "One row."
-        what = f"<td><code>{escape(row['entry'])}</code><small>{escape(row['meaning'])}</small></td>"
-        if row['value'] is None: return f"<tr class='none'>{what}<td colspan='2'><small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
+    def lines(rows):
+        "A row with a value, or several that miss theirs for one reason."
+        code = ' '.join(f"<code>{escape(row['entry'])}</code>" for row in rows)
+        row = rows[0]
+        if row['value'] is None: return f"<tr><td colspan='3'>{code}<small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
         unit = '' if row['unit'] in ('', '1') else f" {row['unit']}"
-        return f"<tr>{what}<td class='value'>{escape(value_text(row['value'], row['unit']) + unit)}</td><td><small>{escape(row['better'])}</small></td></tr>"
-    rows, body, group = metric_rows(metrics), [], None
-    for row in rows:
-        if (first := row['entry'].split('.')[0]) != group: group = first; body.append(f"<tr class='group'><th colspan='3'>{escape(group.replace('_', ' '))}</th></tr>")
-        body.append(line(row))
+        return f"<tr><td>{code}<small>{escape(row['meaning'])}</small></td><td class='value'>{escape(value_text(row['value'], row['unit']) + unit)}</td><td><small>{escape(row['better'])}</small></td></tr>"
+    body, group = [], None
+    for (first, reason, _), rows in groupby(metric_rows(metrics), lambda row: (row['entry'].split('.')[0], row['reason'], row['value'] is None or row['entry'])):
+        if first != group: group = first; body.append(f"<tr class='group'><th colspan='3'>{escape(group.replace('_', ' '))}</th></tr>")
+        body.append(lines(list(rows)))
     return "<table><thead><tr><th>what</th><th>value</th><th>better</th></tr></thead><tbody>" + '\n'.join(body) + '</tbody></table>'
 
 # %% ../../nbs/evaluation/02a_page.ipynb #1eb2f58c
@@ -78,21 +80,21 @@ def protocol_html(
     terms = ''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in protocol_lines(protocol).items())
     return f"<dl>{terms}</dl><details><summary>the whole protocol</summary><pre>{escape(json.dumps(protocol, indent=1))}</pre></details>"
 
-# %% ../../nbs/evaluation/02a_page.ipynb #5ca45e72
+# %% ../../nbs/evaluation/02a_page.ipynb #b0a8c8f4
 PAGE_STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5d636b; --page: #fff; --line: #dcdfe4; --band: #f3f4f6 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e7e9ec; --soft: #a2a9b3; --page: #16181b; --line: #34383e; --band: #212429 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 62rem; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page) }
 h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margin-top: 2rem }
-video, img { display: block; width: 100%; max-width: 48rem; height: auto; border-radius: 6px; background: #fff }
+video, img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff } video { width: 48rem }
 figure { margin: 1rem 0 2rem } figcaption, small, dt { color: var(--soft) }
 .halves { display: grid; grid-template-columns: 1fr 1fr; max-width: 48rem; text-align: center; color: var(--soft) }
 dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0 } dd { margin: 0; overflow-wrap: anywhere }
 pre { overflow-x: auto; padding: .7rem; background: var(--band); font-size: .8rem } summary { cursor: pointer; margin: .5rem 0 }
 table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .5rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-td small { display: block; overflow-wrap: anywhere } .value { white-space: nowrap; font-variant-numeric: tabular-nums; font-weight: 600 } .group th { background: var(--band) }
-@media (max-width: 36rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } td, th { padding: .3rem .2rem } code { font-size: .8rem } .value { white-space: normal } }
+td small { display: block } td { overflow-wrap: anywhere } .value { white-space: nowrap; font-variant-numeric: tabular-nums; font-weight: 600 } .group th { background: var(--band) }
+@media (max-width: 36rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } td, th { padding: .3rem .2rem } code { font-size: .8rem } .value { white-space: normal; overflow-wrap: normal } }
 """
 
 def data_uri(

@@ -108,7 +108,7 @@ class Measure:
 
     def columns(self) -> dict: # Name to one value per frame
         "What `frames.csv` says of each frame; nan where the region had no pixel."
-        return {f'mse.{name}': values for name, values in self.errors.mse(pooled=False).items()} | ({'ssim': np.array(self.ssim)} if self.ssim else {})
+        return {f'mse.{name}': values for name, values in self.errors.mse(pooled=False).items()} | ({'ssim.frame': np.array(self.ssim)} if self.ssim else {})
 
 # %% ../../nbs/evaluation/03_report.ipynb #dd6008c2
 @dataclass
