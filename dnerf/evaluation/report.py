@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['MEASURE_TEXT', 'MUST_AGREE', 'MEASURES', 'protocol', 'same_protocol', 'evenly_spaced', 'Measure', 'Clip', 'clip_of',
-           'measure_lpips', 'measure_faces', 'other_speech', 'measure_sync', 'measure_subject_sync', 'check_measures',
-           'take_measures', 'fill_metrics', 'write_frames', 'device_name', 'write_speed', 'comparison_figure',
-           'read_curves', 'curves_figure', 'evaluate_run', 'summary']
+           'measure_lpips', 'measure_faces', 'measure_sync', 'measure_subject_sync', 'check_measures', 'take_measures',
+           'fill_metrics', 'write_frames', 'device_name', 'write_speed', 'comparison_figure', 'read_curves',
+           'curves_figure', 'evaluate_run', 'summary']
 
 # %% ../../nbs/evaluation/03_report.ipynb #2e97cfa8
-import contextlib, csv, math
+import contextlib, csv, math, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import InputError, MissingError, need_space, progress as progress_bar, runs_dir, sha256, staged_file, write_json
+from ..core import InputError, MissingError, StorageError, need_space, progress as progress_bar, runs_dir, staged_file, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
 from ..talk.synthesis import frames_wav, render_split, run_name, synthetic_metadata, to_uint8
 from ..video.media import write_video
 from .faces import Flicker
-from .metrics import METRICS, REGION_TEXT, RegionErrors, check_metrics, empty_metrics, regions, set_metric, ssim
+from .metrics import REGION_TEXT, RegionErrors, check_metrics, empty_metrics, regions, set_metric, ssim
 from .page import html_report
 from .patches import patch_figures
 
@@ -157,15 +157,6 @@ def measure_faces(
     return faces.face_metrics(rendered, real) | blink_metrics(rendered, real) | curves
 
 # %% ../../nbs/evaluation/03_report.ipynb #401429fb
-def other_speech(
-    subject,  # A `Subject`
-) -> np.ndarray: # float32 `(samples,)`, 16 kHz
-    "Speech of somebody else."
-    from dnerf.audio.mel import synthetic_speech
-    from dnerf.video.demo import demo_speech, demo_video
-    own = subject.name == 'demo' or (subject.protocol.get('source') or {}).get('sha256') == sha256(demo_video())
-    return synthetic_speech(30.)[0] if own else demo_speech().wav
-
 def _scores(name, clip, scores): # entries of one clip
     return {f'{name}.{score}.{clip}': (scores[score], None) for score in ('confidence', 'distance', 'offset')}
 
@@ -178,13 +169,20 @@ def measure_sync(
     for name, frames in (('rendered', clip.rendered), ('ground_truth', clip.real)): found |= _scores('sync', name, sync_scores(net, frames, clip.landmarks, clip.wav, clip.device))
     return found
 
+def _judge(clip): # the subject's SyncNet, always of one seed, so that all runs have one judge; another process that is training it is waited for
+    from dnerf.evaluation.subject_syncnet import train_subject_syncnet
+    while True:
+        try: return train_subject_syncnet(clip.subject, clip.device, 0, clip.progress)
+        except StorageError as e:
+            if 'another process' not in str(e): raise
+            time.sleep(5)
+
 def measure_subject_sync(
     clip:Clip, # Rendered and real
 ) -> dict:     # Entry to `(value, reason)`
-    "A SyncNet of the subject's own, with its anchors; always of the same seed, so that all runs have one judge."
-    from dnerf.evaluation.subject_syncnet import separates, subject_sync, sync_anchors, train_subject_syncnet
-    net = train_subject_syncnet(clip.subject, clip.device, 0, clip.progress)
-    anchors = sync_anchors(net, clip.subject, clip.split, other_speech(clip.subject))
+    "A SyncNet of the subject's own, with its anchors."
+    from dnerf.evaluation.subject_syncnet import separates, subject_sync, sync_anchors
+    net = _judge(clip); anchors = sync_anchors(net, clip.subject, clip.split)
     found = {'subject_sync.separates': (bool(separates(anchors)), None)}
     for name, scores in {'rendered': subject_sync(net, clip.rendered, clip.landmarks, clip.wav), **anchors}.items(): found |= _scores('subject_sync', name, scores)
     return found
