@@ -6,7 +6,7 @@
 __all__ = ['AROUND', 'BLINK', 'HALF', 'SHORTEST', 'LONGEST', 'NEAR', 'closure', 'Closure', 'closures', 'blinks', 'half_closures',
            'match_blinks', 'blink_scores', 'blink_numbers', 'blink_metrics']
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #2c917953
+# %% ../../nbs/evaluation/00b_blinks.ipynb #aa934685
 import math
 import numpy as np
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..core import InputError
 from .faces import FaceClip, eyelid_aspect, eyelid_opening, open_level, seen_in_both
 from ..subject import FPS
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #f5900ff5
+# %% ../../nbs/evaluation/00b_blinks.ipynb #44c75c5e
 AROUND = 1.5 # seconds before and after, in which the open eye is looked for
 
 def closure(
@@ -31,8 +31,8 @@ def closure(
     around = percentile_filter(opening, 75, 2*round(AROUND*fps) + 1, mode='nearest')
     return (1 - opening/np.maximum(around, .5)).clip(0, 1)
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #0a0401ac
-BLINK, HALF = .5, .15     # least depth of a blink; least depth of a half-closure
+# %% ../../nbs/evaluation/00b_blinks.ipynb #ba5b46a8
+BLINK, HALF = .5, .2     # least depth of a blink; least depth of a half-closure
 SHORTEST, LONGEST = 60, 500 # milliseconds at half depth
 
 @dataclass
@@ -53,7 +53,7 @@ class Closure:
         "How long the lids were down."
         return math.nan if self.cut else 1000*(self.end - self.start)/fps
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #6c994fbf
+# %% ../../nbs/evaluation/00b_blinks.ipynb #4246704e
 def _half_depth(down, peak): # frames at which `down` crosses half of its value at `peak`, on the left and on the right; the clip's ends where it does not
     half, n = down[peak]/2, len(down)
     left = next((i for i in range(peak - 1, -1, -1) if down[i] < half), -1)
@@ -88,7 +88,7 @@ def half_closures(
     "The closures that are not deep enough for a blink: flutter."
     return [c for c in found if c.depth < BLINK]
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #ababe8f3
+# %% ../../nbs/evaluation/00b_blinks.ipynb #83486eca
 NEAR = 3 # frames between the middles of a rendered and a real blink that are the same
 
 def match_blinks(
@@ -96,11 +96,11 @@ def match_blinks(
     real:list[float],     # Frames, ascending
     near:float=NEAR,      # Frames
 ) -> list[tuple[int, int]]: # Pairs of indices, each used once
-    "The most pairs of blinks that are at most `near` apart."
+    "The most pairs of blinks that are at most `near` apart, to the nearest frame."
     pairs, i, j = [], 0, 0
     while i < len(rendered) and j < len(real):
         gap = rendered[i] - real[j]
-        if abs(gap) <= near: pairs.append((i, j)); i += 1; j += 1
+        if abs(gap) < near + .5: pairs.append((i, j)); i += 1; j += 1
         elif gap < 0: i += 1
         else: j += 1
     return pairs
@@ -114,7 +114,7 @@ def blink_scores(
     m, n, k = len(match_blinks(rendered, real, near)), len(rendered), len(real)
     return {'precision': m/n if n else math.nan, 'recall': m/k if k else math.nan, 'f1': 2*m/(n + k) if n + k else math.nan}
 
-# %% ../../nbs/evaluation/00b_blinks.ipynb #ffcfd63a
+# %% ../../nbs/evaluation/00b_blinks.ipynb #ca9d7203
 def blink_numbers(
     found:list[Closure], # From `closures`
     seconds:float,       # In which the face was seen

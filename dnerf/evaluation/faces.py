@@ -7,7 +7,7 @@ __all__ = ['OUTER_CORNERS', 'INNER_LIPS', 'LIDS', 'FACE_POINTS', 'REACH', 'ALIKE
            'watch_faces', 'eye_span', 'lip_opening', 'jaw_opening', 'eyelid_aspect', 'open_level', 'eyelid_opening',
            'landmark_distance', 'correlation', 'best_lag', 'head_jitter', 'Flicker', 'seen_in_both', 'face_metrics']
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #6477a4f4
+# %% ../../nbs/evaluation/00a_faces.ipynb #a887cec1
 import math
 import numpy as np
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..core import InputError
 from .metrics import EYE_CORNERS, LIPS, as_unit
 from ..subject import FPS
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #7c08d039
+# %% ../../nbs/evaluation/00a_faces.ipynb #58f82ca1
 @dataclass
 class FaceClip:
     "What the landmarker saw in a clip of N frames."
@@ -40,7 +40,7 @@ def watch_faces(
     track = track_faces(checked(), fps)
     return FaceClip(track.landmarks, track.blendshapes, track.names, track.found, (track.height, track.width))
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #a50018f8
+# %% ../../nbs/evaluation/00a_faces.ipynb #df935856
 OUTER_CORNERS = EYE_CORNERS[0][0], EYE_CORNERS[1][1]
 INNER_LIPS = (13, 14), (82, 87), (312, 317), (81, 178), (311, 402)                                # upper and lower, along the middle of the mouth
 LIDS = ((160, 144), (159, 145), (158, 153)), ((387, 373), (386, 374), (385, 380))                 # upper and lower lid of the person's right eye, left eye
@@ -56,7 +56,7 @@ def eye_span(
     "Distance between the outer corners of the eyes."
     return _where_found(clip, _gap(clip, [OUTER_CORNERS]))
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #03100b2d
+# %% ../../nbs/evaluation/00a_faces.ipynb #071ed925
 def lip_opening(
     clip:FaceClip, # N frames
 ) -> np.ndarray:   # `(N,)` per cent of the distance of the outer eye corners; nan where no face was found
@@ -69,7 +69,7 @@ def jaw_opening(
     "The landmarker's score `jawOpen`."
     return _where_found(clip, clip.blendshapes[:, clip.names.index('jawOpen')] if 'jawOpen' in clip.names else np.nan)
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #c63e7af1
+# %% ../../nbs/evaluation/00a_faces.ipynb #0814d1b8
 def eyelid_aspect(
     clip:FaceClip, # N frames
 ) -> np.ndarray:   # `(N,)` gap between the lids in widths of the eye, about 0.3 when open; nan where no face was found
@@ -93,7 +93,7 @@ def eyelid_opening(
     aspect = eyelid_aspect(clip)
     with np.errstate(invalid='ignore', divide='ignore'): return aspect/(open_level(aspect) if level is None else level)
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #73e4fff2
+# %% ../../nbs/evaluation/00a_faces.ipynb #505740cb
 FACE_POINTS = tuple(range(468))
 
 def landmark_distance(
@@ -106,7 +106,7 @@ def landmark_distance(
     gap = np.linalg.norm((a - a.mean(1, keepdims=True)) - (b - b.mean(1, keepdims=True)), axis=-1).mean(1)
     with np.errstate(invalid='ignore', divide='ignore'): return _where_found(rendered, 100*gap/eye_span(real))
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #17bec54b
+# %% ../../nbs/evaluation/00a_faces.ipynb #372023be
 REACH = 10       # frames, largest shift that is tried
 ALIKE = .3       # least correlation at which a lag means something
 MIN_FRAMES = 25  # least number of frames to correlate
@@ -117,7 +117,7 @@ def correlation(
     lag:int=0,           # Rendered frame `t + lag` is put beside real frame `t`
 ) -> float:              # In [-1, 1]; nan for a flat curve or fewer than `MIN_FRAMES` pairs
     "Pearson's correlation of two curves, one of them shifted."
-    a, b = (rendered[lag:], real[:len(real) - lag]) if lag >= 0 else (rendered[:lag], real[-lag:])
+    n = max(0, len(real) - abs(lag)); a, b = rendered[max(lag, 0):][:n], real[max(-lag, 0):][:n]
     both = np.isfinite(a) & np.isfinite(b); a, b = a[both], b[both]
     if len(a) < MIN_FRAMES or min(np.std(a), np.std(b)) < 1e-9: return math.nan
     return float(np.corrcoef(a, b)[0, 1])
@@ -133,7 +133,7 @@ def best_lag(
     best = int(np.nanargmax(r))
     return (best - reach if r[best] >= ALIKE else None), float(r[best])
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #75e4fb36
+# %% ../../nbs/evaluation/00a_faces.ipynb #a2956694
 RIGID = sum(EYE_CORNERS, ()) + (168, 6, 197, 195, 5)
 
 def head_jitter(
@@ -146,7 +146,7 @@ def head_jitter(
     acceleration = (x[2:] - 2*x[1:-1] + x[:-2])[three]
     return float(np.sqrt((acceleration**2).sum(-1).mean())) if len(acceleration) else math.nan
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #afcf3313
+# %% ../../nbs/evaluation/00a_faces.ipynb #9f64dd92
 STILL = 3/255 # a pixel of the real clip that changes by no more over two frames stands still
 
 class Flicker:
@@ -172,7 +172,7 @@ class Flicker:
         reason = None if self.count else 'no pixel of the real clip stands still over three frames'
         return {f'flicker.{clip}': (float(100*s/self.count) if self.count else None, reason) for clip, s in zip(('rendered', 'ground_truth'), self.sums)}
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #ca2ba943
+# %% ../../nbs/evaluation/00a_faces.ipynb #92c14c78
 def _entry(value, reason): # (value, None), or (None, reason) where there is no number
     return (None, reason) if value is None or not math.isfinite(value) else (value, None)
 
@@ -192,7 +192,7 @@ def _curve_metrics(name, rendered, real): # correlation and lag of one opening
     unlike = why if math.isnan(best) else f'at no shift up to {REACH} frames are the curves alike: the correlation is {best:.2f} at most'
     return {f'{name}.correlation': _entry(r, why), f'{name}.lag': _entry(lag, unlike)}
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #a1ab94e1
+# %% ../../nbs/evaluation/00a_faces.ipynb #2662ad6e
 def face_metrics(
     rendered:FaceClip, # N frames, from `watch_faces`
     real:FaceClip,     # The same instants, watched in the same way
