@@ -142,8 +142,7 @@ def ssim(
     return float(structural_similarity_index_measure(*batch, data_range=1.))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #94fdfbb5
-def lpips_net():
-    # A torchmetrics `LearnedPerceptualImagePatchSimilarity`, AlexNet, for colours in [0, 1]
+def lpips_net(): # A torchmetrics `LearnedPerceptualImagePatchSimilarity`, AlexNet, for colours in [0, 1]
     "The network of LPIPS; raises `MissingError` with what to install or to put where."
     try: import torchvision
     except (ImportError, RuntimeError) as e:            # the second: torchvision of another version
