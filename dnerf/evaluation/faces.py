@@ -106,9 +106,9 @@ def landmark_distance(
     gap = np.linalg.norm((a - a.mean(1, keepdims=True)) - (b - b.mean(1, keepdims=True)), axis=-1).mean(1)
     with np.errstate(invalid='ignore', divide='ignore'): return _where_found(rendered, 100*gap/eye_span(real))
 
-# %% ../../nbs/evaluation/00a_faces.ipynb #372023be
+# %% ../../nbs/evaluation/00a_faces.ipynb #369fe025
 REACH = 10       # frames, largest shift that is tried
-ALIKE = .3       # least correlation at which a lag means something
+ALIKE = .5       # least correlation at which a lag means something
 MIN_FRAMES = 25  # least number of frames to correlate
 
 def correlation(

@@ -9,7 +9,7 @@ __all__ = ['EYE_CORNERS', 'MOUTH_CORNERS', 'LIPS', 'EYE_PATCH', 'LIP_MARGIN', 'R
            'lpips_net', 'lpips', 'set_metric', 'empty_metrics', 'check_metrics']
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #fd8a54bc
-import math
+import math, pickle
 import numpy as np
 from fastcore.basics import patch
 from ..core import DivergedError, InputError, MissingError
@@ -142,17 +142,16 @@ def ssim(
     return float(structural_similarity_index_measure(*batch, data_range=1.))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #94fdfbb5
-def lpips_net():
-    # A torchmetrics `LearnedPerceptualImagePatchSimilarity`, AlexNet, for colours in [0, 1]
+def lpips_net(): # A torchmetrics `LearnedPerceptualImagePatchSimilarity`, AlexNet, for colours in [0, 1]
     "The network of LPIPS; raises `MissingError` with what to install or to put where."
-    try: import torch, torchvision
-    except ImportError as e:
+    try: import torchvision
+    except (ImportError, RuntimeError) as e:            # the second: torchvision of another version
         raise MissingError("LPIPS needs the package torchvision, in the version that belongs to the installed torch; install it with `pip install torchvision`") from e
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     url = torchvision.models.AlexNet_Weights.DEFAULT.url
     try: return LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
-    except (OSError, RuntimeError, EOFError) as e:      # no network, a broken download, a damaged file
-        raise MissingError(f"LPIPS could not load the weights of AlexNet; put {url} into {torch.hub.get_dir()}/checkpoints under its own name ({type(e).__name__})") from e
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e: # no network, a broken download, a damaged file
+        raise MissingError(f"LPIPS could not load the weights of AlexNet ({type(e).__name__}); put the file {url} into `checkpoints` in the folder that `torch.hub.get_dir()` names") from e
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #d75a0b37
 def lpips(
