@@ -4,13 +4,14 @@ import csv
 import json
 import math
 import re
+import sys
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
-from dnerf.core import DivergedError, DnerfError, InputError, MissingError
+from dnerf.core import DivergedError, DnerfError, InputError, MissingError, StorageError
 from dnerf.evaluation.metrics import METRICS, RegionErrors, check_metrics, empty_metrics, regions
 from dnerf.evaluation.page import html_report
 from dnerf.evaluation.report import MEASURES, evaluate_run, protocol, same_protocol, summary
@@ -202,6 +203,29 @@ def test_every_entry_belongs_to_a_measure():
     assert [b for b in begins if not any(key == b or key.startswith(b + ".") for key in METRICS)] == []
 
 
+def test_scores_of_sync_come_to_their_entries(run, monkeypatch):
+    """Networks that are stand-ins: a clip's score is its mean colour, which is darker in the rendered one."""
+    clips = ("rendered", "ground_truth")
+    score = lambda net, frames, landmarks, wav, device="cpu": {"confidence": float(np.mean(frames)), "distance": 2.0, "offset": len(wav) // len(frames) - 640}
+    anchors = {name: {"confidence": 3.0, "distance": 1.0, "offset": k} for k, name in enumerate(("ground_truth", "shifted", "other_speaker"))}
+    waits = iter([StorageError("another process is working on the judge; wait for it"), None])
+
+    def judge(subject, device, seed, show):
+        if error := next(waits):
+            raise error
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.syncnet", SimpleNamespace(load_syncnet=lambda device: None, sync_scores=score))
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.subject_syncnet", SimpleNamespace(
+        train_subject_syncnet=judge, subject_sync=score, sync_anchors=lambda net, subject, split: anchors, separates=lambda found: found is anchors))
+    metrics = evaluate_run(run, progress=False, render=shaded, measures="sync+subject_sync")
+    assert all(metrics["reasons"].get(key) is None for key in METRICS if "sync" in key)
+    assert metrics["sync"]["confidence"]["rendered"] < metrics["sync"]["confidence"]["ground_truth"]
+    assert metrics["sync"]["offset"] == dict.fromkeys(clips, 0) and metrics["sync"]["syncnet"]
+    assert metrics["subject_sync"]["offset"] == {"rendered": 0, "ground_truth": 0, "shifted": 1, "other_speaker": 2}
+    assert metrics["subject_sync"]["separates"] is True and "subject sync" in summary(metrics, run.folder)
+
+
 def test_measures_see_what_was_rendered_not_the_codec(run):
     seen = {}
 
@@ -289,10 +313,11 @@ def test_papermill_evaluates_a_run(dnerf_home):
     small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
              "data.frames=4 data.rays=64 val_frames=1")
     folder = train(toy, embed_subject(toy, "mel", bar=False), compose_config("cpu", small, subject="toy", audio="mel", steps=5, name="small"), show=False, named=True)
-    done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/small")
+    done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/small", measures="pixels+faces")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = check_metrics(json.loads((folder / "metrics.json").read_text()))
     assert 5 < metrics["psnr"]["frame"] < 60 and metrics["protocol"]["run"] == "toy/small"
+    assert metrics["lost_faces"]["rendered"] == 8 and metrics["reasons"]["lpips"] == "not asked for"
     assert (folder / "report.html").is_file() and (folder / "compare.mp4").is_file()
     assert "report.html" in "".join(done.stderr.strip().splitlines()[-6:])
 

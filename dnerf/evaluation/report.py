@@ -17,6 +17,7 @@ from ..core import InputError, MissingError, StorageError, need_space, progress 
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
 from ..talk.synthesis import frames_wav, render_split, run_name, synthetic_metadata, to_uint8
 from ..video.media import write_video
+from .blinks import BLINK, LONGEST, NEAR, SHORTEST
 from .faces import Flicker
 from .metrics import REGION_TEXT, RegionErrors, check_metrics, empty_metrics, regions, set_metric, ssim
 from .page import html_report
@@ -26,7 +27,7 @@ from .patches import patch_figures
 MEASURE_TEXT = {
     'lpips': 'torchmetrics, AlexNet, colours in [0, 1], mean over frames',
     'tracker': "MediaPipe's face landmarker as bundled, on the rendered and on the real frames alike; landmarks are relative to the clip's own face",
-    'blink': 'a closure of the eyelids found in both clips by one rule; rendered and real blinks match within 3 frames',
+    'blink': f'eyelids closed by {BLINK:.0%} or more for {SHORTEST} to {LONGEST} ms, found in both clips by one rule; rendered and real blinks match within {NEAR} frames',
     'sync': "the published SyncNet v2; both clips cropped at the real clip's landmarks",
     'subject_sync': "a smaller SyncNet trained on the subject's own training split, one for all runs of the subject",
     'flicker': 'pixels of the person where the real clip stands still'}
@@ -158,7 +159,7 @@ def measure_faces(
 
 # %% ../../nbs/evaluation/03_report.ipynb #401429fb
 def _scores(name, clip, scores): # entries of one clip
-    return {f'{name}.{score}.{clip}': (scores[score], None) for score in ('confidence', 'distance', 'offset')}
+    return {f'{name}.{score}.{clip}': (scores[score], None) for score in ('confidence', 'distance', 'offset', 'margin') if score in scores}
 
 def measure_sync(
     clip:Clip, # Rendered and real
@@ -194,9 +195,10 @@ MEASURES = { # name: (function of a `Clip`, or None; its entries or their beginn
     'sync': (measure_sync, ('sync',)), 'subject_sync': (measure_subject_sync, ('subject_sync',))}
 
 def check_measures(
-    measures, # Names of `MEASURES`; or a dictionary of such names to functions that stand in for them
+    measures, # Names of `MEASURES`, a list or joined by `+`, all if empty; or a dictionary of such names to functions that stand in for them
 ) -> dict:    # Name to function
     "Raise `InputError` for a measure that does not exist."
+    measures = measures.split('+') if isinstance(measures, str) and measures else measures or tuple(MEASURES)
     if unknown := [name for name in measures if name not in MEASURES]: raise InputError(f"there is no measure {unknown[0]!r}; known are: {', '.join(MEASURES)}")
     return dict(measures) if isinstance(measures, dict) else {name: MEASURES[name][0] for name in measures}
 
@@ -355,7 +357,7 @@ def evaluate_run(
     split:str='test',   # Which frames
     progress:bool=True, # Show progress bars
     render=None,        # Renderer `(run, frames) -> (index, frame), ...`; that of `dnerf.nerf.training` if not given
-    measures=tuple(MEASURES), # What to measure; the entries of the others are null
+    measures='',        # What to measure, see `check_measures`; the entries of the others are null
 ) -> dict:              # The content of `metrics.json`
     "Render a split to a video with sound, measure it, and write metrics, figures and a page into the run's folder."
     from dnerf.nerf.training import load_run, render_frames, rendering_speed
