@@ -179,7 +179,7 @@ SYNC_METRICS = {
        for score, unit, better, text in (('confidence', '1', 'higher', 'confidence (LSE-C)'), ('distance', '1', 'lower', 'distance (LSE-D)'),
                                          ('offset', 'frames', 'nearer 0', 'audio-to-video offset')) for clip in ('rendered', 'ground_truth')},
     'sync.syncnet': ('', '', 'which SyncNet gave the scores'),
-    **{k: v for score, unit, better, text in (('confidence', '1', 'higher', 'confidence'), ('distance', '1', 'lower', 'distance'), ('offset', 'frames', 'nearer 0', 'audio-to-video offset'))
+    **{k: v for score, unit, better, text in (('confidence', '1', 'higher', 'confidence'), ('distance', '1', 'lower', 'distance'), ('offset', 'frames', 'nearer 0', 'audio-to-video offset'), ('margin', '1', 'higher', 'distance at the median offset less that at offset 0,'))
        for k, v in _both(f'subject_sync.{score}', unit, better, f"{text} by a SyncNet trained on the subject's own training split", ('rendered', 'ground_truth', 'shifted', 'other_speaker')).items()},
     'subject_sync.separates': ('', '', 'whether it tells the real clip from the real clip with shifted sound and with the sound of another speaker')}
 

@@ -26,7 +26,7 @@ def value_text(
     if isinstance(value, dict): return ', '.join(f'{k} {value_text(v)}' for k, v in value.items())
     return ', '.join(map(value_text, value)) if isinstance(value, (list, tuple)) else f'{value:,}' if isinstance(value, int) else str(value)
 
-# %% ../../nbs/evaluation/02a_page.ipynb #6246611c
+# %% ../../nbs/evaluation/02a_page.ipynb #58186852
 def metric_rows(
     metrics:dict, # The content of a `metrics.json`
 ) -> list[dict]:  # `entry`, `value` (None where there is none), `unit`, `better`, `meaning`, `reason`
@@ -40,6 +40,8 @@ def metric_rows(
             else: found[here] = value
     walk({k: v for k, v in metrics.items() if k not in ('protocol', 'reasons', 'figures')}, '')
     order = [key for key in METRICS if key in found] + [key for key in found if key not in METRICS]
+    groups = list(dict.fromkeys(key.split('.')[0] for key in order))
+    order.sort(key=lambda key: groups.index(key.split('.')[0]))
     return [dict(entry=key, value=found[key], reason=metrics['reasons'].get(key), **dict(zip(('unit', 'better', 'meaning'), METRICS.get(key, ('', '', ''))))) for key in order]
 
 # %% ../../nbs/evaluation/02a_page.ipynb #76c581ad

@@ -91,11 +91,11 @@ def widest_lips(
     "Where the lips are open most."
     return int(np.nanargmax(_some(lip_opening(_face(landmarks, found)))))
 
-# %% ../../nbs/evaluation/02_patches.ipynb #6dc3d5d9
+# %% ../../nbs/evaluation/02_patches.ipynb #a28f7349
 def through(
     at:int,      # The frame in the middle
     n:int,       # Frames in the clip
-    count:int=7, # How many to show
+    count:int=9, # How many to show
 ) -> list[int]:  # Consecutive frames
     "Frames around a frame."
     start = max(0, min(at - count//2, n - count))
@@ -156,7 +156,7 @@ def _save(figure, path): # write a matplotlib figure, whole or not at all; its p
     with staged_file(path) as tmp: figure.savefig(tmp)
     return Path(path)
 
-# %% ../../nbs/evaluation/02_patches.ipynb #8587ce0d
+# %% ../../nbs/evaluation/02_patches.ipynb #c3d3ea9a
 def _cells(frames, tracks, which, width, gap=3): # one row of the figure: uint8 (h, n*(width + gap), 3), white between the cells
     patches = [crop(frames, track, width, which) for track in tracks]
     edge = lambda a, *pad: np.pad(a, [(0, 0), *pad, (0, 0)], constant_values=255)
@@ -170,7 +170,7 @@ def blink_figure(
     found:np.ndarray=None, # bool `(N,)`, False where there is no face
     psnrs:dict=None,       # Name to dB; measured if not given
     width:int=96,          # Of a patch, pixels
-    count:int=7,           # Frames to show
+    count:int=9,           # Frames to show
 ):                         # A matplotlib `Figure`
     "Eyes and lips through the largest blink, a row per clip (the paper's Figure 3)."
     from matplotlib.figure import Figure
