@@ -13,14 +13,14 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
-export SUBJECT AUDIO PRESET MINUTES STEPS SEED NAME OVERRIDES VIDEO SIZE REPORTS NOW
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
 text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare test export lab docs readme clean
+.PHONY: help env train prepare evaluate test export lab docs readme clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -40,6 +40,9 @@ train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS=
 
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
+
+evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]
+	@.ci/notebook evaluate $(call text,RUN,run) $(call text,SPLIT,split) $(call text,MEASURES,measures)
 
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py

@@ -1,18 +1,28 @@
 "From a run to its video, metrics and figures, with a stand-in for the model."
+import copy
+import csv
 import json
 import math
+import re
+import sys
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
-from dnerf.core import DivergedError, DnerfError, InputError
-from dnerf.evaluation.metrics import METRICS, NOT_YET, RegionErrors, check_metrics, empty_metrics, regions
-from dnerf.evaluation.report import evaluate_run, summary
+from dnerf.core import DivergedError, DnerfError, InputError, MissingError, StorageError
+from dnerf.evaluation.metrics import METRICS, RegionErrors, check_metrics, empty_metrics, regions
+from dnerf.evaluation.page import html_report
+from dnerf.evaluation.report import MEASURES, evaluate_run, protocol, same_protocol, summary
 from dnerf.subject import SAMPLES_PER_FRAME, toy_subject
-from dnerf.talk.synthesis import render_split
+from dnerf.talk.synthesis import render_split, to_uint8
 from dnerf.video.media import iter_frames, probe, read_audio
+from notebooks import papermill
+
+PIXELS = ("pixels",)
+WRITTEN = ["compare.mp4", "figures/blink.png", "figures/comparison.png", "figures/heat.png", "figures/loss.png", "figures/strips.png", "frames.csv", "metrics.csv", "metrics.json",
+           "report.html", "video.mp4"]
 
 
 def shaded(run, frames):
@@ -47,14 +57,14 @@ def files(run):
 
 
 def test_evaluate_writes_everything(run):
-    metrics = evaluate_run(run, progress=False, render=shaded)
-    assert files(run) == ["figures/comparison.png", "figures/loss.png", "metrics.csv", "metrics.json", "video.mp4"]
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
+    assert files(run) == WRITTEN
     stored = json.loads((run.folder / "metrics.json").read_text())
     assert check_metrics(stored) == metrics
     for name in ("frame", "head", "face"):
         assert metrics["psnr"][name] == pytest.approx(20, abs=1e-3)
     assert 0 < metrics["ssim"] < 1
-    assert metrics["lpips"] is None and metrics["reasons"]["lpips"] == NOT_YET
+    assert metrics["lpips"] is None and metrics["reasons"]["lpips"] == "not asked for"
     assert metrics["speed"]["train_seconds"] == 3.5 and metrics["speed"]["render_fps"] > 0
     assert metrics["speed"]["rays_per_second"] is None and "speed.rays_per_second" in metrics["reasons"]
     assert metrics["protocol"]["split"]["frames"] == 10 and metrics["protocol"]["audio"] == "speechsplit"
@@ -64,7 +74,7 @@ def test_evaluate_writes_everything(run):
 
 
 def test_video_plays_with_its_own_sound(run):
-    evaluate_run(run, progress=False, render=shaded)
+    evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     test, video = run.subject.split("test"), run.folder / "video.mp4"
     info = probe(video)
     assert (info.n_frames, info.fps, info.width, info.has_audio) == (len(test), 25, run.subject.size, True)
@@ -82,15 +92,15 @@ def test_video_plays_with_its_own_sound(run):
 @pytest.mark.parametrize("error", [ValueError("no power"), KeyboardInterrupt(), MemoryError()])
 def test_failure_half_way_leaves_nothing(run, error):
     with pytest.raises(type(error)):
-        evaluate_run(run, progress=False, render=failing_after(4, error))
+        evaluate_run(run, progress=False, render=failing_after(4, error), measures=PIXELS)
     assert files(run) == ["metrics.csv"]
 
 
 def test_failure_keeps_the_older_results(run):
-    evaluate_run(run, progress=False, render=shaded)
+    evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     before = {name: (run.folder / name).read_bytes() for name in files(run)}
     with pytest.raises(ValueError):
-        evaluate_run(run, progress=False, render=failing_after(9, ValueError("no power")))
+        evaluate_run(run, progress=False, render=failing_after(9, ValueError("no power")), measures=PIXELS)
     assert {name: (run.folder / name).read_bytes() for name in files(run)} == before
 
 
@@ -102,7 +112,7 @@ def test_failure_keeps_the_older_results(run):
 ])
 def test_bad_renderers_are_errors(run, frames, error, words):
     with pytest.raises(error, match=words):
-        evaluate_run(run, progress=False, render=frames)
+        evaluate_run(run, progress=False, render=frames, measures=PIXELS)
     assert files(run) == ["metrics.csv"]
 
 
@@ -121,18 +131,18 @@ def test_each_frame_is_rendered_once_and_streamed(run):
 
 def test_no_log_no_curve(run):
     (run.folder / "metrics.csv").unlink()
-    evaluate_run(run, "val", progress=False, render=shaded)
-    assert files(run) == ["figures/comparison_val.png", "metrics_val.json", "video_val.mp4"]
+    evaluate_run(run, "val", progress=False, render=shaded, measures=PIXELS)
+    assert files(run) == sorted(name.replace(".", "_val.") for name in WRITTEN if name not in ("metrics.csv", "figures/loss.png"))
 
 
 def test_identical_frames_have_a_reason_not_infinity(run):
-    metrics = evaluate_run(run, progress=False, render=lambda run, frames: ((i, run.subject.frames[i] / 255) for i in frames))
+    metrics = evaluate_run(run, progress=False, render=lambda run, frames: ((i, run.subject.frames[i] / 255) for i in frames), measures=PIXELS)
     assert metrics["psnr"]["lips"] is None and metrics["reasons"]["psnr.lips"].startswith("identical")
 
 
 def test_frames_without_a_face_have_no_lips(run):
     run.subject.protocol["lost"] = [[100, 110]]
-    metrics = evaluate_run(run, progress=False, render=shaded)
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     assert metrics["psnr"]["frame"] == pytest.approx(20, abs=1e-3)
     assert metrics["psnr"]["lips"] is None and "no frame has a pixel" in metrics["reasons"]["psnr.lips"]
     assert metrics["protocol"]["split"]["frames_without_face"] == 10
@@ -151,7 +161,8 @@ def test_pooling_is_independent_of_how_frames_are_grouped():
 def test_every_metric_is_null_with_a_reason_until_measured():
     metrics = empty_metrics()
     assert set(metrics["reasons"]) == set(METRICS)
-    assert set(metrics) == {"protocol", "psnr", "ssim", "lpips", "lmd", "sync", "blink", "speed", "reasons"}
+    assert set(metrics) == {"protocol", "psnr", "ssim", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error", "jitter",
+                            "sync", "subject_sync", "blink", "speed", "reasons"}
     check_metrics(metrics)
 
 
@@ -161,3 +172,156 @@ def test_regions_nest_on_the_toy_subject(run):
     assert all(m.shape == (32, 32) and m.dtype == bool for m in found.values())
     assert found["frame"].all() and found["head"].any() and found["face"].any()
     assert not (found["head"] & ~found["person"]).any()
+
+
+def wrong(error):
+    "A measure that fails."
+
+    def measure(clip):
+        raise error
+
+    return measure
+
+
+def test_what_cannot_be_measured_is_null_and_the_rest_is_measured(run):
+    measures = {"pixels": None, "lpips": wrong(MissingError("the weights are not here")), "sync": wrong(InputError("too short")),
+                "faces": lambda clip: {"lmd": (1.5, None), "lips.lag": (None, "nothing moves"), "lip_opening.real": np.arange(len(clip.real), dtype=float)}}
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=measures)
+    assert metrics["lmd"] == 1.5 and metrics["psnr"]["frame"] == pytest.approx(20, abs=1e-3)
+    assert metrics["lpips"] is None and metrics["reasons"]["lpips"] == "the weights are not here"
+    assert metrics["reasons"]["lips.lag"] == "nothing moves"
+    assert all(metrics["reasons"][key] == "too short" for key in METRICS if key.startswith("sync."))
+    assert all(metrics["reasons"][key] == "not asked for" for key in METRICS if key.startswith("subject_sync."))
+    check_metrics(json.loads((run.folder / "metrics.json").read_text()))
+    with pytest.raises(InputError, match="known are: pixels"):
+        evaluate_run(run, progress=False, render=shaded, measures=("pixel",))
+
+
+def test_every_entry_belongs_to_a_measure():
+    begins = [begin for _, keys in MEASURES.values() for begin in keys] + ["speed"]
+    assert [key for key in METRICS if not any(key == b or key.startswith(b + ".") for b in begins)] == []
+    assert [b for b in begins if not any(key == b or key.startswith(b + ".") for key in METRICS)] == []
+
+
+def test_scores_of_sync_come_to_their_entries(run, monkeypatch):
+    """Networks that are stand-ins: a clip's score is its mean colour, which is darker in the rendered one."""
+    clips = ("rendered", "ground_truth")
+    score = lambda net, frames, landmarks, wav, device="cpu": {"confidence": float(np.mean(frames)), "distance": 2.0, "offset": len(wav) // len(frames) - 640, "margin": 0.5}
+    anchors = {name: {"confidence": 3.0, "distance": 1.0, "offset": k, "margin": 0.1} for k, name in enumerate(("ground_truth", "shifted", "other_speaker"))}
+    waits = iter([StorageError("another process is working on the judge; wait for it"), None])
+
+    def judge(subject, device, seed, show):
+        if error := next(waits):
+            raise error
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.syncnet", SimpleNamespace(load_syncnet=lambda device: None, sync_scores=score))
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.subject_syncnet", SimpleNamespace(
+        train_subject_syncnet=judge, subject_sync=score, sync_anchors=lambda net, subject, split: anchors, separates=lambda found: found is anchors))
+    metrics = evaluate_run(run, progress=False, render=shaded, measures="sync+subject_sync")
+    assert all(metrics["reasons"].get(key) is None for key in METRICS if "sync" in key)
+    assert metrics["sync"]["confidence"]["rendered"] < metrics["sync"]["confidence"]["ground_truth"]
+    assert metrics["sync"]["offset"] == dict.fromkeys(clips, 0) and metrics["sync"]["syncnet"]
+    assert metrics["subject_sync"]["offset"] == {"rendered": 0, "ground_truth": 0, "shifted": 1, "other_speaker": 2}
+    assert metrics["subject_sync"]["separates"] is True and "subject sync" in summary(metrics, run.folder)
+
+
+def test_measures_see_what_was_rendered_not_the_codec(run):
+    seen = {}
+
+    def look(clip):
+        seen.update(rendered=np.array(clip.rendered), real=np.array(clip.real), mapped=isinstance(clip.rendered, np.memmap), wav=clip.wav)
+        return {}
+
+    evaluate_run(run, progress=False, render=shaded, measures={"faces": look})
+    test = run.subject.split("test")
+    assert (seen["rendered"] == np.stack([to_uint8(image) for _, image in shaded(run, test)])).all()
+    assert (seen["real"] == run.subject.frames[test.start:test.stop]).all() and seen["mapped"]
+    assert len(seen["wav"]) == len(test) * SAMPLES_PER_FRAME
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
+def test_the_file_of_frames_is_removed_whatever_happens(run, error):
+    with pytest.raises(type(error)):
+        evaluate_run(run, progress=False, render=shaded, measures={"pixels": None, "faces": wrong(error)})
+    assert [name for name in files(run) if name.endswith(".npy") or "partial" in name] == [] and "metrics.json" not in files(run)
+
+
+def test_frames_csv_pools_to_the_psnr(run):
+    run.subject.protocol["lost"] = [[102, 104]]
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
+    rows = list(csv.DictReader((run.folder / "frames.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(run.subject.split("test")) and rows[1]["second"] == "0.04"
+    assert -10 * math.log10(np.mean([float(row["mse.frame"]) for row in rows])) == pytest.approx(metrics["psnr"]["frame"], abs=1e-4)
+    assert np.mean([float(row["ssim.frame"]) for row in rows]) == pytest.approx(metrics["ssim"], abs=1e-5)
+    assert [row["mse.lips"] == "" for row in rows] == [int(row["index"]) in (102, 103) for row in rows]
+
+
+def test_a_clip_without_a_face_has_no_patches_but_a_page(run):
+    run.subject.protocol["lost"] = [[100, 110]]
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
+    assert set(metrics["figures"]) == {"comparison.png", "loss.png"} and "figures/heat.png" not in files(run) and "report.html" in files(run)
+
+
+def test_real_and_rendered_side_by_side(run):
+    evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
+    video, test = run.folder / "compare.mp4", run.subject.split("test")
+    info = probe(video)
+    assert (info.n_frames, info.width, info.height, info.has_audio) == (len(test), 2 * run.subject.size, run.subject.size, True)
+    shown, real = np.stack(list(iter_frames(video))).astype(float), run.subject.frames[test.start:test.stop].astype(float)
+    left, right = shown[:, :, :run.subject.size], shown[:, :, run.subject.size:]
+    assert abs(left - real).mean() < 6 and abs(right - np.clip(real - 25.5, 0, 255)).mean() < 6
+    with av.open(str(video)) as f:
+        assert f.metadata["title"].startswith("Left: recording") and "SYNTHETIC" in f.metadata["comment"]
+
+
+def test_the_page_needs_no_network(run):
+    metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
+    page = (run.folder / "report.html").read_text()
+    addresses = re.findall(r"(?:src|href|srcset|poster|action|data)\s*=\s*['\"]([^'\"]*)", page) + re.findall(r"url\(([^)]*)", page)
+    assert len(addresses) == 1 + len(metrics["figures"]) and all(a.startswith(("data:video/mp4;base64,", "data:image/png;base64,")) for a in addresses)
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert "<script" not in text and "@import" not in text and "<link" not in text and not re.search(r"https?://", text)
+    assert all(f"<code>{key}</code>" in text for key in METRICS) and "not measured: not asked for" in text
+    assert text.index("Protocol") < text.index("<video") < text.index("<table") < text.index("<img")
+
+
+def test_names_and_reasons_cannot_break_the_page(run):
+    evaluate_run(run, progress=False, render=shaded, measures={"lpips": wrong(MissingError("<script>alert('x')</script>"))})
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    metrics["protocol"]["run"] = "<img src=x>"
+    (run.folder / "metrics.json").write_text(json.dumps(metrics))
+    page = html_report(run.folder).read_text()
+    assert "<script" not in page and "<img src=x>" not in page and "&lt;script&gt;" in page
+
+
+def test_protocols_that_differ_are_told_apart(run):
+    first = protocol(run, "test")
+    other = copy.deepcopy(first) | {"run": "toy/second", "audio": "mel", "seed": 9, "preset": "gpu", "trained_steps": 3}
+    assert same_protocol(first, other) == [] == same_protocol({"protocol": first}, json.loads(json.dumps({"protocol": other})))
+    for key, value in (("name", "val"), ("frames", 3)):
+        assert same_protocol(first, copy.deepcopy(first) | {"split": first["split"] | {key: value}}) == [f"split.{key}"]
+    assert same_protocol(first, copy.deepcopy(first) | {"subject": first["subject"] | {"source": {"sha256": "0"}}})[0].startswith("subject.source")
+    assert same_protocol(first, copy.deepcopy(first) | {"driven_by": ["speech"]}) == ["driven_by"]
+
+
+def test_papermill_evaluates_a_run(dnerf_home):
+    from dnerf.audio.embedding import embed_subject
+    from dnerf.nerf.training import compose_config, train
+
+    toy = toy_subject(dnerf_home / "data" / "toy", n=88)
+    small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
+             "data.frames=4 data.rays=64 val_frames=1")
+    folder = train(toy, embed_subject(toy, "mel", bar=False), compose_config("cpu", small, subject="toy", audio="mel", steps=5, name="small"), show=False, named=True)
+    done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/small", measures="pixels+faces")
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = check_metrics(json.loads((folder / "metrics.json").read_text()))
+    assert 5 < metrics["psnr"]["frame"] < 60 and metrics["protocol"]["run"] == "toy/small"
+    assert metrics["lost_faces"]["rendered"] in range(9) and metrics["reasons"]["lpips"] == "not asked for"
+    assert (folder / "report.html").is_file() and (folder / "compare.mp4").is_file()
+    assert "report.html" in "".join(done.stderr.strip().splitlines()[-6:])
+
+
+def test_papermill_names_a_run_that_is_not_there(dnerf_home):
+    done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/nothing")
+    assert done.returncode != 0 and "there is no trained run 'toy/nothing'" in done.stderr
