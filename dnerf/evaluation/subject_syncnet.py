@@ -7,8 +7,8 @@ __all__ = ['SUBJECT_SYNC', 'SHIFT', 'SubjectSyncConfig', 'mouth_crops', 'toy_tal
            'window_distances', 'vary_crops', 'vary_sound', 'contrastive_loss', 'margins', 'train_subject_syncnet',
            'subject_sync', 'other_speech', 'sync_anchors', 'separation', 'separates']
 
-# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #e8ca7825
-import hashlib, math, pickle
+# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #6b147dd5
+import hashlib, math, pickle, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import cv2
@@ -60,10 +60,10 @@ def mouth_crops(
         out[i] = cv2.warpAffine(cv2.cvtColor(np.ascontiguousarray(frames[i]), cv2.COLOR_RGB2GRAY), M, (c.size, c.size), borderMode=cv2.BORDER_REPLICATE)
     return out
 
-# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #8257741b
+# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #a7801afe
 def toy_talker(
     folder:Path,  # Where to write it
-    n:int=500,    # Frames
+    n:int=800,    # Frames
     size:int=48,  # H = W, pixels
     seed:int=0,   # Of the loudness
 ) -> Subject:     # The subject
@@ -186,7 +186,7 @@ def margins(
     "Median distance over the offsets minus that at offset 0, for each window."
     return np.nanmedian(distances, 1) - distances[:, REACH]
 
-# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #f69e680d
+# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #a9ae1b48
 def _fit(net, crops, steps, check, seed, device, show): # train `net`; the best weights are left in it; returns [(step, loss, margin)]
     c, generator = net.c, torch.Generator().manual_seed(seed)
     crops, at, best, history = torch.from_numpy(crops).to(device), torch.arange(c.frames - WINDOW + 1), (-math.inf, None), []
@@ -201,7 +201,7 @@ def _fit(net, crops, steps, check, seed, device, show): # train `net`; the best 
             if not torch.isfinite(loss): raise DivergedError(f"the subject SyncNet's loss is not finite at step {step}; train it with a smaller learning rate")
             optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step(); bar.update()
             if step % c.check_every and step < c.steps: continue
-            margin = check(net); history.append((step, float(loss), margin)); bar.set_postfix(margin=f'{margin:.2f}')
+            margin = check(net); history.append((step, loss.item(), margin)); bar.set_postfix(margin=f'{margin:.2f}')
             if margin > best[0]: best = margin, {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(best[1])
     return history
@@ -232,7 +232,7 @@ def _train(subject, c, seed, device, show):
         history = _fit(net.train(), crops, steps, check, seed, device, show)
     return net, history
 
-# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #0f438689
+# %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #ba7af8ed
 def train_subject_syncnet(
     subject:Subject,     # Prepared
     device='cpu',        # See `pick_device`
@@ -240,17 +240,18 @@ def train_subject_syncnet(
     show:bool=True,      # Show a progress bar
     c:SubjectSyncConfig=SUBJECT_SYNC, # Sizes and training
     force:bool=False,    # Train even if a fitting network is there
-) -> SubjectSyncNet:     # Ready to use, without gradients; its `history` is rows of step, loss, margin on the validation split
+) -> SubjectSyncNet:     # Ready to use, without gradients; its `history` is rows of step, loss, margin on the validation split, its `seconds` the time that training took
     "The subject's own SyncNet, trained on its training split if need be; `StorageError` if another process is at it."
     path, key, device = subject.folder/f'subject_syncnet-{seed}.ckpt', _key(subject, c, seed), pick_device(device)
     with locked(path, f'the subject SyncNet of {subject.name}'):
         saved = _read(path)
         if force or saved.get('key') != key:
+            start = time.perf_counter()
             net, history = _train(subject, c, seed, device, show)
-            saved = dict(key=key, history=history, state={k: v.cpu() for k, v in net.state_dict().items()})
+            saved = dict(key=key, history=history, seconds=time.perf_counter() - start, state={k: v.cpu() for k, v in net.state_dict().items()})
             with staged_file(path) as part: torch.save(saved, part)
     net = SubjectSyncNet(c)
-    net.load_state_dict(saved['state']); net.history = saved['history']
+    net.load_state_dict(saved['state']); net.history, net.seconds = saved['history'], saved['seconds']
     return net.to(device).eval().requires_grad_(False)
 
 def _read(path): # what was kept; nothing if there is nothing that can be read

@@ -338,7 +338,7 @@ def report_text(
              f"face       in {r['with_face']} of {r['frames']} frames, {r['face_px']:.0f} px high, sharpness {r['sharpness']:.0f}, {r['blinks']} blinks, jaw range {r['jaw_range']:.2f}, turns {r['yaw_range']:.0f} x {r['pitch_range']:.0f} degrees",
              f"pose       {k['rms_px']:.2f} px from the landmarks, jitter {k['jitter_before']:.2f} -> {k['jitter_px']:.2f} px, {r['repaired']} frames repaired",
              f"sound      speech at {r['level_db']:.0f} dBFS, {100*r['clipped']:.2g} % clipped",
-             f"sync       " + ("cannot be told from so little speech" if y['offset'] is None else f"the sound comes {_apart(y)} the lips" if y['offset'] else "lips and sound fit") + f" (certainty {y['certainty']:.1f})",
+             f"sync       " + ("cannot be told from lips and loudness" if y['offset'] is None else f"the sound comes {_apart(y)} the lips" if y['offset'] else "lips and sound fit") + f" (certainty {y['certainty']:.1f})",
              f"backdrop   moves by {r['backdrop_motion']:.1f} grey levels",
              f"training   " + (f"roughly {t['minutes']} minutes for a good picture" if t['minutes'] else "time not known on this device") + f", {t['memory_gb']} GB of memory"]
     return '\n'.join(lines + [f"warning    {w}" for w in r['warnings']])
