@@ -297,11 +297,6 @@ def _spans(lost, limit=4):
     words = [f"{a/FPS:.1f}-{b/FPS:.1f} s (frames {a}-{b-1})" for a, b in lost]
     return ', '.join(words[:limit]) + (f" and {len(words)-limit} more" if len(words) > limit else '')
 
-def _apart(sync):
-    "An offset in words: '4 frames (160 ms) before'."
-    k = sync['offset'] or 0
-    return f"{abs(k)} frames ({abs(k)*1000//FPS} ms) {'before' if k > 0 else 'after'}"
-
 def warnings_of(
     r:dict,      # from `measure`
 ) -> list[str]:  # one sentence each
@@ -328,6 +323,12 @@ def warnings_of(
         (r['tracking']['rms_px'] > .006*r['size'], f"the head pose fits the landmarks badly ({r['tracking']['rms_px']:.1f} pixels); expect blur"),
     ]
     return [sentence for hit, sentence in rules if hit]
+
+# %% ../../nbs/video/03_prepare.ipynb #3ac81265
+def _apart(sync):
+    "An offset in words: '4 frames (160 ms) before'."
+    k = sync['offset'] or 0
+    return f"{abs(k)} frames ({abs(k)*1000//FPS} ms) {'before' if k > 0 else 'after'}"
 
 def report_text(
     r:dict,  # The report, with `warnings`
