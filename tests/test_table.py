@@ -1,6 +1,5 @@
 """Table 1 in reduced form: a cell is a run that is skipped when present, goes on when it was killed, and is compared only with its like."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -52,8 +51,8 @@ def plant(table, decibels):
 
 
 def test_papermill_then_again(dnerf_home, toy):
-    "Two processes at a time; the second call trains nothing and says the same; then errors a known distance apart are told apart."
-    done = papermill("table1", dnerf_home / "out.ipynb", jobs=2, **ASK)
+    "Asked again, nothing is trained and the same is said; then errors a known distance apart are told apart."
+    done = papermill("table1", dnerf_home / "out.ipynb", **ASK)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = dnerf_home / "runs" / "toy" / "table1"
     made = json.loads((folder / "table1.json").read_text())
@@ -63,26 +62,23 @@ def test_papermill_then_again(dnerf_home, toy):
     assert "DeepSpeech weights" in missing["reason"] and missing["paper"] == [24.98, 5.355]
     assert {"table1.json", "table1.csv", "table1.md", "psnr.png", "lips.png"} <= {p.name for p in folder.iterdir()}
     assert f"results: {folder}" in done.stderr and "4 to do, 2 cannot be had" in done.stderr
-    written = runs(dnerf_home)
-    again = papermill("table1", dnerf_home / "again.ipynb", jobs=1, **ASK)
-    assert again.returncode == 0 and "0 to do, 2 cannot be had, the others are there" in again.stderr, again.stderr[-3000:]
+    table, written = a_table(toy), runs(dnerf_home)
+    table.fill()
+    table.results()
     assert runs(dnerf_home) == written and json.loads((folder / "table1.json").read_text()) == made
-    table = a_table(toy)
     plant(table, dict(mel=26.0, silence=25.0))
-    results = table.results()
-    found = results["rows"]["mel"]["against"]["silence"]["lips"]
-    assert found["told"] and 0.8 < found["low"] < 1 < found["high"] < 1.2 and verdict(found, "silence") == "better than silence"
+    found = table.results()["rows"]["mel"]["against"]["silence"]["lips"]
+    assert found["told"] and 0.5 < found["low"] < 1 < found["high"] < 1.5 and verdict(found, "silence") == "better than silence"
     plant(table, dict(mel=25.0, silence=25.0))
     assert "mel cannot be told from silence around the lips: it has not learned from the audio." in findings(table.results())
 
 
 def test_other_settings_are_other_cells(dnerf_home, toy):
-    "One cell is measured; another budget, preset or setting does not find it, another order of rows and seeds does."
-    a_table(toy, rows="silence", seeds="0 1").fill(show=False)
+    "Two cells in two processes; another budget, setting or subject does not find them, another order of seeds does."
+    a_table(toy, rows="silence", seeds="0 1").fill(jobs=2, show=False)
     assert a_table(toy, rows="silence", seeds="1 0").todo() == []
     for changed in (dict(steps=4), dict(overrides=TINY + " data.rays=63"), dict(steps=None, minutes=0.01)):
         assert len(a_table(toy, rows="silence", **changed).todo()) == 2, changed
-    np.save(toy.folder / "poses.npy", np.array(toy.poses))
     about = json.loads((toy.folder / "subject.json").read_text())
     (toy.folder / "subject.json").write_text(json.dumps(about | {"note": "prepared anew"}))
     assert len(a_table(Subject.load("toy"), rows="silence").todo()) == 2
@@ -103,13 +99,13 @@ def test_mixed_protocols_are_refused(dnerf_home, toy):
         table.results()
 
 
-def test_a_killed_table_goes_on(dnerf_home, toy):
+def test_a_killed_table_goes_on(dnerf_home, toy, capsys):
     "Killed while its second cell trains: the first is kept, the second goes on at its checkpoint."
     slow = dict(rows="mel", seeds="0 1", steps=60, overrides=TINY + " save_every=0.01")
     code = ("from dnerf.evaluation.table import Table; from dnerf.subject import Subject;"
             f"t = Table(Subject.load('toy'), preset='cpu', **{slow!r}); t.embed(show=False); t.fill(show=False)")
-    start = lambda: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    first, found = start(), lambda: list((dnerf_home / "runs" / "toy").glob("table1-mel-cpu-seed1*/checkpoints/last.ckpt"))
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    found = lambda: list((dnerf_home / "runs" / "toy").glob("table1-mel-cpu-seed1*/checkpoints/last.ckpt"))
     deadline = time.time() + 120
     while not found() and time.time() < deadline and first.poll() is None:
         time.sleep(0.01)
@@ -118,10 +114,19 @@ def test_a_killed_table_goes_on(dnerf_home, toy):
     table = a_table(toy, **slow)
     assert table.todo() == [("mel", 1)] and found()
     kept = {p: t for p, t in runs(dnerf_home).items() if "seed0" in str(p)}
-    out, err = start().communicate(timeout=200)
-    assert "going on at step" in out, err[-2000:]
+    capsys.readouterr()
+    table.fill(show=False)
+    assert "going on at step" in capsys.readouterr().out
     assert table.todo() == [] and kept == {p: t for p, t in runs(dnerf_home).items() if "seed0" in str(p)}
     assert json.loads((table.run("mel", 1) / "state.json").read_text())["steps"] == 60
+
+
+def spoil(config):
+    "Learning rates with which seed 1 diverges."
+    if config.seed == 1:
+        config.optim.lr_net = config.optim.lr_grid = 1e30
+        config.optim.recoveries = 0
+    return config
 
 
 def test_a_cell_that_fails_ends_alone(dnerf_home, toy, monkeypatch):
@@ -129,10 +134,7 @@ def test_a_cell_that_fails_ends_alone(dnerf_home, toy, monkeypatch):
     real = room.sweeps.train
 
     def train(person, embedding, config, **kwargs):
-        if config.seed == 1:
-            config.optim.lr_net = config.optim.lr_grid = 1e30
-            config.optim.recoveries = 0
-        return real(person, embedding, config, **kwargs)
+        return real(person, embedding, spoil(config), **kwargs)
 
     monkeypatch.setattr(room.sweeps, "train", train)
     table = a_table(toy, rows="mel", seeds="0 1")
@@ -140,13 +142,6 @@ def test_a_cell_that_fails_ends_alone(dnerf_home, toy, monkeypatch):
     monkeypatch.setattr(table, "config", lambda row, seed, make=table.config: spoil(make(row, seed)))
     assert table.todo() == [("mel", 1)] and "no longer a number" in table.reason("mel", 1)
     assert "no longer a number" in table.results()["rows"]["mel"]["reason"]
-
-
-def spoil(config):
-    if config.seed == 1:
-        config.optim.lr_net = config.optim.lr_grid = 1e30
-        config.optim.recoveries = 0
-    return config
 
 
 def test_processes_end_with_the_table(tmp_path, monkeypatch):
