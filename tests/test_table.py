@@ -75,22 +75,22 @@ def test_papermill_then_again(dnerf_home, toy):
 
 def test_other_settings_are_other_cells(dnerf_home, toy):
     "Two cells in two processes; another budget, setting or subject does not find them, another order of seeds does."
-    a_table(toy, rows="silence", seeds="0 1").fill(jobs=2, show=False)
-    assert a_table(toy, rows="silence", seeds="1 0").todo() == []
+    a_table(toy, rows="mel+silence", seeds="0 1").fill(jobs=2, show=False)
+    assert a_table(toy, rows="mel+silence", seeds="1 0").todo() == []
     for changed in (dict(steps=4), dict(overrides=TINY + " data.rays=63"), dict(steps=None, minutes=0.01)):
-        assert len(a_table(toy, rows="silence", **changed).todo()) == 2, changed
+        assert len(a_table(toy, rows="mel+silence", **changed).todo()) == 2, changed
     about = json.loads((toy.folder / "subject.json").read_text())
     (toy.folder / "subject.json").write_text(json.dumps(about | {"note": "prepared anew"}))
-    assert len(a_table(Subject.load("toy"), rows="silence").todo()) == 2
+    assert len(a_table(Subject.load("toy"), rows="mel+silence").todo()) == 2
 
 
 def test_mixed_protocols_are_refused(dnerf_home, toy):
-    table = a_table(toy, rows="mel silence", seeds="0 1")
+    table = a_table(toy, rows="mel+silence", seeds="0 1")
     with pytest.raises(MissingError, match="no cell of the table is measured yet: not trained yet"):
         table.results()
     table.fill(show=False)
     table.results()
-    path = table.run("silence", 1) / "metrics.json"
+    path = table.run("mel+silence", 1) / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics["protocol"]["psnr"] = "mean of the frames' PSNR"
     metrics["protocol"]["split"]["frames"] = 3

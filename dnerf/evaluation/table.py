@@ -8,7 +8,7 @@ __all__ = ['PAPER', 'CONTROLS', 'ROWS', 'REFERENCES', 'COLUMNS', 'chosen_rows', 
            'compare_rows', 'rank_agreement', 'mean_sd', 'table_protocol', 'summarise', 'verdict', 'findings',
            'show_table', 'show_differences', 'dots_figure', 'write_table']
 
-# %% ../../nbs/evaluation/04_table.ipynb #6363d5fa
+# %% ../../nbs/evaluation/04_table.ipynb #f01022d9
 import copy, csv, itertools, math, os, shlex, subprocess, sys, time
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ from ..nerf import sweeps
 from ..nerf.training import compose_config, fingerprint, _same
 from ..subject import FPS, Subject
 
-# %% ../../nbs/evaluation/04_table.ipynb #8b430eed
+# %% ../../nbs/evaluation/04_table.ipynb #219e2583
 PAPER = { # row: PSNR in dB, SyncNet score
     'rhythm': (23.48, 3.426), 'deepspeech': (24.98, 5.355), 'pitch': (25.82, 5.252), 'content': (26.77, 5.478),
     'speechsplit': (27.49, 5.555), 'deepspeech+speechsplit': (27.64, 5.558)}
@@ -35,7 +35,7 @@ def chosen_rows(
     names = ['+'.join(parse_embedding(r)) for r in str(rows).split()] or ROWS
     return sorted(dict.fromkeys(names), key=lambda r: ROWS.index(r) if r in ROWS else len(PAPER) + .5)
 
-# %% ../../nbs/evaluation/04_table.ipynb #71eba5d1
+# %% ../../nbs/evaluation/04_table.ipynb #e91633a5
 def chosen_seeds(
     seeds=3,    # How many (`3`), or which (`'0 1 7'`)
 ) -> list[int]: # Seeds
@@ -44,7 +44,7 @@ def chosen_seeds(
     if not words or not all(w.isdigit() for w in words) or words == ['0']: raise InputError(f"seeds={seeds!r} are no seeds; say how many, for example 3, or which, for example '0 1 7'")
     return list(dict.fromkeys(map(int, words))) if len(words) > 1 else list(range(int(words[0])))
 
-# %% ../../nbs/evaluation/04_table.ipynb #97face0e
+# %% ../../nbs/evaluation/04_table.ipynb #5e2f919d
 _OURS = ('subject', 'audio', 'seed', 'name', 'preset', 'minutes', 'steps') # are parameters of the table
 
 class Table:
@@ -73,7 +73,7 @@ class Table:
         config.audio, config.seed = row, seed
         return config
 
-# %% ../../nbs/evaluation/04_table.ipynb #e1792b2f
+# %% ../../nbs/evaluation/04_table.ipynb #f1d2a82e
 @patch
 def embed(self:Table,
     show:bool=True, # Show progress
@@ -84,7 +84,7 @@ def embed(self:Table,
         except MissingError as e: self.missing[row] = str(e)
     return self.missing
 
-# %% ../../nbs/evaluation/04_table.ipynb #d4c0fb61
+# %% ../../nbs/evaluation/04_table.ipynb #d7e7a062
 @patch
 def run(self:Table,
     row:str,  # Name of the row
@@ -106,7 +106,7 @@ def todo(self:Table) -> list[tuple[str, int]]: # (row, seed)
     "Cells that are not done; seed by seed, so that an interrupted table has whole columns."
     return [(row, seed) for seed in self.seeds for row in self.rows if row in self.inputs and not measured(self.run(row, seed))]
 
-# %% ../../nbs/evaluation/04_table.ipynb #f38cb166
+# %% ../../nbs/evaluation/04_table.ipynb #65fce1bd
 def measure_cell(
     folder:Path, # Of a trained run
 ):
@@ -138,7 +138,7 @@ def main(
     "Hydra's command line over `table_job`."
     sweeps.main(*arguments, job=table_job)
 
-# %% ../../nbs/evaluation/04_table.ipynb #66e15e5a
+# %% ../../nbs/evaluation/04_table.ipynb #cd727eab
 _QUIET = ['hydra/hydra_logging=none', 'hydra/job_logging=none']
 
 @patch
@@ -155,7 +155,7 @@ def command(self:Table,
     place = str(self.folder/'jobs'/f'{row}-seed{seed}').replace("'", "\\'")
     return [sys.executable, '-m', 'dnerf.evaluation.table', *self.settings(), f'audio={row}', f'seed={seed}', f"hydra.run.dir='{place}'", 'hydra.output_subdir=null', *_QUIET]
 
-# %% ../../nbs/evaluation/04_table.ipynb #ad7c4b13
+# %% ../../nbs/evaluation/04_table.ipynb #b6d46652
 def run_side_by_side(
     commands:dict,   # Name to command line
     jobs:int,        # Processes at a time
@@ -181,7 +181,7 @@ def run_side_by_side(
             for process in running.values(): process.wait()
     return failed
 
-# %% ../../nbs/evaluation/04_table.ipynb #ebf5bdc7
+# %% ../../nbs/evaluation/04_table.ipynb #3576a4fd
 @patch
 def fill(self:Table,
     jobs:int=1,     # Processes at a time; 1: in this one, or by the launcher among the overrides
@@ -201,7 +201,7 @@ def fill(self:Table,
     except SystemExit as e:
         if e.code: print('some cells ended without a result; what they said stands above')
 
-# %% ../../nbs/evaluation/04_table.ipynb #f93145b8
+# %% ../../nbs/evaluation/04_table.ipynb #a38cbe92
 def read_frames(
     path:Path, # A `frames.csv`: columns `index`, `mse.<region>`
 ) -> dict:     # `index` `(n,)`, and region to float `(n,)`, NaN where a frame does not have it; None without a file
@@ -220,7 +220,7 @@ def cells(self:Table) -> dict: # Row to seed to `{'run', 'metrics', 'frames'}`; 
             found[row][seed] = dict(run=f'{self.subject.name}/{folder.name}', metrics=read_json(folder/'metrics.json'), frames=read_frames(folder/'frames.csv'))
     return found
 
-# %% ../../nbs/evaluation/04_table.ipynb #891eb150
+# %% ../../nbs/evaluation/04_table.ipynb #dbbb50f9
 @patch
 def reason(self:Table,
     row:str,  # Name of the row
@@ -234,7 +234,7 @@ def reason(self:Table,
     lines = log.read_text(errors='replace').strip().splitlines() if log.is_file() else []
     return f'the job ended with: {lines[-1]}' if lines else 'not trained yet'
 
-# %% ../../nbs/evaluation/04_table.ipynb #aaac8dea
+# %% ../../nbs/evaluation/04_table.ipynb #cada9967
 def _protocol_key(metrics): # of one cell: what must be equal in all
     return {k: v for k, v in metrics['protocol'].items() if k not in ('run', 'audio', 'seed', 'trained_steps')}
 
@@ -248,7 +248,7 @@ def check_protocols(
         if keys := sorted(k for k in {*a, *b} if a.get(k) != b.get(k)):
             raise InputError(f"the runs {first['run']} and {other['run']} were measured by different protocols ({', '.join(keys)}), and a table mixes none; delete the metrics.json of the older one and make the table again")
 
-# %% ../../nbs/evaluation/04_table.ipynb #b4e8c7fb
+# %% ../../nbs/evaluation/04_table.ipynb #26e0da58
 def block_bootstrap(
     a:np.ndarray,      # `(n,)` squared errors of the test frames in one row
     b:np.ndarray,      # `(n,)` of the same frames in another
@@ -269,7 +269,7 @@ def block_bootstrap(
     middle, half = float(decibel(a.mean(), b.mean())), float(t.ppf(.975, m - 1)*drawn.std()*math.sqrt(math.ceil(m)/(m - 1)))
     return middle, middle - half, middle + half
 
-# %% ../../nbs/evaluation/04_table.ipynb #47e03e8c
+# %% ../../nbs/evaluation/04_table.ipynb #fd14a065
 def compare_rows(
     a:dict,          # Seed to cell, from `Table.cells`
     b:dict,          # The row to compare with
@@ -287,7 +287,7 @@ def compare_rows(
     each = [block_bootstrap(*pair, repeats=1)[0] for pair in errors]
     return dict(dB=dB, low=low, high=high, seeds=each, told=bool(low*high > 0 and all(d*dB > 0 for d in each)))
 
-# %% ../../nbs/evaluation/04_table.ipynb #735a456e
+# %% ../../nbs/evaluation/04_table.ipynb #2d51eac0
 def rank_agreement(
     ours:dict,  # Row to number
     paper:dict, # Row to number
@@ -301,7 +301,7 @@ def rank_agreement(
     by_chance = [rho(order) for order in itertools.permutations(ours[r] for r in rows)]
     return dict(rho=observed, luck=float(np.mean(np.array(by_chance) >= observed - 1e-9)), rows=rows)
 
-# %% ../../nbs/evaluation/04_table.ipynb #8669099a
+# %% ../../nbs/evaluation/04_table.ipynb #23e1203a
 COLUMNS = { # heading: (entry of metrics.json, decimals)
     'PSNR frame (dB)': ('psnr.frame', 2), 'face': ('psnr.face', 2), 'eyes': ('psnr.eyes', 2), 'lips': ('psnr.lips', 2), 'SSIM': ('ssim', 3),
     'lip correlation': ('lips.correlation', 2), 'lip lag (frames)': ('lips.lag', 1), 'eyelid error (%)': ('eyelid_error', 1), 'blink F1': ('blink.f1', 2),
@@ -318,7 +318,7 @@ def mean_sd(
     x = [v for v in values if v is not None]
     return dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None, n=len(x)) if x else None
 
-# %% ../../nbs/evaluation/04_table.ipynb #be030aff
+# %% ../../nbs/evaluation/04_table.ipynb #be9f9e59
 def table_protocol(
     cells:dict,   # From `Table.cells`
     seeds:list,   # Seeds of the table
@@ -352,7 +352,7 @@ def _column_reasons(cells, rows): # column without a number to the reason that a
     metrics = next(cell['metrics'] for by_seed in cells.values() for cell in by_seed.values())
     return {c: metrics['reasons'].get(path, 'this evaluation does not measure it') for c, (path, _) in COLUMNS.items() if not any(row['summary'][c] for row in rows.values())}
 
-# %% ../../nbs/evaluation/04_table.ipynb #e37dc55a
+# %% ../../nbs/evaluation/04_table.ipynb #78ab03f0
 def verdict(
     found:dict, # From `compare_rows`
     what:str,   # The row that it was compared with
@@ -361,6 +361,10 @@ def verdict(
     if 'reason' in found: return f"not compared: {found['reason']}"
     if not found['told']: return f'cannot be told from {what}'
     return f"{'better' if found['dB'] > 0 else 'worse'} than {what}"
+
+def _follows(rows, r): # what the movement of the lips says to that, if it is measured
+    own, none = (rows[k]['summary']['lip correlation'] for k in (r, 'silence'))
+    return f" (Its lips follow the real ones with a correlation of {own['mean']:.2f}, those of silence with {none['mean']:.2f}.)" if own and none else ''
 
 def findings(
     results:dict, # From `summarise`
@@ -371,14 +375,14 @@ def findings(
     said.append(f'Best around the lips: {best}.')
     deaf = {r: row['against']['silence']['lips'] for r, row in rows.items() if 'silence' in row['against'] and r not in CONTROLS}
     for r, found in deaf.items():
-        if 'reason' not in found and not (found['told'] and found['dB'] > 0): said.append(f"{r} {'is worse than' if found['told'] else 'cannot be told from'} silence around the lips: it has not learned from the audio.")
+        if 'reason' not in found and not (found['told'] and found['dB'] > 0): said.append(f"{r} {'is worse than' if found['told'] else 'cannot be told from'} silence around the lips: it has not learned from the audio.{_follows(rows, r)}")
     if 'silence' in rows and not any('reason' in f for f in deaf.values()) and len(said) == 1: said.append('Every row but the controls is better than silence around the lips.')
     if any('reason' in f for f in deaf.values()) or 'silence' not in rows: said.append('Whether the rows have learned from the audio is not known: they were not compared with silence.')
     for what, found in results['order'].items():
         said.append(f"Order of {what} against the paper's: " + (f"Spearman {found['rho']:+.2f} over {len(found['rows'])} rows; {found['luck']:.0%} of all orders would agree as well or better." if found else 'fewer than three rows to compare.'))
     return said + [f"{c} is not measured: {reason.split(';')[0]}." for c, reason in results['reasons'].items()]
 
-# %% ../../nbs/evaluation/04_table.ipynb #e1b00f71
+# %% ../../nbs/evaluation/04_table.ipynb #821f7021
 def _number(summary, digits): # mean and standard deviation
     if summary is None: return '-'
     return f"{summary['mean']:.{digits}f}" + (f" ± {summary['sd']:.{digits}f}" if summary['sd'] is not None else '')
@@ -403,7 +407,7 @@ def show_differences(
     lines = [[r, *(cell(row['against'].get(ref, {}).get(region)) for ref in REFERENCES for region in ('frame', 'lips')), '; '.join(verdict(row['against'][ref]['lips'], ref) for ref in REFERENCES if ref in row['against'])] for r, row in results['rows'].items() if row['runs']]
     return _markdown(['embedding', *(f'against {ref}, {region} (dB)' for ref in REFERENCES for region in ('frame', 'lips')), 'around the lips'], lines)
 
-# %% ../../nbs/evaluation/04_table.ipynb #548918e4
+# %% ../../nbs/evaluation/04_table.ipynb #ff85938d
 def dots_figure(
     results:dict, # From `summarise`
     columns,      # Headings of `COLUMNS`, one panel each; those without a number are left out
@@ -424,7 +428,7 @@ def dots_figure(
     ax.invert_yaxis()
     return fig
 
-# %% ../../nbs/evaluation/04_table.ipynb #a1c6fff0
+# %% ../../nbs/evaluation/04_table.ipynb #a007f9af
 def write_table(
     results:dict, # From `summarise`
     folder:Path,  # Where
@@ -450,7 +454,7 @@ def results(self:Table) -> dict: # The content of `table1.json`
     write_table(results, self.folder)
     return results
 
-# %% ../../nbs/evaluation/04_table.ipynb #26c9c13a
+# %% ../../nbs/evaluation/04_table.ipynb #3050ecfe
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
     from dnerf.evaluation import table                      # under its own name other processes can import `table_job`
     table.main()
