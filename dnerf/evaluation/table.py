@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PAPER', 'CONTROLS', 'ROWS', 'REFERENCES', 'COLUMNS', 'chosen_rows', 'chosen_seeds', 'Table', 'measured',
            'measure_cell', 'table_job', 'main', 'run_side_by_side', 'read_frames', 'check_protocols', 'block_bootstrap',
-           'compare_rows', 'rank_agreement', 'mean_sd', 'table_protocol', 'summarise', 'verdict', 'findings',
-           'show_table', 'show_differences', 'dots_figure', 'write_table']
+           'compare_rows', 'rank_agreement', 'mean_sd', 'table_protocol', 'real_clip', 'row_results', 'summarise',
+           'verdict', 'hearing', 'findings', 'show_table', 'show_differences', 'dots_figure', 'write_table']
 
-# %% ../../nbs/evaluation/04_table.ipynb #f01022d9
+# %% ../../nbs/evaluation/04_table.ipynb #0a1a5033
 import copy, csv, itertools, math, os, shlex, subprocess, sys, time
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ from ..nerf import sweeps
 from ..nerf.training import compose_config, fingerprint, _same
 from ..subject import FPS, Subject
 
-# %% ../../nbs/evaluation/04_table.ipynb #219e2583
+# %% ../../nbs/evaluation/04_table.ipynb #8f50091f
 PAPER = { # row: PSNR in dB, SyncNet score
     'rhythm': (23.48, 3.426), 'deepspeech': (24.98, 5.355), 'pitch': (25.82, 5.252), 'content': (26.77, 5.478),
     'speechsplit': (27.49, 5.555), 'deepspeech+speechsplit': (27.64, 5.558)}
@@ -35,7 +35,7 @@ def chosen_rows(
     names = ['+'.join(parse_embedding(r)) for r in str(rows).split()] or ROWS
     return sorted(dict.fromkeys(names), key=lambda r: ROWS.index(r) if r in ROWS else len(PAPER) + .5)
 
-# %% ../../nbs/evaluation/04_table.ipynb #e91633a5
+# %% ../../nbs/evaluation/04_table.ipynb #ef116ccc
 def chosen_seeds(
     seeds=3,    # How many (`3`), or which (`'0 1 7'`)
 ) -> list[int]: # Seeds
@@ -44,7 +44,7 @@ def chosen_seeds(
     if not words or not all(w.isdigit() for w in words) or words == ['0']: raise InputError(f"seeds={seeds!r} are no seeds; say how many, for example 3, or which, for example '0 1 7'")
     return list(dict.fromkeys(map(int, words))) if len(words) > 1 else list(range(int(words[0])))
 
-# %% ../../nbs/evaluation/04_table.ipynb #5e2f919d
+# %% ../../nbs/evaluation/04_table.ipynb #e2858a42
 _OURS = ('subject', 'audio', 'seed', 'name', 'preset', 'minutes', 'steps') # are parameters of the table
 
 class Table:
@@ -73,7 +73,7 @@ class Table:
         config.audio, config.seed = row, seed
         return config
 
-# %% ../../nbs/evaluation/04_table.ipynb #f1d2a82e
+# %% ../../nbs/evaluation/04_table.ipynb #6faeb480
 @patch
 def embed(self:Table,
     show:bool=True, # Show progress
@@ -84,7 +84,7 @@ def embed(self:Table,
         except MissingError as e: self.missing[row] = str(e)
     return self.missing
 
-# %% ../../nbs/evaluation/04_table.ipynb #d7e7a062
+# %% ../../nbs/evaluation/04_table.ipynb #b78d1619
 @patch
 def run(self:Table,
     row:str,  # Name of the row
@@ -106,7 +106,7 @@ def todo(self:Table) -> list[tuple[str, int]]: # (row, seed)
     "Cells that are not done; seed by seed, so that an interrupted table has whole columns."
     return [(row, seed) for seed in self.seeds for row in self.rows if row in self.inputs and not measured(self.run(row, seed))]
 
-# %% ../../nbs/evaluation/04_table.ipynb #65fce1bd
+# %% ../../nbs/evaluation/04_table.ipynb #30196c20
 def measure_cell(
     folder:Path, # Of a trained run
 ):
@@ -138,7 +138,7 @@ def main(
     "Hydra's command line over `table_job`."
     sweeps.main(*arguments, job=table_job)
 
-# %% ../../nbs/evaluation/04_table.ipynb #cd727eab
+# %% ../../nbs/evaluation/04_table.ipynb #c194acf6
 _QUIET = ['hydra/hydra_logging=none', 'hydra/job_logging=none']
 
 @patch
@@ -155,7 +155,7 @@ def command(self:Table,
     place = str(self.folder/'jobs'/f'{row}-seed{seed}').replace("'", "\\'")
     return [sys.executable, '-m', 'dnerf.evaluation.table', *self.settings(), f'audio={row}', f'seed={seed}', f"hydra.run.dir='{place}'", 'hydra.output_subdir=null', *_QUIET]
 
-# %% ../../nbs/evaluation/04_table.ipynb #b6d46652
+# %% ../../nbs/evaluation/04_table.ipynb #b776faa9
 def run_side_by_side(
     commands:dict,   # Name to command line
     jobs:int,        # Processes at a time
@@ -181,7 +181,7 @@ def run_side_by_side(
             for process in running.values(): process.wait()
     return failed
 
-# %% ../../nbs/evaluation/04_table.ipynb #3576a4fd
+# %% ../../nbs/evaluation/04_table.ipynb #8859ee31
 @patch
 def fill(self:Table,
     jobs:int=1,     # Processes at a time; 1: in this one, or by the launcher among the overrides
@@ -201,7 +201,7 @@ def fill(self:Table,
     except SystemExit as e:
         if e.code: print('some cells ended without a result; what they said stands above')
 
-# %% ../../nbs/evaluation/04_table.ipynb #a38cbe92
+# %% ../../nbs/evaluation/04_table.ipynb #6adca46b
 def read_frames(
     path:Path, # A `frames.csv`: columns `index`, `mse.<region>`
 ) -> dict:     # `index` `(n,)`, and region to float `(n,)`, NaN where a frame does not have it; None without a file
@@ -220,7 +220,7 @@ def cells(self:Table) -> dict: # Row to seed to `{'run', 'metrics', 'frames'}`; 
             found[row][seed] = dict(run=f'{self.subject.name}/{folder.name}', metrics=read_json(folder/'metrics.json'), frames=read_frames(folder/'frames.csv'))
     return found
 
-# %% ../../nbs/evaluation/04_table.ipynb #dbbb50f9
+# %% ../../nbs/evaluation/04_table.ipynb #5a130733
 @patch
 def reason(self:Table,
     row:str,  # Name of the row
@@ -234,7 +234,7 @@ def reason(self:Table,
     lines = log.read_text(errors='replace').strip().splitlines() if log.is_file() else []
     return f'the job ended with: {lines[-1]}' if lines else 'not trained yet'
 
-# %% ../../nbs/evaluation/04_table.ipynb #cada9967
+# %% ../../nbs/evaluation/04_table.ipynb #809f239f
 def _protocol_key(metrics): # of one cell: what must be equal in all
     return {k: v for k, v in metrics['protocol'].items() if k not in ('run', 'audio', 'seed', 'trained_steps')}
 
@@ -248,7 +248,7 @@ def check_protocols(
         if keys := sorted(k for k in {*a, *b} if a.get(k) != b.get(k)):
             raise InputError(f"the runs {first['run']} and {other['run']} were measured by different protocols ({', '.join(keys)}), and a table mixes none; delete the metrics.json of the older one and make the table again")
 
-# %% ../../nbs/evaluation/04_table.ipynb #26e0da58
+# %% ../../nbs/evaluation/04_table.ipynb #35f3d002
 def block_bootstrap(
     a:np.ndarray,      # `(n,)` squared errors of the test frames in one row
     b:np.ndarray,      # `(n,)` of the same frames in another
@@ -269,7 +269,7 @@ def block_bootstrap(
     middle, half = float(decibel(a.mean(), b.mean())), float(t.ppf(.975, m - 1)*drawn.std()*math.sqrt(math.ceil(m)/(m - 1)))
     return middle, middle - half, middle + half
 
-# %% ../../nbs/evaluation/04_table.ipynb #fd14a065
+# %% ../../nbs/evaluation/04_table.ipynb #73e16add
 def compare_rows(
     a:dict,          # Seed to cell, from `Table.cells`
     b:dict,          # The row to compare with
@@ -287,7 +287,7 @@ def compare_rows(
     each = [block_bootstrap(*pair, repeats=1)[0] for pair in errors]
     return dict(dB=dB, low=low, high=high, seeds=each, told=bool(low*high > 0 and all(d*dB > 0 for d in each)))
 
-# %% ../../nbs/evaluation/04_table.ipynb #2d51eac0
+# %% ../../nbs/evaluation/04_table.ipynb #22300e4c
 def rank_agreement(
     ours:dict,  # Row to number
     paper:dict, # Row to number
@@ -301,7 +301,7 @@ def rank_agreement(
     by_chance = [rho(order) for order in itertools.permutations(ours[r] for r in rows)]
     return dict(rho=observed, luck=float(np.mean(np.array(by_chance) >= observed - 1e-9)), rows=rows)
 
-# %% ../../nbs/evaluation/04_table.ipynb #23e1203a
+# %% ../../nbs/evaluation/04_table.ipynb #f5f0aa02
 COLUMNS = { # heading: (entry of metrics.json, decimals)
     'PSNR frame (dB)': ('psnr.frame', 2), 'face': ('psnr.face', 2), 'eyes': ('psnr.eyes', 2), 'lips': ('psnr.lips', 2), 'SSIM': ('ssim', 3),
     'lip correlation': ('lips.correlation', 2), 'lip lag (frames)': ('lips.lag', 1), 'eyelid error (%)': ('eyelid_error', 1), 'blink F1': ('blink.f1', 2),
@@ -318,41 +318,63 @@ def mean_sd(
     x = [v for v in values if v is not None]
     return dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None, n=len(x)) if x else None
 
-# %% ../../nbs/evaluation/04_table.ipynb #be9f9e59
+# %% ../../nbs/evaluation/04_table.ipynb #d97e65b8
 def table_protocol(
     cells:dict,   # From `Table.cells`
     seeds:list,   # Seeds of the table
     budget:dict,  # `minutes`, `steps`: as asked for
 ) -> dict:        # What all cells have in common, and how they are compared
     "The protocol of a table."
-    metrics = [cell['metrics'] for by_seed in cells.values() for cell in by_seed.values()]
+    metrics = _measured(cells)
     steps = [s for m in metrics if (s := m['protocol'].get('trained_steps')) is not None]
     return {**_protocol_key(metrics[0]), 'seeds': seeds, 'budget': budget or "the preset's", 'steps_trained': [min(steps), max(steps)] if steps else None,
-            'reference_clip': 'the real test clip', 'statistics': f"paired over frames, errors averaged over the seeds that both rows have, 95 % interval by a circular bootstrap of {FPS}-frame blocks with Student's quantile; told apart: 0 is outside and all seeds agree"}
+            'statistics': f"paired over frames, errors averaged over the seeds that both rows have, 95 % interval by a circular bootstrap of {FPS}-frame blocks "
+                          "with Student's quantile; told apart: 0 is outside and all seeds agree"}
 
+# %% ../../nbs/evaluation/04_table.ipynb #370b24ee
+def _measured(cells): # the metrics of all cells
+    return [cell['metrics'] for by_seed in cells.values() for cell in by_seed.values()]
+
+def real_clip(
+    cells:dict, # From `Table.cells`
+) -> dict:      # Column to the real clip's number, None if there is none; only columns in which it has one of its own
+    "What the real test clip scores."
+    own = {c: path.removesuffix('rendered') + 'ground_truth' for c, (path, _) in COLUMNS.items() if path.endswith('.rendered')}
+    return {c: next((v for m in _measured(cells) if (v := _entry(m, path)) is not None), None) for c, path in own.items()}
+
+def row_results(
+    row:str,     # Its name
+    cells:dict,  # From `Table.cells`
+    reason=None, # Why it is missing, or not whole
+) -> dict:       # `paper`, `runs`, `reason`, `values`, `summary`, `against`
+    "All about one row."
+    mine, others = cells[row], [ref for ref in REFERENCES if ref != row and cells.get(ref)]
+    values = {c: {seed: _entry(cell['metrics'], path) for seed, cell in mine.items()} for c, (path, _) in COLUMNS.items()}
+    against = {ref: {region: compare_rows(mine, cells[ref], region) for region in ('frame', 'lips')} for ref in others} if mine else {}
+    return dict(paper=PAPER.get(row), runs={seed: cell['run'] for seed, cell in mine.items()}, reason=reason,
+                values=values, summary={c: mean_sd(v.values()) for c, v in values.items()}, against=against)
+
+# %% ../../nbs/evaluation/04_table.ipynb #d6feec81
 def summarise(
     cells:dict,        # Row to seed to cell, from `Table.cells`
     seeds:list,        # Seeds of the table
     budget=None,       # As asked for
     reasons=None,      # Row to the reason why it is not, or not whole
-) -> dict:             # The content of `table1.json`
+) -> dict:             # `protocol`, `rows`, `real`, `order`, `reasons`
     "Means, differences and order; `InputError` for mixed protocols, `MissingError` if nothing is measured."
+    reasons = reasons or {}
     if not any(cells.values()): raise MissingError(f"no cell of the table is measured yet{': ' + next(iter(reasons.values())) if reasons else ''}")
     check_protocols(cells)
-    real = {c: next((v for r in cells.values() for cell in r.values() if (v := _entry(cell['metrics'], path.removesuffix('rendered') + 'ground_truth')) is not None), None) for c, (path, _) in COLUMNS.items() if path.endswith('.rendered')}
-    rows = {row: dict(paper=PAPER.get(row), runs={s: cell['run'] for s, cell in by_seed.items()}, reason=(reasons or {}).get(row),
-                      values={c: {s: _entry(cell['metrics'], path) for s, cell in by_seed.items()} for c, (path, _) in COLUMNS.items()},
-                      against={ref: {region: compare_rows(by_seed, cells[ref], region) for region in ('frame', 'lips')} for ref in REFERENCES if ref != row and cells.get(ref) and by_seed}) for row, by_seed in cells.items()}
-    for row in rows.values(): row['summary'] = {c: mean_sd(v.values()) for c, v in row['values'].items()}
+    rows = {row: row_results(row, cells, reasons.get(row)) for row in cells}
     of = lambda column: {r: row['summary'][column]['mean'] for r, row in rows.items() if row['summary'][column]}
     order = {what: rank_agreement(of(column), {r: v[k] for r, v in PAPER.items()}) for k, (what, column) in enumerate((('PSNR', 'PSNR frame (dB)'), ('SyncNet', 'SyncNet')))}
-    return dict(protocol=table_protocol(cells, seeds, budget), rows=rows, real=real, order=order, reasons=_column_reasons(cells, rows))
+    return dict(protocol=table_protocol(cells, seeds, budget), rows=rows, real=real_clip(cells), order=order, reasons=_column_reasons(cells, rows))
 
 def _column_reasons(cells, rows): # column without a number to the reason that an evaluation gives
-    metrics = next(cell['metrics'] for by_seed in cells.values() for cell in by_seed.values())
+    metrics = _measured(cells)[0]
     return {c: metrics['reasons'].get(path, 'this evaluation does not measure it') for c, (path, _) in COLUMNS.items() if not any(row['summary'][c] for row in rows.values())}
 
-# %% ../../nbs/evaluation/04_table.ipynb #78ab03f0
+# %% ../../nbs/evaluation/04_table.ipynb #c7611a82
 def verdict(
     found:dict, # From `compare_rows`
     what:str,   # The row that it was compared with
@@ -366,23 +388,28 @@ def _follows(rows, r): # what the movement of the lips says to that, if it is me
     own, none = (rows[k]['summary']['lip correlation'] for k in (r, 'silence'))
     return f" (Its lips follow the real ones with a correlation of {own['mean']:.2f}, those of silence with {none['mean']:.2f}.)" if own and none else ''
 
+def hearing(
+    rows:dict, # Measured rows of `summarise`
+) -> list[str]: # Sentences
+    "Which rows have learned from the audio."
+    found = {r: row['against']['silence']['lips'] for r, row in rows.items() if 'silence' in row['against'] and r not in CONTROLS}
+    if not found or any('reason' in f for f in found.values()): return ['Whether the rows have learned from the audio is not known: they were not compared with silence.']
+    deaf = {r: f for r, f in found.items() if not (f['told'] and f['dB'] > 0)}
+    if not deaf: return ['Every row but the controls is better than silence around the lips.']
+    return [f"{r} {'is worse than' if f['told'] else 'cannot be told from'} silence around the lips: it has not learned from the audio.{_follows(rows, r)}" for r, f in deaf.items()]
+
 def findings(
     results:dict, # From `summarise`
 ) -> list[str]:   # Sentences
-    "What the table says, row by row."
-    rows, said = {r: row for r, row in results['rows'].items() if row['runs']}, []
-    best = max(rows, key=lambda r: rows[r]['summary']['lips']['mean'] if rows[r]['summary']['lips'] else -math.inf)
-    said.append(f'Best around the lips: {best}.')
-    deaf = {r: row['against']['silence']['lips'] for r, row in rows.items() if 'silence' in row['against'] and r not in CONTROLS}
-    for r, found in deaf.items():
-        if 'reason' not in found and not (found['told'] and found['dB'] > 0): said.append(f"{r} {'is worse than' if found['told'] else 'cannot be told from'} silence around the lips: it has not learned from the audio.{_follows(rows, r)}")
-    if 'silence' in rows and not any('reason' in f for f in deaf.values()) and len(said) == 1: said.append('Every row but the controls is better than silence around the lips.')
-    if any('reason' in f for f in deaf.values()) or 'silence' not in rows: said.append('Whether the rows have learned from the audio is not known: they were not compared with silence.')
+    "What the table says, in words."
+    rows = {r: row for r, row in results['rows'].items() if row['runs']}
+    lips = {r: row['summary']['lips']['mean'] for r, row in rows.items() if row['summary']['lips']}
+    said = ([f'Best around the lips: {max(lips, key=lips.get)}.'] if lips else []) + hearing(rows)
     for what, found in results['order'].items():
         said.append(f"Order of {what} against the paper's: " + (f"Spearman {found['rho']:+.2f} over {len(found['rows'])} rows; {found['luck']:.0%} of all orders would agree as well or better." if found else 'fewer than three rows to compare.'))
     return said + [f"{c} is not measured: {reason.split(';')[0]}." for c, reason in results['reasons'].items()]
 
-# %% ../../nbs/evaluation/04_table.ipynb #821f7021
+# %% ../../nbs/evaluation/04_table.ipynb #cc0411b3
 def _number(summary, digits): # mean and standard deviation
     if summary is None: return '-'
     return f"{summary['mean']:.{digits}f}" + (f" ± {summary['sd']:.{digits}f}" if summary['sd'] is not None else '')
@@ -404,10 +431,11 @@ def show_differences(
     def cell(found): # '+0.31 [+0.12, +0.50]'
         "A difference."
         return '-' if found is None or 'reason' in found else f"{found['dB']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
-    lines = [[r, *(cell(row['against'].get(ref, {}).get(region)) for ref in REFERENCES for region in ('frame', 'lips')), '; '.join(verdict(row['against'][ref]['lips'], ref) for ref in REFERENCES if ref in row['against'])] for r, row in results['rows'].items() if row['runs']]
-    return _markdown(['embedding', *(f'against {ref}, {region} (dB)' for ref in REFERENCES for region in ('frame', 'lips')), 'around the lips'], lines)
+    pairs, rows = list(itertools.product(REFERENCES, ('frame', 'lips'))), {r: row['against'] for r, row in results['rows'].items() if row['runs']}
+    lines = [[r, *(cell(against.get(ref, {}).get(region)) for ref, region in pairs), '; '.join(verdict(found['lips'], ref) for ref, found in against.items())] for r, against in rows.items()]
+    return _markdown(['embedding', *(f'against {ref}, {region} (dB)' for ref, region in pairs), 'around the lips'], lines)
 
-# %% ../../nbs/evaluation/04_table.ipynb #ff85938d
+# %% ../../nbs/evaluation/04_table.ipynb #c72264c1
 def dots_figure(
     results:dict, # From `summarise`
     columns,      # Headings of `COLUMNS`, one panel each; those without a number are left out
@@ -428,7 +456,7 @@ def dots_figure(
     ax.invert_yaxis()
     return fig
 
-# %% ../../nbs/evaluation/04_table.ipynb #a007f9af
+# %% ../../nbs/evaluation/04_table.ipynb #9d627b14
 def write_table(
     results:dict, # From `summarise`
     folder:Path,  # Where
@@ -439,7 +467,8 @@ def write_table(
     with staged_file(folder/'table1.csv') as part, open(part, 'w', newline='', encoding='utf-8') as f:
         writer = csv.writer(f)
         writer.writerow(['embedding', 'seed', 'run', *(path for path, _ in COLUMNS.values())])
-        for r, row in results['rows'].items(): writer.writerows([r, seed, run, *('' if (v := row['values'][c][seed]) is None else v for c in COLUMNS)] for seed, run in row['runs'].items())
+        for r, row in results['rows'].items():
+            for seed, run in row['runs'].items(): writer.writerow([r, seed, run, *(row['values'][c][seed] for c in COLUMNS)])      # None is an empty cell
     with staged_file(folder/'table1.md') as part: part.write_text('\n\n'.join([show_table(results), show_differences(results), *findings(results)]) + '\n', encoding='utf-8')
     for name, columns in dict(psnr=['PSNR frame (dB)', 'face'], lips=['lips', 'lip correlation']).items():
         if figure := dots_figure(results, columns):
@@ -454,7 +483,7 @@ def results(self:Table) -> dict: # The content of `table1.json`
     write_table(results, self.folder)
     return results
 
-# %% ../../nbs/evaluation/04_table.ipynb #3050ecfe
+# %% ../../nbs/evaluation/04_table.ipynb #5e13022d
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
     from dnerf.evaluation import table                      # under its own name other processes can import `table_job`
     table.main()
