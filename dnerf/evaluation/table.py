@@ -8,7 +8,7 @@ __all__ = ['PAPER', 'CONTROLS', 'ROWS', 'REFERENCES', 'COLUMNS', 'chosen_rows', 
            'compare_rows', 'rank_agreement', 'mean_sd', 'table_protocol', 'real_clip', 'row_results', 'summarise',
            'verdict', 'hearing', 'findings', 'show_table', 'show_differences', 'dots_figure', 'write_table']
 
-# %% ../../nbs/evaluation/04_table.ipynb #0a1a5033
+# %% ../../nbs/evaluation/04_table.ipynb #ee680334
 import copy, csv, itertools, math, os, shlex, subprocess, sys, time
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ from ..nerf import sweeps
 from ..nerf.training import compose_config, fingerprint, _same
 from ..subject import FPS, Subject
 
-# %% ../../nbs/evaluation/04_table.ipynb #8f50091f
+# %% ../../nbs/evaluation/04_table.ipynb #ed81fbc2
 PAPER = { # row: PSNR in dB, SyncNet score
     'rhythm': (23.48, 3.426), 'deepspeech': (24.98, 5.355), 'pitch': (25.82, 5.252), 'content': (26.77, 5.478),
     'speechsplit': (27.49, 5.555), 'deepspeech+speechsplit': (27.64, 5.558)}
@@ -35,7 +35,7 @@ def chosen_rows(
     names = ['+'.join(parse_embedding(r)) for r in str(rows).split()] or ROWS
     return sorted(dict.fromkeys(names), key=lambda r: ROWS.index(r) if r in ROWS else len(PAPER) + .5)
 
-# %% ../../nbs/evaluation/04_table.ipynb #ef116ccc
+# %% ../../nbs/evaluation/04_table.ipynb #9065df08
 def chosen_seeds(
     seeds=3,    # How many (`3`), or which (`'0 1 7'`)
 ) -> list[int]: # Seeds
@@ -44,7 +44,7 @@ def chosen_seeds(
     if not words or not all(w.isdigit() for w in words) or words == ['0']: raise InputError(f"seeds={seeds!r} are no seeds; say how many, for example 3, or which, for example '0 1 7'")
     return list(dict.fromkeys(map(int, words))) if len(words) > 1 else list(range(int(words[0])))
 
-# %% ../../nbs/evaluation/04_table.ipynb #e2858a42
+# %% ../../nbs/evaluation/04_table.ipynb #a5aca3e5
 _OURS = ('subject', 'audio', 'seed', 'name', 'preset', 'minutes', 'steps') # are parameters of the table
 
 class Table:
@@ -73,7 +73,7 @@ class Table:
         config.audio, config.seed = row, seed
         return config
 
-# %% ../../nbs/evaluation/04_table.ipynb #6faeb480
+# %% ../../nbs/evaluation/04_table.ipynb #751e0fce
 @patch
 def embed(self:Table,
     show:bool=True, # Show progress
@@ -84,7 +84,7 @@ def embed(self:Table,
         except MissingError as e: self.missing[row] = str(e)
     return self.missing
 
-# %% ../../nbs/evaluation/04_table.ipynb #b78d1619
+# %% ../../nbs/evaluation/04_table.ipynb #bce27883
 @patch
 def run(self:Table,
     row:str,  # Name of the row
@@ -106,7 +106,7 @@ def todo(self:Table) -> list[tuple[str, int]]: # (row, seed)
     "Cells that are not done; seed by seed, so that an interrupted table has whole columns."
     return [(row, seed) for seed in self.seeds for row in self.rows if row in self.inputs and not measured(self.run(row, seed))]
 
-# %% ../../nbs/evaluation/04_table.ipynb #30196c20
+# %% ../../nbs/evaluation/04_table.ipynb #8eaa87c9
 def measure_cell(
     folder:Path, # Of a trained run
 ):
@@ -138,7 +138,7 @@ def main(
     "Hydra's command line over `table_job`."
     sweeps.main(*arguments, job=table_job)
 
-# %% ../../nbs/evaluation/04_table.ipynb #c194acf6
+# %% ../../nbs/evaluation/04_table.ipynb #3ccfc5f2
 _QUIET = ['hydra/hydra_logging=none', 'hydra/job_logging=none']
 
 @patch
@@ -155,7 +155,7 @@ def command(self:Table,
     place = str(self.folder/'jobs'/f'{row}-seed{seed}').replace("'", "\\'")
     return [sys.executable, '-m', 'dnerf.evaluation.table', *self.settings(), f'audio={row}', f'seed={seed}', f"hydra.run.dir='{place}'", 'hydra.output_subdir=null', *_QUIET]
 
-# %% ../../nbs/evaluation/04_table.ipynb #b776faa9
+# %% ../../nbs/evaluation/04_table.ipynb #a6a936a3
 def run_side_by_side(
     commands:dict,   # Name to command line
     jobs:int,        # Processes at a time
@@ -181,7 +181,7 @@ def run_side_by_side(
             for process in running.values(): process.wait()
     return failed
 
-# %% ../../nbs/evaluation/04_table.ipynb #8859ee31
+# %% ../../nbs/evaluation/04_table.ipynb #7bdf784b
 @patch
 def fill(self:Table,
     jobs:int=1,     # Processes at a time; 1: in this one, or by the launcher among the overrides
@@ -201,7 +201,7 @@ def fill(self:Table,
     except SystemExit as e:
         if e.code: print('some cells ended without a result; what they said stands above')
 
-# %% ../../nbs/evaluation/04_table.ipynb #6adca46b
+# %% ../../nbs/evaluation/04_table.ipynb #bff6a30e
 def read_frames(
     path:Path, # A `frames.csv`: columns `index`, `mse.<region>`
 ) -> dict:     # `index` `(n,)`, and region to float `(n,)`, NaN where a frame does not have it; None without a file
@@ -220,7 +220,7 @@ def cells(self:Table) -> dict: # Row to seed to `{'run', 'metrics', 'frames'}`; 
             found[row][seed] = dict(run=f'{self.subject.name}/{folder.name}', metrics=read_json(folder/'metrics.json'), frames=read_frames(folder/'frames.csv'))
     return found
 
-# %% ../../nbs/evaluation/04_table.ipynb #5a130733
+# %% ../../nbs/evaluation/04_table.ipynb #84c5786f
 @patch
 def reason(self:Table,
     row:str,  # Name of the row
@@ -234,7 +234,7 @@ def reason(self:Table,
     lines = log.read_text(errors='replace').strip().splitlines() if log.is_file() else []
     return f'the job ended with: {lines[-1]}' if lines else 'not trained yet'
 
-# %% ../../nbs/evaluation/04_table.ipynb #809f239f
+# %% ../../nbs/evaluation/04_table.ipynb #32cb8f50
 def _protocol_key(metrics): # of one cell: what must be equal in all
     return {k: v for k, v in metrics['protocol'].items() if k not in ('run', 'audio', 'seed', 'trained_steps')}
 
@@ -248,7 +248,7 @@ def check_protocols(
         if keys := sorted(k for k in {*a, *b} if a.get(k) != b.get(k)):
             raise InputError(f"the runs {first['run']} and {other['run']} were measured by different protocols ({', '.join(keys)}), and a table mixes none; delete the metrics.json of the older one and make the table again")
 
-# %% ../../nbs/evaluation/04_table.ipynb #35f3d002
+# %% ../../nbs/evaluation/04_table.ipynb #5907b759
 def block_bootstrap(
     a:np.ndarray,      # `(n,)` squared errors of the test frames in one row
     b:np.ndarray,      # `(n,)` of the same frames in another
@@ -269,7 +269,7 @@ def block_bootstrap(
     middle, half = float(decibel(a.mean(), b.mean())), float(t.ppf(.975, m - 1)*drawn.std()*math.sqrt(math.ceil(m)/(m - 1)))
     return middle, middle - half, middle + half
 
-# %% ../../nbs/evaluation/04_table.ipynb #73e16add
+# %% ../../nbs/evaluation/04_table.ipynb #936e236c
 def compare_rows(
     a:dict,          # Seed to cell, from `Table.cells`
     b:dict,          # The row to compare with
@@ -287,7 +287,7 @@ def compare_rows(
     each = [block_bootstrap(*pair, repeats=1)[0] for pair in errors]
     return dict(dB=dB, low=low, high=high, seeds=each, told=bool(low*high > 0 and all(d*dB > 0 for d in each)))
 
-# %% ../../nbs/evaluation/04_table.ipynb #22300e4c
+# %% ../../nbs/evaluation/04_table.ipynb #dbd2aa22
 def rank_agreement(
     ours:dict,  # Row to number
     paper:dict, # Row to number
@@ -301,7 +301,7 @@ def rank_agreement(
     by_chance = [rho(order) for order in itertools.permutations(ours[r] for r in rows)]
     return dict(rho=observed, luck=float(np.mean(np.array(by_chance) >= observed - 1e-9)), rows=rows)
 
-# %% ../../nbs/evaluation/04_table.ipynb #f5f0aa02
+# %% ../../nbs/evaluation/04_table.ipynb #bdc7fbc9
 COLUMNS = { # heading: (entry of metrics.json, decimals)
     'PSNR frame (dB)': ('psnr.frame', 2), 'face': ('psnr.face', 2), 'eyes': ('psnr.eyes', 2), 'lips': ('psnr.lips', 2), 'SSIM': ('ssim', 3),
     'lip correlation': ('lips.correlation', 2), 'lip lag (frames)': ('lips.lag', 1), 'eyelid error (%)': ('eyelid_error', 1), 'blink F1': ('blink.f1', 2),
@@ -318,7 +318,7 @@ def mean_sd(
     x = [v for v in values if v is not None]
     return dict(mean=float(np.mean(x)), sd=float(np.std(x, ddof=1)) if len(x) > 1 else None, n=len(x)) if x else None
 
-# %% ../../nbs/evaluation/04_table.ipynb #d97e65b8
+# %% ../../nbs/evaluation/04_table.ipynb #0c097dbd
 def table_protocol(
     cells:dict,   # From `Table.cells`
     seeds:list,   # Seeds of the table
@@ -331,7 +331,7 @@ def table_protocol(
             'statistics': f"paired over frames, errors averaged over the seeds that both rows have, 95 % interval by a circular bootstrap of {FPS}-frame blocks "
                           "with Student's quantile; told apart: 0 is outside and all seeds agree"}
 
-# %% ../../nbs/evaluation/04_table.ipynb #370b24ee
+# %% ../../nbs/evaluation/04_table.ipynb #bb6796cb
 def _measured(cells): # the metrics of all cells
     return [cell['metrics'] for by_seed in cells.values() for cell in by_seed.values()]
 
@@ -354,7 +354,7 @@ def row_results(
     return dict(paper=PAPER.get(row), runs={seed: cell['run'] for seed, cell in mine.items()}, reason=reason,
                 values=values, summary={c: mean_sd(v.values()) for c, v in values.items()}, against=against)
 
-# %% ../../nbs/evaluation/04_table.ipynb #d6feec81
+# %% ../../nbs/evaluation/04_table.ipynb #5530d049
 def summarise(
     cells:dict,        # Row to seed to cell, from `Table.cells`
     seeds:list,        # Seeds of the table
@@ -374,7 +374,7 @@ def _column_reasons(cells, rows): # column without a number to the reason that a
     metrics = _measured(cells)[0]
     return {c: metrics['reasons'].get(path, 'this evaluation does not measure it') for c, (path, _) in COLUMNS.items() if not any(row['summary'][c] for row in rows.values())}
 
-# %% ../../nbs/evaluation/04_table.ipynb #c7611a82
+# %% ../../nbs/evaluation/04_table.ipynb #53977697
 def verdict(
     found:dict, # From `compare_rows`
     what:str,   # The row that it was compared with
@@ -409,7 +409,7 @@ def findings(
         said.append(f"Order of {what} against the paper's: " + (f"Spearman {found['rho']:+.2f} over {len(found['rows'])} rows; {found['luck']:.0%} of all orders would agree as well or better." if found else 'fewer than three rows to compare.'))
     return said + [f"{c} is not measured: {reason.split(';')[0]}." for c, reason in results['reasons'].items()]
 
-# %% ../../nbs/evaluation/04_table.ipynb #cc0411b3
+# %% ../../nbs/evaluation/04_table.ipynb #c40ea26c
 def _number(summary, digits): # mean and standard deviation
     if summary is None: return '-'
     return f"{summary['mean']:.{digits}f}" + (f" ± {summary['sd']:.{digits}f}" if summary['sd'] is not None else '')
@@ -435,7 +435,7 @@ def show_differences(
     lines = [[r, *(cell(against.get(ref, {}).get(region)) for ref, region in pairs), '; '.join(verdict(found['lips'], ref) for ref, found in against.items())] for r, against in rows.items()]
     return _markdown(['embedding', *(f'against {ref}, {region} (dB)' for ref, region in pairs), 'around the lips'], lines)
 
-# %% ../../nbs/evaluation/04_table.ipynb #c72264c1
+# %% ../../nbs/evaluation/04_table.ipynb #73ba249b
 def dots_figure(
     results:dict, # From `summarise`
     columns,      # Headings of `COLUMNS`, one panel each; those without a number are left out
@@ -456,7 +456,7 @@ def dots_figure(
     ax.invert_yaxis()
     return fig
 
-# %% ../../nbs/evaluation/04_table.ipynb #9d627b14
+# %% ../../nbs/evaluation/04_table.ipynb #c35af404
 def write_table(
     results:dict, # From `summarise`
     folder:Path,  # Where
@@ -483,7 +483,7 @@ def results(self:Table) -> dict: # The content of `table1.json`
     write_table(results, self.folder)
     return results
 
-# %% ../../nbs/evaluation/04_table.ipynb #5e13022d
+# %% ../../nbs/evaluation/04_table.ipynb #24b19367
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
     from dnerf.evaluation import table                      # under its own name other processes can import `table_job`
     table.main()
