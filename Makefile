@@ -13,18 +13,18 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
-export SUBJECT AUDIO PRESET MINUTES STEPS SEED NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
 text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare evaluate test export lab docs readme clean
+.PHONY: help env train prepare evaluate table1 test export lab docs readme clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 env: $(STAMP) ## the Python environment in .venv [PYTHON= TORCH_INDEX=]
 
@@ -43,6 +43,10 @@ prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 
 evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]
 	@.ci/notebook evaluate $(call text,RUN,run) $(call text,SPLIT,split) $(call text,MEASURES,measures)
+
+table1: $(STAMP) ## the paper's Table 1 [SUBJECT=demo SEEDS= MINUTES= STEPS= ROWS= SIZE= PRESET= JOBS= OVERRIDES=]
+	@.ci/notebook table1 $(call text,SUBJECT,subject) $(call number,SEEDS,seeds) $(call number,MINUTES,minutes) $(call number,STEPS,steps) \
+	  $(call text,ROWS,rows) $(call number,SIZE,size) $(call text,PRESET,preset) $(call number,JOBS,jobs) $(call text,OVERRIDES,overrides)
 
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py

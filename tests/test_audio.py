@@ -67,7 +67,7 @@ def test_training_warns_of_the_recording_not_of_what_was_made_of_it(tmp_path, ca
 
 
 def test_every_name_gives_one_window_per_frame(subject):
-    dims = dict(content=16, rhythm=2, pitch=64, speechsplit=82, mel=80)
+    dims = dict(content=16, rhythm=2, pitch=64, speechsplit=82, mel=80, silence=1, shuffled=82)
     assert set(dims) <= set(known_embeddings())
     for name, d in dims.items():
         E = embed_subject(subject, name, steps=2, **BUDGET)
@@ -105,7 +105,7 @@ def test_nothing_stale_is_served(subject):
 
 def test_unknown_embedding_lists_the_known(subject):
     for name in ("wav2lip", "content+wav2vec", ""):
-        with pytest.raises(InputError, match="known are: content, deepspeech, mel, phones, pitch, rhythm, speechsplit"):
+        with pytest.raises(InputError, match="known are: content, deepspeech, mel, phones, pitch, rhythm, shuffled, silence, speechsplit"):
             embed_subject(subject, name)
     assert not (subject.folder / "embeddings").exists()
 

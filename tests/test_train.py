@@ -64,7 +64,7 @@ def test_wrong_names_and_settings_are_named(dnerf_home):
         compose_config("cpu", "data.rayz=3", subject="toy")
 
 
-@pytest.mark.parametrize("name", ["rhythm", "pitch", "content", "speechsplit", "speechsplit-full", "mel", "phones", "content+pitch", "mel+speechsplit"])
+@pytest.mark.parametrize("name", ["rhythm", "pitch", "content", "speechsplit", "speechsplit-full", "mel", "phones", "content+pitch", "mel+speechsplit", "silence", "shuffled"])
 def test_every_embedding_drives_a_portrait(dnerf_home, name):
     "By name, as `-p audio NAME` does; SpeechSplit is trained for two steps."
     from dnerf.audio.embedding import embed_subject

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['REGISTRY', 'WINDOW', 'STEPS_PER_FRAME', 'Embedding', 'register', 'mel', 'content', 'rhythm', 'pitch', 'speechsplit',
-           'speechsplit_full', 'deepspeech', 'phones', 'known_embeddings', 'parse_embedding', 'to_steps', 'windows',
-           'align_to_video', 'subject_speechsplit', 'raw_steps', 'embed_subject', 'embed_speech']
+           'speechsplit_full', 'deepspeech', 'phones', 'shuffle_blocks', 'silence', 'shuffled', 'known_embeddings',
+           'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit', 'raw_steps',
+           'embed_subject', 'embed_speech']
 
 # %% ../../nbs/audio/04_embedding.ipynb #edaa5230
 import hashlib
@@ -77,6 +78,28 @@ def deepspeech(wav, sr):
 def phones(wav, sr):
     "Phones heard by PocketSphinx, 41 numbers, 100 Hz."
     return phone_features(wav, sr)
+
+# %% ../../nbs/audio/04_embedding.ipynb #d0bf4b9a
+def shuffle_blocks(
+    x:np.ndarray,  # `(frames, D)`
+    block:int=64,  # Frames in a block
+    seed:int=0,    # Of the order
+) -> np.ndarray:   # Same shape
+    "Every whole block takes another one's rows, and the rest at the end the first rows; what is shorter than two blocks has no other place to go."
+    n = len(x)//block
+    ring, source = np.random.default_rng(seed).permutation(n), np.empty(n, int)
+    source[ring] = np.roll(ring, 1)
+    rows = source[:, None]*block + np.arange(block)
+    return x[np.concatenate([rows.ravel(), np.arange(len(x) - n*block)])]
+
+@register('silence')
+def silence(wav, sr):
+    "A control that hears nothing: one zero, 50 Hz."
+    return np.zeros((max(1, len(wav)*50//sr), 1), np.float32), 50.
+@register('shuffled', codes='decimated')
+def shuffled(wav, sr, codes):
+    "A control that hears other seconds: the three codes, 82 numbers, 62.5 Hz, in blocks of 1.024 s out of order."
+    return shuffle_blocks(speechsplit(wav, sr, codes)[0], block=64, seed=0), MEL.rate
 
 # %% ../../nbs/audio/04_embedding.ipynb #80629785
 def known_embeddings() -> list[str]: # Sorted

@@ -84,11 +84,12 @@ def train_job(
 # %% ../../nbs/nerf/06_sweeps.ipynb #c47a05b8
 def main(
     *arguments:str, # As typed behind the command; without any, those of the command line
+    job=train_job,  # What is done for each combination: a function of a module, `(config) -> float`
 ):
-    "Hydra's command line over `train_job`: one run, or with `--multirun` one for each combination."
+    "Hydra's command line over `job`: one run, or with `--multirun` one for each combination."
     import hydra
     register_sweep()
-    entry = hydra.main(config_path=None, config_name='sweep', version_base=None)(train_job)
+    entry = hydra.main(config_path=None, config_name='sweep', version_base=None)(job)
     argv = sys.argv
     if arguments: sys.argv = [argv[0], *arguments]         # where Hydra reads
     try: entry()
