@@ -146,7 +146,7 @@ def write_pieces(
     if show and done: print(f'going on at frame {min(done*SEGMENT, n)} of {n}')
     if done == len(parts): return parts
     with closing(pictures(range(done*SEGMENT, n))) as frames:
-        bar = progress_bar(frames, total=n, initial=done*SEGMENT, desc='rendering', unit='frame', disable=not show)
+        bar = iter(progress_bar(frames, total=n, initial=done*SEGMENT, desc='rendering', unit='frame', disable=not show))
         for part, span in zip(parts[done:], spans[done:]): write_video(part, itertools.islice(bar, len(span)), fps=FPS)
     return parts
 
