@@ -78,14 +78,16 @@ def find_loop(
     most:int=60,      # Places to try at each end
 ) -> Loop:            # That starts at its first frame
     "The recording to and fro, turning where the head is calm."
-    limit, L = acceleration(poses, focal, size).max(initial=0.), len(poses)
+    recorded, L = acceleration(poses, focal, size), len(poses)
+    limit = recorded.max(initial=0.)
+    pick = lambda lively: np.flatnonzero(lively <= max(lively.min(), recorded.mean()))[-1]
     while True:
         margin, t = int(np.ceil(turn/np.pi)), np.arange(-2, turn + 3)
         if L < 4*(margin + 3): return Loop(L//2, L//2, 0)                    # too short to move
         over = np.where((t < 0) | (t > turn), np.where(t < 0, t, turn - t), turn/np.pi*np.sin(np.pi*t/turn))
         ends = np.unique(np.linspace(L - 1 - margin - L//4, L - 1 - margin, most).astype(int)); begins = L - 1 - ends
         back, forth = _liveliness(poses, focal, size, ends[:, None] + over), _liveliness(poses, focal, size, begins[:, None] - over)
-        if max(back.min(), forth.min()) <= limit or L < 8*(margin + 3): return Loop(int(begins[forth.argmin()]), int(ends[back.argmin()]), turn)
+        if max(back.min(), forth.min()) <= limit or L < 8*(margin + 3): return Loop(int(begins[pick(forth)]), int(ends[pick(back)]), turn)
         turn *= 2
 
 # %% ../../nbs/talk/00a_motion.ipynb #b9df12e7
