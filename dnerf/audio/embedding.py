@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['REGISTRY', 'WINDOW', 'STEPS_PER_FRAME', 'Embedding', 'register', 'mel', 'content', 'rhythm', 'pitch', 'speechsplit',
            'speechsplit_full', 'deepspeech', 'phones', 'shuffle_blocks', 'silence', 'shuffled', 'known_embeddings',
-           'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit', 'raw_steps',
-           'embed_subject', 'embed_speech']
+           'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit', 'part_steps', 'raw_steps',
+           'embed_subject', 'component_columns', 'speech_steps', 'embed_speech']
 
 # %% ../../nbs/audio/04_embedding.ipynb #edaa5230
-import hashlib
+import hashlib, tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 from .control import Controls, controlled_codes
 from .deepspeech import deepspeech_features, weights_id
-from .mel import MEL, mel_spectrogram, to_mono
+from .mel import MEL, estimate_f0_range, f0_stats, kept_f0, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
-from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint, speaker_stats, train_speechsplit
+from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint, train_speechsplit
 from ..core import InputError, MissingError, locked, read_json, sha256, staged_file, write_json
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
@@ -175,7 +175,7 @@ def subject_speechsplit(
         return train_speechsplit(subject.wav, train_range_s=train, val_range_s=val, config=config, seed=seed, device=device, folder=path.parent, minutes=minutes, steps=steps, bar=bar, key=key)[0]
 
 # %% ../../nbs/audio/04_embedding.ipynb #afdea1c0
-def raw_steps(
+def part_steps(
     name:str,       # Name or sum of names
     wav,            # Waveform
     sr:int,         # Its sampling rate, Hz
@@ -185,21 +185,25 @@ def raw_steps(
     keep=None,      # Folder of kept pitch tracks, see `kept_f0`
     controls:Controls=Controls(), # What to change in the speech, see `dnerf.audio.control`
     content_from=None, # Waveform at the same rate whose content code is taken, or None
-) -> np.ndarray:    # float32 `(2 N, D)`
-    "Features at 50 Hz, not standardised; `InputError` if pitch or content shall change in a part that is not made of codes."
+) -> dict[str, np.ndarray]: # Name of each part -> float32 `(2 N, d)`
+    "Features of each part at 50 Hz, not standardised; `InputError` if pitch or content shall change in a part that is not made of codes."
     parts = {p: REGISTRY[p] for p in parse_embedding(name)}
     if content_from is not None or replace(controls, duration=1.) != Controls(): _check_changeable(parts)
-    parts = parts.values()
-    codes = {kind: controlled_codes(model, wav, sr, controls, content_from, stats, keep, decimated=kind == 'decimated') for kind in {e.codes for e in parts} - {''}}
-    feats_50hz = []
-    for e in parts:
+    codes = {kind: controlled_codes(model, wav, sr, controls, content_from, stats, keep, decimated=kind == 'decimated') for kind in {e.codes for e in parts.values()} - {''}}
+    feats_50hz = {}
+    for p, e in parts.items():
         x, rate = e.function(wav, sr, codes[e.codes]) if e.codes else e.function(wav, sr)
-        feats_50hz.append(to_steps(x, rate if e.codes else rate/controls.duration, n_frames))
-    return np.concatenate(feats_50hz, 1)
+        feats_50hz[p] = to_steps(x, rate if e.codes else rate/controls.duration, n_frames)
+    return feats_50hz
+
+def raw_steps(*args, **kwargs) -> np.ndarray: # float32 `(2 N, D)`
+    "All parts side by side; arguments as for `part_steps`."
+    return np.concatenate(list(part_steps(*args, **kwargs).values()), 1)
 
 def _check_changeable(parts): # of name -> entry
     for p, e in parts.items():
         if not e.codes: raise InputError(f"the embedding {p!r} has no pitch or content of its own to change; only SpeechSplit's codes have ({', '.join(k for k, v in REGISTRY.items() if v.codes)})")
+
 
 # %% ../../nbs/audio/04_embedding.ipynb #869ad800
 def _standardise(feats_50hz, mean, std): return ((feats_50hz - mean)/std).astype(np.float32)
@@ -266,19 +270,34 @@ def _write_embedding(subject, name, path, key, model, model_hash, block=1500): #
             for lo in range(0, subject.n_frames, block): out.append(windows(feats_50hz, lo, min(lo + block, subject.n_frames)))
     write_json(path.with_suffix('.json'), dict(name=name, key=key, dims=feats_50hz.shape[1], model=model_hash, window=WINDOW, steps_hz=FPS*STEPS_PER_FRAME, mean=mean.tolist(), std=std.tolist()))
 
+# %% ../../nbs/audio/04_embedding.ipynb #c0mp0n02
+def component_columns(
+    dims:dict,  # Part of the embedding -> its number of columns, in order
+    sizes:dict, # Code -> its number of columns, from `SpeechSplit.sizes`
+) -> dict[str, list[int]]: # Component -> its columns in the whole
+    "Which columns of an embedding belong to what can be weighted."
+    columns, at = {}, 0
+    for part, d in dims.items():
+        columns.setdefault(part, []).extend(range(at, at + d))
+        if d == sum(sizes.values()) and REGISTRY[part].codes:
+            for k, n in zip(sizes, np.cumsum(list(sizes.values()))): columns.setdefault(k, []).extend(range(at + n - sizes[k], at + n))
+        at += d
+    return columns
+
 # %% ../../nbs/audio/04_embedding.ipynb #469657b1
-def embed_speech(
+def speech_steps(
     subject:Subject,  # Whose voice the model was trained on; `embed_subject` was called before
     name:str,         # Name of the embedding
     wav,              # New speech, see `to_mono`
     sr:int=16000,     # Its sampling rate, Hz
-    n_frames:int=None, # Video frames; None: as many as fit
+    n_frames:int=None, # Video frames N; None: as many as fit
     device='cpu',     # See `pick_device`
     other_voice:bool=False, # Whether someone else speaks: pitch is then measured against that voice's own mean and spread
     controls:Controls=Controls(), # What to change in the speech, see `dnerf.audio.control`
     content_from=None, # Waveform at the same rate whose content code is taken, or None
-) -> np.ndarray:      # float32 `(n_frames, 16, D)`
-    "The same features for new speech, scaled as the subject's; `MissingError` if the subject was never embedded, `InputError` if its SpeechSplit or the function has changed since."
+    weights:dict=None, # Factors by component, e.g. `{'pitch': 0}`, see `component_columns`
+) -> np.ndarray:      # float32 `(2 N, D)` at 50 Hz; `windows` makes the embedding of it
+    "New speech, scaled as the subject's; `MissingError` if the subject was never embedded, `InputError` if its SpeechSplit or the function has changed since."
     name, x = '+'.join(parse_embedding(name)), to_mono(wav, sr)
     about = subject.folder/'embeddings'/f'{name}.json'
     if not about.is_file(): raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
@@ -289,5 +308,22 @@ def embed_speech(
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, or from other speech, than there is now; train with it again")
     if content_from is not None: content_from = to_mono(content_from, sr)
     n = n_frames or int(len(x)*controls.duration)//SAMPLES_PER_FRAME
-    feats_50hz = raw_steps(name, x, MEL.sr, n, model, speaker_stats(x) if other_voice else None, controls=controls, content_from=content_from)
-    return windows(_standardise(feats_50hz, np.array(about['mean'], np.float32), np.array(about['std'], np.float32)))
+    with tempfile.TemporaryDirectory() as keep:
+        parts = part_steps(name, x, MEL.sr, n, model, _own_stats(x, keep) if other_voice and model else None, keep, controls, content_from)
+    steps = _standardise(np.concatenate(list(parts.values()), 1), np.array(about['mean'], np.float32), np.array(about['std'], np.float32))
+    columns = component_columns({p: v.shape[1] for p, v in parts.items()}, model.sizes if model else {})
+    for component, factor in (weights or {}).items():
+        if component not in columns: raise InputError(f"the embedding {name!r} has no component {component!r} to weigh; it has {', '.join(columns)}")
+        steps[:, columns[component]] *= factor
+    return steps
+
+def embed_speech(
+    *args, **kwargs, # As for `speech_steps`
+) -> np.ndarray:     # float32 `(n_frames, 16, D)`
+    "The features of new speech, one window per video frame."
+    return windows(speech_steps(*args, **kwargs))
+
+
+def _own_stats(x, keep): # pitch statistics of this very speech; the track is kept, for the codes need it as well
+    span = estimate_f0_range(x, MEL.sr)
+    return f0_stats(*kept_f0(keep, x, MEL.sr, span), span)

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'WRONG', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Co
            'sampling_boxes', 'signals', 'RayBatches', 'PortraitData', 'losses', 'Budget', 'learning_rate_factor',
            'PortraitTraining', 'Watch', 'what_is_wrong', 'fingerprint', 'read_config', 'read_checkpoint', 'run_folder',
            'pick_precision', 'arithmetic', 'check_inputs', 'train', 'build_portrait', 'Run', 'known_runs', 'load_run',
-           'render_frames', 'rendering_speed', 'pose_jitter']
+           'render_driven', 'render_frames', 'rendering_speed', 'pose_jitter']
 
 # %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
 import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
@@ -771,18 +771,25 @@ def load_run(
     return Run(folder, config, subject, embedding, portrait.to(device).eval(), device, state)
 
 # %% ../../nbs/nerf/04_training.ipynb #917b1c98
-def render_frames(
+def render_driven(
     run:Run,   # A trained run
-    frames,    # Frame numbers of its subject
+    drive:dict, # What drives each frame, as `signals` returns it: arrays, or anything that gives a row for a frame number
+    frames,    # Frame numbers
 ): # Yields `(index, image)`, the image float32 `(H, W, 3)` in [0, 1]
-    "Render frames of the subject from its recorded motion (motion of head and torso, eyelids if the run uses them) and its speech."
+    "Render frames from any motion and speech."
     keep_memory()
-    drive = signals(run.subject, run.embedding, run.config)
     def picture(i):
         "Frame `i`, rendered."
         with arithmetic(run.config.trainer.precision, run.device): return i, run.portrait.render(**_row(drive, i, run.device)).float().cpu().numpy()
     threads = torch.get_num_threads() if run.device.type == 'cpu' else 1
     yield from (map(picture, frames) if threads == 1 else _side_by_side(picture, frames, threads))
+
+def render_frames(
+    run:Run,   # A trained run
+    frames,    # Frame numbers of its subject
+): # Yields `(index, image)`, the image float32 `(H, W, 3)` in [0, 1]
+    "Render frames of the subject from its recorded motion (motion of head and torso, eyelids if the run uses them) and its speech."
+    yield from render_driven(run, signals(run.subject, run.embedding, run.config), frames)
 
 def rendering_speed(
     run:Run,    # A trained run

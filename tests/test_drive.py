@@ -1,0 +1,313 @@
+"""Driving a run with new speech: sync to the end, motion without jumps, a killed drive that goes on, paste back, and wrong requests."""
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dnerf.audio.embedding import embed_subject
+from dnerf.audio.mel import synthetic_speech
+from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
+from dnerf.nerf.portrait import PortraitConfig
+from dnerf.subject import Subject, toy_subject, write_wav
+from dnerf.talk.drive import drive, open_run
+from dnerf.talk.motion import acceleration, open_motion, recorded_motion
+from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
+from dnerf.video.pieces import read_frames
+
+SMALL = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
+         "data.frames=4 data.rays=64 val_frames=1")
+
+
+def stand_in(home: Path, n: int = 176, **kwargs):
+    "A run that was never trained: the toy subject and the mel-spectrogram of its voice."
+    toy = toy_subject(home / "data" / "toy", n=n)
+    write_wav(toy.folder / "audio.wav", np.resize(synthetic_speech(3.2, seed=4)[0][3000:], n * 640))
+    config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
+    return SimpleNamespace(folder=home / "runs" / "toy" / "stand-in", subject=toy, device="cpu", embedding=embed_subject(toy, "mel", bar=False), config=config, **kwargs)
+
+
+def grey(run, rows, frames):
+    "A stand-in for rendering: every frame has a brightness of its own."
+    for i in frames:
+        yield i, np.full((32, 32, 3), i % 200, np.uint8)
+
+
+@pytest.fixture
+def hello(dnerf_home):
+    return write_wav(dnerf_home / "hello.wav", synthetic_speech(1.5, seed=9)[0])
+
+
+def test_picture_and_sound_meet_at_the_end_of_ten_minutes(dnerf_home):
+    run, seconds, events = stand_in(dnerf_home), 600, (1, 299, 599)
+    wav = 1e-3 * np.random.default_rng(0).standard_normal(seconds * 16000).astype(np.float32)
+    for s in events:
+        wav[s * 16000:s * 16000 + 64] = 0.9 * np.cos(2 * np.pi * 1000 * np.arange(64) / 16000)
+    alive, most = weakref.WeakValueDictionary(), [0]
+
+    class Frame(np.ndarray):
+        "An array that can be watched."
+
+    def flash(run, rows, frames):
+        for i in frames:
+            frame = np.full((32, 32, 3), 230 if i // 25 in events else 20, np.uint8).view(Frame)
+            alive[i] = frame
+            most[0] = max(most[0], len(alive))
+            yield i, frame
+
+    video = drive(run, write_wav(dnerf_home / "long.wav", wav), motion="still", progress=False, render=flash)
+    info, heard = probe(video), read_audio(video)
+    assert (info.n_frames, info.variable_fps) == (15000, False) and abs(info.duration - 600) < 1e-6
+    assert most[0] < 20, "frames must not pile up in memory"
+    for s in events:
+        light = np.array([image[16, 16].mean() for image in read_frames(video, 25 * s - 3, 6)])
+        assert np.argmax(light > 128) == 3, (s, light)
+        around = heard[s * 16000 - 4000:s * 16000 + 4000]
+        assert abs(np.argmax(abs(around) > 0.4) - 4000) < 16, "the click must be within a millisecond"
+
+
+def test_the_head_never_moves_more_abruptly_than_it_did(dnerf_home):
+    for seed in range(4):
+        toy = toy_subject(dnerf_home / f"toy{seed}", n=200 + 90 * seed, seed=seed)
+        run = SimpleNamespace(subject=toy, config=SimpleNamespace(portrait=PortraitConfig()))
+        train = np.array(toy.poses)[:toy.split("train").stop]
+        motion = recorded_motion(run, seed)
+        path = motion.at(np.arange(4000))["c2w"]
+        assert acceleration(path, toy.focal, toy.size).max() <= acceleration(train, toy.focal, toy.size).max() * (1 + 1e-3)
+        assert np.linalg.norm(np.diff(path[:, :3, 3], axis=0), axis=1).max() <= np.linalg.norm(np.diff(train[:, :3, 3], axis=0), axis=1).max() * (1 + 1e-3)
+        assert np.ptp(path[:, 0, 3]) > 0.5 * np.ptp(train[:, 0, 3]), "it must move as far as it did"
+
+
+def test_motion_of_any_length_is_a_formula(dnerf_home):
+    run = stand_in(dnerf_home)
+    motion = open_motion(run, "loop", seed=3)
+    hour = motion.at(90_000)
+    assert np.array_equal(hour["c2w"], motion.at(np.array([0, 90_000]))["c2w"][1]) and motion.at(0)["c2w"].shape == (4, 4)
+    assert motion.source(np.arange(0, 90_000, 7)).max() < run.subject.split("train").stop
+
+
+@pytest.mark.parametrize("samples, frames", [(1, 1), (640, 1), (641, 2), (24_000, 38)])
+def test_every_sample_has_its_frame(dnerf_home, samples, frames):
+    speech = write_wav(dnerf_home / "short.wav", np.resize(synthetic_speech(1.0)[0], samples))
+    video = drive(stand_in(dnerf_home), speech, progress=False, render=grey)
+    assert count_frames(video) == frames
+
+
+@pytest.mark.parametrize("sr, channels, video", [(8000, 1, False), (44100, 2, False), (48000, 2, True)])
+def test_any_sound_drives(dnerf_home, sr, channels, video):
+    "Whatever its rate, channels and container: as long and as loud as it was."
+    import av
+
+    wav = synthetic_speech(2.0, seed=3, sr=sr)[0]
+    path = dnerf_home / ("speech.mov" if video else "speech.wav")
+    with av.open(str(path), "w") as out:
+        if video:
+            picture = out.add_stream("libx264", rate=30)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        sound = out.add_stream("pcm_s16le", rate=sr, layout="mono" if channels == 1 else "stereo")
+        if video:
+            for _ in range(60):
+                out.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
+            out.mux(picture.encode(None))
+        frame = av.AudioFrame.from_ndarray(np.repeat((wav * 32767).astype(np.int16), channels)[None], format="s16", layout=sound.codec_context.layout.name)
+        frame.sample_rate = sr
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    made = drive(stand_in(dnerf_home), path, progress=False, render=grey)
+    assert count_frames(made) == 50
+    assert abs(read_audio(made)[:32000].std() / read_audio(path).std() - 1) < 0.05
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_drive import drive, grey, stand_in
+home = Path(os.environ['DNERF_HOME'])
+def slow(run, rows, frames):
+    for i, image in grey(run, rows, frames):
+        with open(home / 'rendered.txt', 'a') as f: f.write(f'{{i}}\\n')
+        time.sleep(.01)
+        yield i, image
+drive(stand_in(home), home / 'hello.wav', home / 'out.mp4', progress=False, render=slow)
+"""
+
+
+def test_a_killed_drive_goes_on(dnerf_home):
+    write_wav(dnerf_home / "hello.wav", synthetic_speech(6, seed=2)[0])
+    command = [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent))]
+    process = subprocess.Popen(command, cwd=dnerf_home, env=os.environ | {"DNERF_HOME": str(dnerf_home)})
+    first, end = dnerf_home / ".out.mp4.pieces" / "00000.mp4", time.monotonic() + 60
+    while not first.is_file() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.is_file() and not (dnerf_home / "out.mp4").exists()
+    (dnerf_home / "rendered.txt").unlink()
+    done = subprocess.run(command, cwd=dnerf_home, env=os.environ | {"DNERF_HOME": str(dnerf_home)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rendered = [int(line) for line in (dnerf_home / "rendered.txt").read_text().split()]
+    assert 100 in rendered and 50 not in rendered, "the finished piece must be kept"
+    whole = drive(stand_in(dnerf_home), dnerf_home / "hello.wav", dnerf_home / "whole.mp4", progress=False, render=grey)
+    assert np.array_equal(np.stack(list(iter_frames(dnerf_home / "out.mp4"))), np.stack(list(iter_frames(whole))))
+    assert not (dnerf_home / ".out.mp4.pieces").exists()
+
+
+def test_pieces_of_another_request_are_never_used(dnerf_home, hello):
+    run, out = stand_in(dnerf_home), dnerf_home / "out.mp4"
+
+    def broken(run, rows, frames):
+        for i, image in grey(run, rows, frames):
+            if len(frames) > 3 and i == 30:
+                raise RuntimeError("the power went")
+            yield i, image
+
+    with pytest.raises(RuntimeError, match="the power went"):
+        drive(run, hello, out, progress=False, render=broken)
+    pieces = dnerf_home / ".out.mp4.pieces"
+    write_video(pieces / "00000.mp4", [np.zeros((32, 32, 3), np.uint8)] * 38)
+    drive(run, hello, out, seed=1, progress=False, render=grey)
+    assert abs(np.stack(list(iter_frames(out))).mean((1, 2, 3)) - np.arange(38)).max() < 3
+
+
+def test_pasted_back_into_the_film(dnerf_home, hello):
+    run = stand_in(dnerf_home, n=100)
+    toy, room = run.subject, np.full((48, 80, 3), 60, np.uint8)
+
+    def film():
+        for frame in toy.frames:
+            image = room.copy()
+            image[10:42, 30:62] = frame
+            yield image
+
+    video = write_video(dnerf_home / "data" / "film.mp4", film(), crf=8)
+    about = read_json(toy.folder / "subject.json")
+    write_json(toy.folder / "subject.json", about | dict(source=dict(file="film.mp4", sha256=sha256(video), width=80, height=48), prepare=dict(crop=[30, 10, 32])))
+    run.subject = Subject.load(toy.folder)
+
+    def recorded(run, rows, frames):
+        moves = recorded_motion(run, 0)
+        for i in frames:
+            yield i, run.subject.frames[moves.source(i)]
+
+    made = drive(run, hello, dnerf_home / "out.mp4", paste=True, progress=False, render=recorded)
+    expected, moves = list(film()), recorded_motion(run, 0)
+    for i, image in enumerate(iter_frames(made)):
+        assert abs(image.astype(int) - expected[int(moves.source(i))]).mean() < 4, i
+    video.unlink()
+    with pytest.raises(MissingError, match="film.mp4, the video that subject 'toy' was prepared from"):
+        drive(run, hello, dnerf_home / "out.mp4", paste=True, progress=False, render=recorded)
+
+
+def test_an_hour_is_announced_before_it_begins(dnerf_home, capsys, monkeypatch):
+    import dnerf.talk.drive as room
+
+    class Stop(Exception):
+        "Enough seen."
+
+    def stops(run, rows, frames):
+        if len(frames) > 3:
+            assert "90000 frames, 60 min; rendering takes about" in capsys.readouterr().out
+            raise Stop
+        yield from grey(run, rows, frames)
+
+    monkeypatch.setattr(room, "hear", lambda run, wav, *args: np.zeros((2 * room.frames_of(wav), 80), np.float32))
+    hour = write_wav(dnerf_home / "hour.wav", np.resize(synthetic_speech(5.0)[0], 3600 * 16000))
+    with pytest.raises(Stop):
+        drive(stand_in(dnerf_home), hour, render=stops)
+
+
+def trained(home: Path, audio: str = "speechsplit") -> str:
+    "A run of a few steps."
+    from dnerf.nerf.training import compose_config, train
+
+    toy = toy_subject(home / "data" / "toy", n=88)
+    write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])
+    train(toy, embed_subject(toy, audio, steps=2, bar=False), compose_config("cpu", SMALL, subject="toy", audio=audio, steps=2, name="small"), show=False)
+    return "toy/small"
+
+
+def test_a_trained_run_speaks_and_listens_to_every_control(dnerf_home, hello):
+    name = trained(dnerf_home)
+    plain = drive(name, hello, progress=False)
+    assert plain == dnerf_home / "runs" / "toy" / "small" / "speech" / "hello.mp4" and count_frames(plain) == 38
+    again = drive(name, hello, dnerf_home / "again.mp4", progress=False)
+    assert again.read_bytes() == plain.read_bytes(), "the same request gives the same video"
+    run, pictures = open_run(name), np.stack(list(iter_frames(plain)))
+    for k, controls in enumerate((dict(pitch=0), dict(content=hello), dict(weights="pitch=0 content=3"), dict(motion="still"), dict(seed=4), dict(size=64, badge=True))):
+        video = drive(run, hello, dnerf_home / f"{k}.mp4", progress=False, **controls)
+        assert count_frames(video) == 38
+        other = np.stack(list(iter_frames(video)))
+        if "content" not in controls:
+            assert other.shape != pictures.shape or not np.array_equal(other, pictures), controls
+    assert count_frames(drive(run, hello, dnerf_home / "slow.mp4", rhythm=1.5, progress=False)) == 57
+    with pytest.raises(InputError, match="no component 'loudness' to weigh; it has speechsplit, content, rhythm, pitch"):
+        drive(run, hello, dnerf_home / "no.mp4", weights="loudness=1", progress=False)
+    with pytest.raises(InputError, match="trained without eyelids"):
+        drive(run, hello, dnerf_home / "no.mp4", blinks=20, progress=False)
+
+
+def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
+    import torch
+
+    name = trained(dnerf_home, "mel")
+    folder = dnerf_home / "runs" / "toy" / "small"
+    with pytest.raises(MissingError, match="no trained run 'toy/larger'; known are: toy/small"):
+        drive("toy/larger", hello)
+    (folder / "state.json").rename(folder / "state.old")
+    with pytest.raises(MissingError, match="is incomplete .state.json missing.*none yet"):
+        drive(name, hello)
+    (folder / "state.old").rename(folder / "state.json")
+    best = folder / "checkpoints" / "best.ckpt"
+    good = best.read_bytes()
+    saved = torch.load(best, weights_only=True)
+    saved["portrait"] = {k.replace("audio", "hearing"): v for k, v in saved["portrait"].items()}
+    torch.save(saved, best)
+    with pytest.raises(InputError, match="another version of dnerf.*train it again"):
+        drive(name, hello)
+    best.write_bytes(good[:1000])
+    with pytest.raises(InputError, match="is damaged"):
+        drive(name, hello)
+    best.write_bytes(good)
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config + "{{")
+    with pytest.raises(InputError, match="cannot be opened"):
+        drive(name, hello)
+    (folder / "config.yaml").write_text(config)
+    assert open_run(name).subject.name == "toy"
+    assert not (folder / "speech").exists(), "nothing may be left of a request that was refused"
+
+
+def test_speech_that_cannot_be_used_is_explained(dnerf_home, hello):
+    run = stand_in(dnerf_home)
+    mute = write_video(dnerf_home / "mute.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5)
+    whole = write_video(dnerf_home / "whole.mp4", np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8), wav=read_audio(hello))
+    torn = dnerf_home / "torn.mp4"
+    torn.write_bytes(whole.read_bytes()[:2000])
+    for path, sentence in ((mute, "has no sound track"), (torn, "torn.mp4 is"), (dnerf_home / "no.wav", "there is no file"), (Path(__file__), "not a video")):
+        with pytest.raises((InputError, MissingError), match=sentence) as e:
+            drive(run, path, dnerf_home / "out.mp4", progress=False, render=grey)
+        assert "\n" not in str(e.value) and not (dnerf_home / "out.mp4").exists()
+
+
+def test_a_place_that_cannot_be_written_is_explained(dnerf_home, hello, monkeypatch):
+    run = stand_in(dnerf_home)
+    with pytest.raises(InputError, match="part of its path is a file"):
+        drive(run, hello, hello / "out.mp4", progress=False, render=grey)
+    plain = Path.mkdir
+
+    def refuses(self, *args, **kwargs):
+        if ".out.mp4.pieces" in str(self):
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", refuses)
+    with pytest.raises(StorageError, match="there is no permission to write there; choose a folder"):
+        drive(run, hello, dnerf_home / "out.mp4", progress=False, render=grey)
