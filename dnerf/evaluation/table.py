@@ -15,10 +15,12 @@ import numpy as np
 from fastcore.basics import patch
 from ..audio.embedding import embed_subject, parse_embedding
 from ..core import DivergedError, InputError, MissingError, locked, progress, read_json, runs_dir, staged_file, write_json
+from .patches import patch_figures
 from .report import MUST_AGREE, evaluate_run, same_protocol
 from ..nerf import sweeps
-from ..nerf.training import compose_config, fingerprint, _same
+from ..nerf.training import compose_config, fingerprint, load_run, render_frames, _same
 from ..subject import FPS, Subject
+from ..talk.synthesis import to_uint8
 
 # %% ../../nbs/evaluation/04_table.ipynb #ed81fbc2
 PAPER = { # row: PSNR in dB, SyncNet score
@@ -478,6 +480,22 @@ def results(self:Table) -> dict: # The content of `table1.json`
     results = summarise(self.cells(), self.seeds, self.budget, reasons)
     write_table(results, self.folder)
     return results
+
+# %% ../../nbs/evaluation/04_table.ipynb #a7641fed
+@patch
+def pictures(self:Table,
+    show:bool=True, # Draw a progress bar
+) -> dict[str, str]: # File in the table's folder to what it shows and by which rule
+    "Heat maps, a blink and strips over time, every row under the other."
+    frames = self.subject.split('test')
+    runs = {row: folder for row in self.rows if measured(folder := self.run(row, self.seeds[0]))}
+    if not runs: raise InputError('no cell of the first seed is done: there is nothing to picture; fill the table')
+    clips, psnrs = {}, {row: read_json(folder/'metrics.json')['psnr']['frame'] for row, folder in runs.items()}
+    for row, folder in progress(runs.items(), desc='rendering for the figures', unit='rows', disable=not show):
+        clips[row] = np.stack([to_uint8(image) for _, image in render_frames(load_run(folder), frames)])
+    piece = slice(frames.start, frames.stop)
+    return patch_figures(self.subject.frames[piece], clips, np.asarray(self.subject.landmarks[piece]), self.folder, self.subject.tracked[piece], psnrs)
+
 
 # %% ../../nbs/evaluation/04_table.ipynb #24b19367
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
