@@ -206,6 +206,30 @@ def test_pasted_back_into_the_film(dnerf_home, hello):
         drive(run, hello, dnerf_home / "out.mp4", paste=True, progress=False, render=recorded)
 
 
+def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
+    "A puppet instead of a field: the recorded frame whose speech is most like what drives. Lips are measured in the finished video."
+    from dnerf.talk.response import face_response, lip_opening
+    from dnerf.video.prepare import prepare, trial_clip
+
+    person = prepare(trial_clip(6, dnerf_home), "trial", 128, progress=False)
+    config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
+    run = SimpleNamespace(folder=dnerf_home / "runs" / "trial" / "puppet", subject=person, device="cpu", embedding=np.array(embed_subject(person, "mel", bar=False)), config=config)
+    train = person.split("train")
+
+    def puppet(run, rows, frames):
+        for i in frames:
+            yield i, person.frames[((run.embedding[train.start:train.stop] - rows["window"][i]) ** 2).sum((1, 2)).argmin()]
+
+    wav = person.wav[:train.stop * 640]
+    speech = write_wav(dnerf_home / "pause.wav", np.concatenate([wav[32000:48000], np.zeros(24000, np.float32), wav[32000:48000]]))
+    lips = face_response(drive(run, speech, progress=False, render=puppet)).lips
+    recorded = lip_opening(np.array(person.landmarks))
+    silent, spoken = lips[30:57], np.r_[lips[2:23], lips[65:85]]
+    assert silent.max() < 0.5 * spoken.mean(), "shut, and it stays shut"
+    assert silent.mean() < np.quantile(recorded, 0.3) + 0.004
+    assert np.corrcoef(lips[2:23], recorded[52:73])[0, 1] > 0.8, "where it speaks it does what the person did"
+
+
 def test_an_hour_is_announced_before_it_begins(dnerf_home, capsys, monkeypatch):
     import dnerf.talk.drive as room
 

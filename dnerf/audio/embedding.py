@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from .control import Controls, controlled_codes
 from .deepspeech import deepspeech_features, weights_id
-from .mel import MEL, estimate_f0_range, f0_stats, kept_f0, mel_spectrogram, to_mono
+from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
-from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint, train_speechsplit
+from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint, speaker_stats, train_speechsplit
 from ..core import InputError, MissingError, locked, read_json, sha256, staged_file, write_json
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
@@ -308,8 +308,8 @@ def speech_steps(
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, or from other speech, than there is now; train with it again")
     if content_from is not None: content_from = to_mono(content_from, sr)
     n = n_frames or int(len(x)*controls.duration)//SAMPLES_PER_FRAME
-    with tempfile.TemporaryDirectory() as keep:
-        parts = part_steps(name, x, MEL.sr, n, model, _own_stats(x, keep) if other_voice and model else None, keep, controls, content_from)
+    with tempfile.TemporaryDirectory() as keep: # statistics and codes need the same pitch track
+        parts = part_steps(name, x, MEL.sr, n, model, speaker_stats(x, MEL.sr, keep) if other_voice and model else None, keep, controls, content_from)
     steps = _standardise(np.concatenate(list(parts.values()), 1), np.array(about['mean'], np.float32), np.array(about['std'], np.float32))
     columns = component_columns({p: v.shape[1] for p, v in parts.items()}, model.sizes if model else {})
     for component, factor in (weights or {}).items():
@@ -323,7 +323,3 @@ def embed_speech(
     "The features of new speech, one window per video frame."
     return windows(speech_steps(*args, **kwargs))
 
-
-def _own_stats(x, keep): # pitch statistics of this very speech; the track is kept, for the codes need it as well
-    span = estimate_f0_range(x, MEL.sr)
-    return f0_stats(*kept_f0(keep, x, MEL.sr, span), span)

@@ -231,10 +231,11 @@ def forward(self:SpeechSplit,
 def speaker_stats(
     wav,          # Speech of one speaker
     sr:int=16000, # Its sampling rate, Hz
+    keep:Path=None, # Folder of kept pitch tracks, if any
 ) -> F0Stats:     # Search range, mean and spread of the pitch
     "Pitch statistics of a speaker."
     span = estimate_f0_range(wav, sr)
-    return f0_stats(*estimate_f0(wav, sr, span), span)
+    return f0_stats(*(kept_f0(keep, wav, sr, span) if keep else estimate_f0(wav, sr, span)), span)
 
 def speech_features(
     wav,           # Waveform, see `to_mono`
