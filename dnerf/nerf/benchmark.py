@@ -240,7 +240,7 @@ def compare_steps(
     config = compose_config('paper', overrides, subject=subject.name, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        portrait = copy.deepcopy(trained).train() if trained else build_portrait(subject, config, embedding.shape[-1]).initialise(subject)
+        portrait = copy.deepcopy(trained).train() if trained else build_portrait(subject, config, embedding.shape[-1]).initialise(subject, embedding)
     portrait = portrait.to(device)
     with tempfile.TemporaryDirectory() as folder:
         plain, ours = PlainLoop(subject, embedding, config, copy.deepcopy(portrait), folder), OurLoop(subject, embedding, config, portrait)

@@ -212,9 +212,10 @@ class FastField(nn.Module):
         config:FastFieldConfig, # Sizes
         condition_dim:int,      # C, length of the condition
         box:Tensor,             # `(2, 3)` corners of the head's box, metres
+        n_speech:int=None,      # So many numbers of the condition, the first ones, are what speech says; `code_dim` if not given
     ):
         super().__init__()
-        self.config = config
+        self.config, self.n_speech = config, config.code_dim if n_speech is None else n_speech
         self.register_buffer('box', torch.as_tensor(box, dtype=torch.float32))
         R = config.density_resolution
         self.density_grid = nn.Parameter(torch.zeros(1, 1, R, R, R))
@@ -247,10 +248,10 @@ class FastField(nn.Module):
 
     def gated(self,
         x:Tensor,         # `(P, 3)` metres
-        condition:Tensor, # `(P, C)`: `code_dim` numbers of speech, then those of the upper face
+        condition:Tensor, # `(P, C)`: `n_speech` numbers of speech, then those of the upper face
     ) -> Tensor:          # `(P, C)`
         "The condition as it is heard at each place; without signals of the upper face it is the same everywhere."
-        n = self.config.code_dim
+        n = self.n_speech
         if not self.config.gate or condition.shape[-1] <= n: return condition
         speech, upper = face_gates(x, self.config)
         return torch.cat([condition[:, :n]*speech, condition[:, n:]*upper], -1)

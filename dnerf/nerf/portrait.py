@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core import InputError
 from .field import AudioAttention, AudioNet, FastField, FastFieldConfig, MLPField, MLPFieldConfig, pose_code
 from .frames import FrameCode, MovingBackdrop, PoseCorrection
+from .mouth import MouthReader, mouth_signal
 from .rays import importance_edges, pixel_rays, project, ray_box, sample_intervals, sample_pdf, stratified_edges, stratified_points
 from .rendering import accumulate, over, render_weights
 from ..subject import HEAD, TORSO, Subject
@@ -366,6 +367,7 @@ class PortraitConfig:
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
     brows: bool = True        # condition on the brows' position beside speech
+    mouth: bool = False       # condition on the form of jaw and lips, as the tracker saw it while training, afterwards as it is read from speech
     torso_motion: bool = True # move the torso as it was measured to move
     speech_noise: float = .3  # training only: noise on the speech code, in units of its spread over the batch
     attention: int = 0        # the speech codes of so many neighbouring frames are averaged by attention; 0: not
@@ -402,6 +404,7 @@ class Portrait(nn.Module):
         focal:float,           # Pixels
         n_frames:int=0,        # Frames of the subject; for what single frames learn
         n_train:int=0,         # Of these, in the training split
+        n_mouth:int=0,         # Numbers in the mouth signal, 0 for none
     ):
         super().__init__()
         self.config, self.size, self.focal, self.kind = config, size, focal, field.kind
@@ -409,8 +412,11 @@ class Portrait(nn.Module):
         if config.attention:
             self.attention = AudioAttention(field.code_dim, config.attention)
             self.register_buffer('smoothing', torch.tensor(False))          # training switches it on
-        C = field.code_dim + n_upper
-        if field.kind == 'fast': self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]))])
+        if n_mouth: self.mouth = MouthReader(audio_dim, n_mouth)
+        self.n_mouth = n_mouth
+        for name, value in (('upper_mean', torch.zeros(n_upper)), ('upper_spread', torch.ones(n_upper))): self.register_buffer(name, value)
+        C = field.code_dim + n_mouth + n_upper
+        if field.kind == 'fast': self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]), field.code_dim + n_mouth)])
         elif field.kind == 'mlp': self.heads = nn.ModuleList([MLPField(field, C), MLPField(field, C)])
         else: raise InputError(f"there is no field of kind {field.kind!r}; the kinds are fast, mlp")
         if not config.torso_nerf: self.torso = Torso(config.torso, size)
@@ -433,6 +439,7 @@ class Portrait(nn.Module):
 @torch.no_grad()
 def initialise(self:Portrait,
     subject:Subject, # The person; only the training split and the background plate are looked at
+    embedding:np.ndarray=None, # `(N, 16, D)` speech features, which the mouth is read from; needed if there is a mouth signal
 ) -> Portrait:       # self
     "First guess of every layer, from the training split."
     train = subject.split('train')
@@ -440,6 +447,9 @@ def initialise(self:Portrait,
     if not poses.isfinite().all(): raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
     self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
     self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
+    upper = upper_face_signal(subject, self.config)[train.start:train.stop]
+    self.upper_mean.copy_(torch.from_numpy(upper.mean(0))); self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
+    if self.n_mouth: self.mouth.fit(embedding[train.start:train.stop], mouth_signal(subject)[train.start:train.stop])
     if self.kind == 'fast':
         head = self.heads[0]
         head.box.copy_(head_box(subject))
@@ -474,6 +484,7 @@ def condition(self:Portrait,
     upper_face:Tensor, # `(B, E)` eyelids and brows, E may be 0
     generator:torch.Generator=None, # Draws the noise on the code; without it there is none
     frame:Tensor=None, # `(B,)` frame numbers, where frames have codes of their own
+    mouth:Tensor=None, # `(B, K)` as the tracker saw it; read from speech if not given
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
     code = self.speech_code(window)
@@ -481,7 +492,10 @@ def condition(self:Portrait,
     if generator is not None and self.config.speech_noise and len(code) > 1:
         noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
         code = code + self.config.speech_noise*code.detach().std(0)*noise
-    return torch.cat([code, upper_face], -1)
+    upper_face = (upper_face - self.upper_mean)/self.upper_spread
+    if not self.n_mouth: return torch.cat([code, upper_face], -1)
+    if mouth is None: mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window)
+    return torch.cat([code, mouth, upper_face], -1)
 
 @patch
 def behind(self:Portrait,
@@ -528,6 +542,7 @@ def forward(self:Portrait,
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
     span:tuple=None,   # `near`, `far` `(B R,)` from `head_span`, to render a whole frame sooner; fast field only
     frame:Tensor=None, # `(B,)` frame numbers of the subject, for what single frames have learned; without them nothing of that is used
+    mouth:Tensor=None, # `(B, K)` form of the mouth, training only; otherwise it is read from speech
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` of the coarse network, if there is one; with `head_alone` what the two functions below add
     "Colours of the pixels, in [0, 1]."
     B, R = pixels.shape[:2]
@@ -536,7 +551,7 @@ def forward(self:Portrait,
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     done = self.config.torso_nerf and bool(self.torso_begin >= 0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
-        condition = self.condition(window, upper_face, generator, frame)
+        condition = self.condition(window, upper_face, generator, frame, mouth)
         if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), *(self.config.frame_samples if span else (self.config.n_coarse, self.config.n_fine)), generator, span)]
         else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
     if self.config.torso_nerf:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..core import DivergedError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig, Neighbours
 from .frames import jitter, pose_terms
+from .mouth import mouth_signal
 from .portrait import Portrait, PortraitConfig, mode_pictures, torso_signal, training_frames, upper_face_signal
 from ..subject import BACKGROUND, HEAD, TORSO, Subject
 
@@ -98,8 +99,8 @@ def register_configs():
     store.store(group='field', name='fast_large', node=FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32))
     store.store(group='field', name='mlp', node=MLPFieldConfig)
     defaults = lambda name: ['_self_', {'field': name}]
-    store.store(name='cpu', node=Config())
-    store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., workers=4, data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16))))
+    store.store(name='cpu', node=Config(portrait=PortraitConfig(mouth=True)))
+    store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., workers=4, data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True)))
     adam = dict(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)
     adnerf = dict(defaults=defaults('mlp'), minutes=60., trainer=TrainerConfig(precision='auto'))
     portrait = dict(n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False, speech_noise=0., attention=8, head_alone=True)
@@ -173,13 +174,14 @@ def signals(
     subject:Subject,       # A prepared person
     embedding:np.ndarray,  # `(N, 16, D)` speech features
     config:DictConfig,     # The run's configuration
-    split:str=None,        # Windows of neighbours outside of this split are zero; without it, those outside of the recording
-) -> dict:                 # `c2w (N,4,4)`, `window (N,16,D)`, with attention `(N,n,16,D)`, `upper_face (N,E)`, `torso (N,6+K)`; `frame (N,)` where frames learn something for themselves
+    split:str=None,        # Windows of neighbours outside of this split are zero; without it, those outside of the recording. `train` adds what is known in training alone
+) -> dict:                 # `c2w (N,4,4)`, `window (N,16,D)`, with attention `(N,n,16,D)`, `upper_face (N,E)`, `torso (N,6+K)`; `frame (N,)` where frames learn something for themselves; `mouth (N,K)` in training
     "All that drives the portrait, one row per frame."
     span, n = subject.split(split) if split else range(len(embedding)), config.portrait.attention
     window = Neighbours(embedding, n, span.start, span.stop) if n else embedding
     rows = dict(c2w=subject.poses, window=window, upper_face=upper_face_signal(subject, config.portrait), torso=torso_signal(subject, config.portrait.torso_motion))
     p = config.portrait
+    if p.mouth and split == 'train': rows['mouth'] = mouth_signal(subject)
     return {**rows, 'frame': np.arange(subject.n_frames)} if p.pose_refinement or p.frame_code or p.backdrop == 'moving' else rows
 
 # %% ../../nbs/nerf/04_training.ipynb #b37f7e9f
@@ -375,7 +377,7 @@ class PortraitTraining(L.LightningModule):
         batch = self.rays(batch)
         self.seen += batch['mask'].numel()
         generator = torch.Generator(self.device).manual_seed(self.config.seed*1_000_003 + batch['step'] + self.global_rank*10**12)
-        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator, frame=batch.get('frame'))
+        out = self.portrait(batch['c2w'], batch['pixels'], batch['window'], batch['upper_face'], batch['torso'], generator, frame=batch.get('frame'), mouth=batch.get('mouth'))
         o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
         fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
         terms = losses(out, batch, o.mask*fade, o.ssim, self.config.data.patch, ignored) | self.corrections(batch)
@@ -473,7 +475,7 @@ def recover(self:Watch, trainer, module, wrong):
     else:
         self.begun = trainer.global_step
         torch.manual_seed(c.seed + 1000*module.recoveries)
-        module.portrait.load_state_dict(build_portrait(self.subject, c, self.embedding.shape[-1]).initialise(self.subject).state_dict())
+        module.portrait.load_state_dict(build_portrait(self.subject, c, self.embedding.shape[-1]).initialise(self.subject, self.embedding).state_dict())
     module.optimizers().optimizer.state.clear()
     print(f"step {trainer.global_step}: {reason}; going on from {'the last checkpoint' if back else 'a new beginning'} at {.5**module.recoveries:g} times the learning rates")
 
@@ -709,7 +711,7 @@ def _fit(subject, embedding, config, trainer, watch):
     last, best = (watch.folder/'checkpoints'/f'{name}.ckpt' for name in ('last', 'best'))
     read = lambda path: read_checkpoint(path, config, watch.of['inputs'])
     resume = read(last)['global_step'] if last.exists() else 0
-    if not resume: portrait.initialise(subject)
+    if not resume: portrait.initialise(subject, embedding)
     elif trainer.is_global_zero: print(f'going on at step {resume}')
     if trainer.is_global_zero: _forget_after(watch.folder/'metrics.csv', resume)
     if resume and best.exists(): watch.best = read(best)['val_psnr']
@@ -732,7 +734,7 @@ def build_portrait(
     audio_dim:int,     # D, features per step of the embedding
 ) -> Portrait:         # Not yet initialised
     "The modules that a configuration describes."
-    portrait = Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal, subject.n_frames, len(subject.split('train')))
+    portrait = Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal, subject.n_frames, len(subject.split('train')), mouth_signal(subject, config.portrait.mouth).shape[1])
     if not config.portrait.torso_nerf: portrait.torso.modes = mode_pictures(subject)
     return portrait
 
