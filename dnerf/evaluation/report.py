@@ -50,7 +50,7 @@ def protocol(
             'split': {'name': split, 'start': frames.start, 'stop': frames.stop, 'frames': len(frames), 'frames_without_face': int((~subject.tracked[frames.start:frames.stop]).sum())},
             'regions': REGION_TEXT, 'psnr': 'dB; squared error pooled over all pixels of the region and all frames, colours clipped to [0, 1]',
             'ssim': 'torchmetrics, Gaussian window 11 px (sigma 1.5), colours in [0, 1], mean over frames',
-            'driven_by': ['speech', 'head pose'] + [what for key, what in (('eyelids', 'opening of the eyelids'), ('brows', 'position of the brows'), ('torso_motion', 'motion and shape of the torso')) if (settings.get('portrait') or {}).get(key)],
+            'driven_by': ['speech' + ', from which the form of the mouth is read'*bool((settings.get('portrait') or {}).get('mouth')), 'head pose'] + [what for key, what in (('eyelids', 'opening of the eyelids'), ('brows', 'position of the brows'), ('torso_motion', 'motion and shape of the torso')) if (settings.get('portrait') or {}).get(key)],
             'measures': MEASURE_TEXT, 'trained_steps': (getattr(run, 'state', None) or {}).get('steps'),
             **{k: settings.get(k, 'not recorded') for k in ('audio', 'preset', 'seed')}, 'versions': software_versions(('dnerf', 'numpy', 'torch', 'torchmetrics', 'av'))}
 

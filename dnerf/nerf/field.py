@@ -191,6 +191,9 @@ class FastFieldConfig:
     sharpness: float = 30.                        # density per unit of the density grid's value, 1/m
     width: int = 64                               # units of the small network
     code_dim: int = 16                            # length of the speech code
+    blends: int = 4                               # shapes that are added in proportion to signals of speech and of the upper face; 0: none
+    blend_scale: float = .3                       # how fast they learn, against the other grids
+    blend_resolution: int = 64                    # nodes along each side of their grid
     gate: bool = True                             # speech moves the lower face, eyelids and brows the upper; needs those signals
     gate_y: float = -.015                         # height of the border in head space, metres: under the nose's tip
     gate_z: float = 0.                            # speech moves only what lies further in front than this, metres
@@ -220,7 +223,10 @@ class FastField(nn.Module):
         R = config.density_resolution
         self.density_grid = nn.Parameter(torch.zeros(1, 1, R, R, R))
         self.grids = nn.ParameterList(nn.Parameter(.1*torch.randn(1, c, r, r, r)) for r, c in zip(config.resolutions, config.channels))
-        w = config.width
+        self.condition_dim, w = condition_dim, config.width
+        if config.blends:
+            self.blend_grid = nn.Parameter(torch.zeros(1, 4*config.blends, *[config.blend_resolution]*3))
+            self.mix = nn.Parameter(torch.randn(condition_dim, config.blends)*condition_dim**-.5)
         self.net = nn.Sequential(nn.Linear(sum(config.channels) + 3 + condition_dim, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 4))
 
     def unit(self,
@@ -243,7 +249,11 @@ class FastField(nn.Module):
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
         "Colour and density (paper eq. 7)."
         u = self.unit(x)
-        out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, self.gated(x, condition)], -1))
+        heard = self.gated(x, condition)
+        out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, heard], -1))
+        if self.config.blends:
+            amounts = self.config.blend_scale*(heard @ self.mix)*torch.sigmoid((x[:, 2:] - self.config.gate_z)/self.config.gate_width)
+            out = out + (amounts[:, :, None]*grid_lookup(self.blend_grid, u).unflatten(1, (self.config.blends, 4))).sum(1)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
     def gated(self,

@@ -6,7 +6,7 @@
 __all__ = ['EYELIDS', 'BROWS', 'training_frames', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface',
            'head_span', 'near_far', 'seen_points', 'render_points', 'render_coarse_fine', 'head_anchors',
            'torso_signal', 'warp', 'mode_pictures', 'deform', 'torso_template', 'TorsoConfig', 'Torso',
-           'PortraitConfig', 'upper_face_signal', 'Portrait']
+           'PortraitConfig', 'upper_face_signal', 'Portrait', 'principal']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -449,15 +449,39 @@ def initialise(self:Portrait,
     self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
     upper = upper_face_signal(subject, self.config)[train.start:train.stop]
     self.upper_mean.copy_(torch.from_numpy(upper.mean(0))); self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
-    if self.n_mouth: self.mouth.fit(embedding[train.start:train.stop], mouth_signal(subject)[train.start:train.stop])
+    mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
+    if self.n_mouth: self.mouth.fit(embedding[train.start:train.stop], mouth)
     if self.kind == 'fast':
         head = self.heads[0]
         head.box.copy_(head_box(subject))
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
+        if head.config.blends: self._initialise_blends(head.mix, mouth, (upper - upper.mean(0))/self.upper_spread.numpy())
     self.torso_pose.copy_(poses[(training_frames(subject, len(poses)) or [0])[0]])
     if not self.config.torso_nerf: self._initialise_torso(subject, head_anchors(poses, self.focal, self.size))
     return self
 
+
+# %% ../../nbs/nerf/03_portrait.ipynb #3ed1ebff
+def principal(
+    signal:np.ndarray, # `(N, K)`, mean 0
+    n:int,             # Directions wanted
+) -> np.ndarray:       # `(K, n)`; the projections have unit spread; directions that there are not are zero
+    "Directions of largest spread."
+    out = np.zeros((signal.shape[1], n), np.float32)
+    if not signal.size: return out
+    _, s, V = np.linalg.svd(signal/len(signal)**.5, full_matrices=False)
+    k = min(n, int((s > 1e-3).sum()))
+    out[:, :k] = V[:k].T/s[:k]
+    return out
+
+@patch
+def _initialise_blends(self:Portrait, mix, mouth, upper):
+    n = mix.shape[0] - mouth.shape[1] - upper.shape[1]
+    rows = [.1*mix[:n], *(torch.from_numpy(principal(a, mix.shape[1])) for a in (mouth, upper))]
+    mix.copy_(torch.cat([r.to(mix) for r in rows]))
+
+
+# %% ../../nbs/nerf/03_portrait.ipynb #36530855
 @patch
 def _initialise_torso(self:Portrait, subject, anchors):
     self.torso.mean.copy_(anchors.mean(0)); self.torso.std.copy_(anchors.std(0) + 1e-3)
