@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AudioNet', 'AudioAttention', 'Neighbours', 'positional_encoding', 'MLPFieldConfig', 'MLPField', 'pose_code',
-           'grid_lookup', 'slice_lookup', 'FastFieldConfig', 'face_gates', 'FastField']
+           'grid_lookup', 'slice_lookup', 'FastFieldConfig', 'face_gates', 'moving', 'FastField']
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
@@ -193,10 +193,11 @@ class FastFieldConfig:
     code_dim: int = 16                            # length of the speech code
     blends: int = 4                               # shapes that are added in proportion to signals of speech and of the upper face; 0: none
     blend_scale: float = .3                       # how fast they learn, against the other grids
-    blend_resolution: int = 64                    # nodes along each side of their grid
+    blend_resolution: int = 48                    # nodes along each side of their grid
     gate: bool = True                             # speech moves the lower face, eyelids and brows the upper; needs those signals
     gate_y: float = -.015                         # height of the border in head space, metres: under the nose's tip
     gate_z: float = 0.                            # speech moves only what lies further in front than this, metres
+    gate_top: float = .06                         # height above which nothing moves that could be heard or seen: over the brows, metres
     gate_width: float = .006                      # softness of the borders, metres
 
 # %% ../../nbs/nerf/01_field.ipynb #725a6975
@@ -207,6 +208,14 @@ def face_gates(
     "Soft halves of a head: the mouth's side and the eyes' side."
     low = torch.sigmoid((config.gate_y - x[:, 1:2])/config.gate_width)
     return low*torch.sigmoid((x[:, 2:3] - config.gate_z)/config.gate_width), 1 - low
+
+def moving(
+    x:Tensor,                # `(P, 3)` metres in head space
+    config:FastFieldConfig,  # Its `gate_z`, `gate_top`, `gate_width`
+) -> Tensor:                 # `(P, 1)` in [0, 1]
+    "The front of the face up to the brows, without hair and forehead."
+    return torch.sigmoid((x[:, 2:3] - config.gate_z)/config.gate_width)*torch.sigmoid((config.gate_top - x[:, 1:2])/config.gate_width)
+
 
 # %% ../../nbs/nerf/01_field.ipynb #7725fbcd
 class FastField(nn.Module):
@@ -252,7 +261,7 @@ class FastField(nn.Module):
         heard = self.gated(x, condition)
         out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, heard], -1))
         if self.config.blends:
-            amounts = self.config.blend_scale*(heard @ self.mix)*torch.sigmoid((x[:, 2:] - self.config.gate_z)/self.config.gate_width)
+            amounts = self.config.blend_scale*(heard @ self.mix).clamp(-3, 3)*moving(x, self.config)
             out = out + (amounts[:, :, None]*grid_lookup(self.blend_grid, u).unflatten(1, (self.config.blends, 4))).sum(1)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
