@@ -41,7 +41,7 @@ def check_of_error(
     if not isinstance(error, DnerfError): text = f'{type(error).__name__}: {text}'
     return Check(name, 'missing' if isinstance(error, MissingError) else 'problem', text, remedy, needed)
 
-# %% ../nbs/80_doctor.ipynb #d7210bcc
+# %% ../nbs/80_doctor.ipynb #6b03dcc2
 PYTHONS = (3, 10), (3, 12) # oldest and newest Python that the pinned packages are known to fit
 
 def check_python(
@@ -51,7 +51,7 @@ def check_python(
     version = tuple(version or sys.version_info[:3])
     text, (old, new) = '.'.join(map(str, version)), ('.'.join(map(str, v)) for v in PYTHONS)
     if PYTHONS[0] <= version[:2] <= PYTHONS[1]: return Check('Python', 'ok', text)
-    return Check('Python', 'problem', f'{text}; dnerf is tested with {old} to {new}', f'make env PYTHON=python{new}')
+    return Check('Python', 'problem', f'{text}; dnerf is tested with {old} to {new}', f'remove .venv, and make env PYTHON=python{new}')
 
 def requirements(
     root:Path=None, # Folder with a `settings.ini`; None: of this package
@@ -61,8 +61,8 @@ def requirements(
     if config.read((root or _package().parent)/'settings.ini', encoding='utf-8'): return (config['DEFAULT']['requirements'] + ' ' + config['DEFAULT']['dev_requirements']).split()
     return [r for r in metadata.requires('dnerf') or () if 'extra' not in r or 'extra == "dev"' in r]
 
-# %% ../nbs/80_doctor.ipynb #f1ed5560
-_INSTALL = "make env; without make: pip install -c constraints.txt -e '.[dev]'"
+# %% ../nbs/80_doctor.ipynb #d74abb2b
+_INSTALL = "in the clone and its environment: pip install -c constraints.txt -e '.[dev]'"
 
 def check_packages(
     needs=None,                 # Requirements; None: those of this package
