@@ -183,7 +183,7 @@ def understand(
     elif tail: verbs[verb].error(f"{verb} takes no overrides, so nothing can come after --")
     return verb, asked
 
-# %% ../nbs/90_cli.ipynb #2ebf9471
+# %% ../nbs/90_cli.ipynb #f046160f
 def _close_bars(): # progress bars that an error left open; each would be drawn once more below the sentence
     for bar in list(getattr(getattr(sys.modules.get('tqdm'), 'tqdm', None), '_instances', ())): bar.close()
 
@@ -195,6 +195,7 @@ def carry_out(
     "Call a verb; its errors become a sentence and a number."
     try: return verb(**parameters) or 0
     except DnerfError as e: error, code, sentence = e, 1, f'dnerf: {e}'
+    except ImportError as e: error, code, sentence = e, 1, f'dnerf: {e}; dnerf doctor says what this installation lacks'
     except (KeyboardInterrupt, SystemExit) as e:
         if not isinstance(e, KeyboardInterrupt) and not isinstance(e.__context__, KeyboardInterrupt): raise
         error, code, sentence = e, 130, 'dnerf: stopped'

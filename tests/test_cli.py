@@ -199,3 +199,19 @@ def test_doctor(dnerf_home, monkeypatch, capsys):
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert out.count("set DNERF_HOME to it") == 2 and out.splitlines()[-1].endswith("need: data, results")
+
+
+def test_doctor_sees_what_was_installed_beside_it(tmp_path, monkeypatch):
+    "A second OpenCV and an old package, as pip would leave them."
+    from dnerf.doctor import check_opencv, check_packages
+
+    assert check_opencv().state == check_packages(["numpy"]).state == "ok"
+    for name, version in (("opencv-python-headless", "4.10.0"), ("av", "9.0.0")):
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = check_opencv()
+    assert found.state == "problem" and "opencv-python-headless" in found.text and "pip uninstall -y" in found.remedy
+    found = check_packages()
+    assert found.state == "problem" and found.text.startswith("av is 9.0.0, not >=")
