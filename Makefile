@@ -13,14 +13,14 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
-export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT WEIGHTS BADGE PASTE REPORTS NOW
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
 text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare evaluate table1 test export lab docs readme clean
+.PHONY: help env train prepare drive evaluate table1 doctor test export lab docs readme clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -41,12 +41,20 @@ train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS=
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
 
+drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= WEIGHTS= BADGE= PASTE= SIZE= SEED=]
+	@.ci/notebook drive $(call text,RUN,run) $(call text,SPEECH,speech) $(call text,OUT,out) $(call text,MOTION,motion) $(call number,BLINKS,blinks) \
+	  $(call number,PITCH,pitch) $(call number,RHYTHM,rhythm) $(call text,CONTENT,content) $(call text,WEIGHTS,weights) $(call number,BADGE,badge) $(call number,PASTE,paste) \
+	  $(call number,SIZE,size) $(call number,SEED,seed)
+
 evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]
 	@.ci/notebook evaluate $(call text,RUN,run) $(call text,SPLIT,split) $(call text,MEASURES,measures)
 
 table1: $(STAMP) ## the paper's Table 1 [SUBJECT=demo SEEDS= MINUTES= STEPS= ROWS= SIZE= PRESET= JOBS= OVERRIDES=]
 	@.ci/notebook table1 $(call text,SUBJECT,subject) $(call number,SEEDS,seeds) $(call number,MINUTES,minutes) $(call number,STEPS,steps) \
 	  $(call text,ROWS,rows) $(call number,SIZE,size) $(call text,PRESET,preset) $(call number,JOBS,jobs) $(call text,OVERRIDES,overrides)
+
+doctor: $(STAMP) ## what is here, what is missing, and how to get it
+	@$(BIN)/dnerf doctor
 
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py

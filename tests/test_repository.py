@@ -158,11 +158,14 @@ def test_imports_are_light():
 def test_wheel(copy, tmp_path):
     run("-m", "pip", "wheel", copy, "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
     (wheel,) = tmp_path.glob("dnerf-*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
+    packed = zipfile.ZipFile(wheel)
+    inside = set(packed.namelist())
     wanted = {name(p) for p in tracked() if p.is_relative_to(ROOT / "dnerf")}
     assert wanted <= inside, f"missing from the wheel: {sorted(wanted - inside)}"
     assert {Path(n).name for n in inside if ".dist-info/" in n} >= {"LICENSE", "NOTICE", "METADATA"}
     assert not any(n.startswith(("tests/", "nbs/")) for n in inside)
+    (entries,) = [packed.read(n).decode() for n in inside if n.endswith("entry_points.txt")]
+    assert "[console_scripts]\ndnerf = dnerf.cli:main" in entries.replace("dnerf=dnerf.cli:main", "dnerf = dnerf.cli:main")
 
 
 def test_no_placeholders():

@@ -269,6 +269,7 @@ def deepspeech_weights(
     folder:Path=None, # Where the file is kept, and nowhere else; None: the user's cache folder of dnerf
     url:str=None,     # Where its zip is fetched from; None: `DNERF_MIRROR`, else the release
     sha1:str=_SHA1,   # Hash of the unpacked file
+    fetch:bool=True,  # False: only look for it on this machine
 ) -> Path:            # The `.pb` file
     "Find DeepSpeech's weights, fetching them on first use; `MissingError` says where to put them."
     import pooch
@@ -277,6 +278,7 @@ def deepspeech_weights(
         return Path(own).expanduser()
     final, usual = Path(folder or pooch.os_cache('dnerf'))/_FILE, Path.home()/'.tensorflow'/'models'/_FILE
     if not folder and not final.is_file() and usual.is_file() and _sha1(usual) == sha1: return usual
+    if not fetch and not any(p.is_file() for p in (final, final.with_name(final.name + '.zip'))): raise MissingError(f"there are no DeepSpeech weights on this machine; put {_FILE} or its zip into {final.parent}, or set DNERF_DEEPSPEECH to its path")
     with locked(final, 'the DeepSpeech weights'):
         if final.is_file(): _check(final, final, sha1)
         else: _fetch(final, url or f"{os.environ.get('DNERF_MIRROR', _RELEASE).rstrip('/')}/{_FILE}.zip", sha1)

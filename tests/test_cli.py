@@ -1,0 +1,217 @@
+"""The command `dnerf`: the parameters of the notebooks, a whole round on a tiny run, wrong usage, Ctrl-C, and the doctor."""
+import ast
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dnerf.audio.mel import synthetic_speech
+from dnerf.cli import VERBS, main
+from dnerf.subject import toy_subject, write_wav
+from dnerf.video.media import probe
+
+NBS = Path(__file__).resolve().parents[1] / "nbs"
+SMALL = ["field.resolutions=[8]", "field.channels=[4]", "field.density_resolution=16", "portrait.torso.resolutions=[8]", "portrait.torso.channels=[4]",
+         "data.frames=4", "data.rays=64", "val_frames=1"]
+
+
+def shell(home: Path, *words, **kwargs):
+    "Arguments of a process that runs the command in a project of its own."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"DNERF_HOME": str(home)}
+    return dict(args=[sys.executable, "-m", "dnerf.cli", *map(str, words)], env=env, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def dnerf(home: Path, *words):
+    "The finished process."
+    return subprocess.run(**shell(home, *words))
+
+
+def parameters(notebook: str) -> dict:
+    "Names and defaults in the cell of a notebook that is tagged `parameters`."
+    cells = json.loads((NBS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    return {a.targets[0].id: ast.literal_eval(a.value) for a in ast.parse("".join(cell["source"])).body}
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v != "doctor"])
+def test_a_verb_has_the_parameters_of_its_notebook(verb):
+    found = {p.name: p.default for p in inspect.signature(VERBS[verb]).parameters.values()}
+    assert found == parameters(verb)
+    assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in parameters(verb).items()}     # 1 is not True
+
+
+def test_help_is_there_without_torch():
+    code = ("import sys, dnerf.cli\n"
+            "for words in (['--help'], ['train', '--help'], ['--version']):\n"
+            "    try: dnerf.cli.main(words)\n"
+            "    except SystemExit as e: assert e.code == 0\n"
+            "print(sorted({'torch', 'numpy', 'librosa', 'matplotlib', 'mediapipe', 'cv2', 'av', 'IPython'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]" and lines[-2].startswith("dnerf ") and all(f"dnerf {verb}" in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_examples_that_are_understood(verb, capsys):
+    import shlex
+
+    from dnerf.cli import EXAMPLES, understand
+
+    with pytest.raises(SystemExit) as e:
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert e.value.code == 0 and "examples:" in text
+    assert all(f"--{name}" in text or name.upper() in text for name in parameters(verb) if name != "overrides") if verb != "doctor" else True
+    for line in EXAMPLES[verb]:
+        assert line in text and understand(shlex.split(line)[1:])[0] == verb
+
+
+@pytest.mark.parametrize("words, part", [
+    ([], "examples:"), (["fly"], "no verb 'fly'; the verbs are prepare, train, drive, evaluate, table1, doctor"), (["--fly"], "--fly"), (["train", "--fly", "1"], "--fly"),
+    (["train", "--minutes", "many"], "'many'"), (["train", "--steps", "1.5"], "'1.5'"), (["train", "--steps"], "expected one argument"), (["train", "demo", "x=1"], "x=1"),
+    (["evaluate", "a/b", "c/d"], "c/d"), (["drive", "a/b", "c.wav", "--", "x=1"], "takes no overrides"), (["prepare", "a.mp4", "--si", "64"], "--si"), (["doctor", "all"], "all")])
+def test_wrong_usage(words, part, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(words)
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and out == "" and part in err and "usage: dnerf" in err
+
+
+@pytest.mark.parametrize("words, part", [
+    (["train", "nobody", "--audio", "mel"], "prepared are: toy"), (["train", "toy", "--audio", "noise"], "noise"), (["train", "../toy"], "cannot be a folder name"),
+    (["train", "toy", "--steps", "-3"], "the budget is -3 steps"), (["train", "toy", "--", "data.rayz=1"], "rayz"), (["train", "toy", "--preset", "tpu"], "the presets are"),
+    (["drive", "toy/nobody", "hello.wav"], "no trained run 'toy/nobody'; known are: none yet"), (["evaluate", "toy/nobody"], "no trained run 'toy/nobody'; known are: none yet"),
+    (["prepare", "gone.mp4"], "gone.mp4"), (["table1", "toy", "--seeds", "few"], "'few' are no seeds")])
+def test_what_a_person_can_mend_is_one_sentence(dnerf_home, words, part, capsys):
+    toy_subject(dnerf_home / "data" / "toy", n=22)
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert part in err and err.startswith("dnerf: ") and err.count("\n") == 1
+    assert main([*words[:2], "--debug", *words[2:]]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and part in err.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    "A project with a subject that speaks, and a second of other speech."
+    home = tmp_path_factory.mktemp("project")
+    toy = toy_subject(home / "data" / "toy", n=88)
+    write_wav(toy.folder / "audio.wav", synthetic_speech(88 / 25)[0])
+    write_wav(home / "hello.wav", synthetic_speech(1.0, seed=3)[0])
+    return home
+
+
+@pytest.fixture(scope="module")
+def trained(project):
+    "What `dnerf train` says."
+    return dnerf(project, "train", "toy", "--audio", "mel", "--steps", 3, "--preset", "cpu", "--name", "small", "--", *SMALL)
+
+
+def test_train(project, trained):
+    run = project / "runs" / "toy" / "small"
+    assert trained.returncode == 0, trained.stderr
+    assert "video: runs/toy/small/video.mp4" in trained.stdout.splitlines()[-1] and probe(run / "video.mp4").audio_codec == "aac"
+    config = (run / "config.yaml").read_text()
+    assert "steps: 3" in config and "rays: 64" in config and "audio: mel" in config
+
+
+def test_drive(project, trained):
+    done = dnerf(project, "drive", "toy/small", "--out", "said.mp4", "hello.wav", "--size", 48)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "the video is said.mp4"
+    info = probe(project / "said.mp4")
+    assert (info.n_frames, info.width, info.audio_codec) == (25, 48, "aac")
+
+
+def test_evaluate(project, trained, monkeypatch, capsys):
+    monkeypatch.setenv("DNERF_HOME", str(project))
+    assert main(["evaluate", "toy/small", "--split", "val", "--measures", "pixels"]) == 0
+    page = project / "runs" / "toy" / "small" / "report_val.html"
+    assert page.is_file() and capsys.readouterr().out.splitlines()[-1].endswith(f"page: {page}")
+
+
+def test_unknown_runs_are_told_the_known_ones(project, trained, monkeypatch, capsys):
+    monkeypatch.setenv("DNERF_HOME", str(project))
+    assert main(["evaluate", "toy/smal"]) == 1 and "known are: toy/small" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_training(project):
+    "The state is saved, and the shell hears 130."
+    process = subprocess.Popen(**shell(project, "train", "toy", "--audio", "mel", "--minutes", 5, "--preset", "cpu", "--name", "long", "--", *SMALL, "checks=500"),
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    curves, deadline = project / "runs" / "toy" / "long" / "metrics.csv", time.monotonic() + 120
+    while not (curves.is_file() and curves.read_text().count("\n") > 1) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    assert "saved in" in out and err.splitlines()[-1] == "dnerf: stopped" and "Traceback" not in err
+
+
+def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, capsys):
+    "Stand-ins for the long part; it is tested where it is made."
+    import dnerf.evaluation.table as table
+    import dnerf.video.prepare as room
+
+    asked = []
+    toy = toy_subject(dnerf_home / "data" / "toy", n=22)
+    monkeypatch.setattr(room, "prepare", lambda *args: asked.append(args) or toy)
+    assert main(["prepare", "me.mp4", "--subject", "toy", "--size", "64"]) == 0
+    assert asked == [("me.mp4", "toy", 64)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
+
+    class StandIn(table.Table):
+        "A table that is not filled."
+        embed = lambda self: {"deepspeech": "no weights; fetch them"}
+        fill = lambda self, jobs: asked.append((self.rows, self.seeds, self.budget, self.overrides, jobs))
+        results = lambda self: {}
+
+    monkeypatch.setattr(table, "Table", StandIn)
+    for name, text in (("show_table", "the table"), ("show_differences", "the differences"), ("findings", ["a finding"])):
+        monkeypatch.setattr(table, name, lambda results, text=text: text)
+    assert main(["table1", "toy", "--seeds", "0 4", "--rows", "mel silence", "--steps", "7", "--jobs", "2", "--", "data.rays=64"]) == 0
+    assert asked[1] == (["mel", "silence"], [0, 4], {"steps": 7}, ["data.rays=64"], 2)
+    assert capsys.readouterr().out.splitlines() == ["deepspeech is missing: no weights", "the table", "the differences", "a finding", f"results: {dnerf_home / 'runs' / 'toy' / 'table1'}"]
+
+
+def test_doctor(dnerf_home, monkeypatch, capsys):
+    "Every line has a state and each fault a remedy; the number for the shell is that of what is needed."
+    from dnerf.doctor import all_checks, examine, verdict
+
+    toy_subject(dnerf_home / "data" / "toy", n=22)
+    checks = list(examine())
+    assert [c.name for c in checks] == list(all_checks()) and {c.state for c in checks} <= {"ok", "missing", "problem"}
+    assert all((c.state == "ok") == (c.remedy == "") for c in checks)
+    assert main(["doctor"]) == verdict(checks)[1]
+    out = capsys.readouterr().out
+    assert "ok       subjects          toy\n" in out and out.splitlines()[-1] == verdict(checks)[0]
+    assert not (dnerf_home / "runs").exists()
+    (dnerf_home / "file").touch()
+    monkeypatch.setenv("DNERF_HOME", str(dnerf_home / "file"))
+    monkeypatch.setattr("dnerf.doctor.all_checks", lambda: {k: v for k, v in all_checks().items() if k in ("Python", "data", "results", "subjects")})
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("set DNERF_HOME to it") == 2 and out.splitlines()[-1].endswith("need: data, results")
+
+
+def test_doctor_sees_what_was_installed_beside_it(tmp_path, monkeypatch):
+    "A second OpenCV and an old package, as pip would leave them."
+    from dnerf.doctor import check_opencv, check_packages
+
+    assert check_opencv().state == check_packages(["numpy"]).state == "ok"
+    for name, version in (("opencv-python-headless", "4.10.0"), ("av", "9.0.0")):
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = check_opencv()
+    assert found.state == "problem" and "opencv-python-headless" in found.text and "pip uninstall -y" in found.remedy
+    found = check_packages()
+    assert found.state == "problem" and found.text.startswith("av is 9.0.0, not >=")
