@@ -101,19 +101,20 @@ def view_frame(
         image = run.portrait.render(**{k: torch.from_numpy(a).to(run.device) for k, a in row.items()}, size=size)
     return next(in_order([(i, image.float().cpu().numpy())], [i]))
 
-# %% ../../nbs/talk/01_viewer.ipynb #6b0848fb
+# %% ../../nbs/talk/01_viewer.ipynb #2e0ccc6f
 @dataclass
 class SoundPicture:
     "A drawing of speech with room for a cursor."
     image:np.ndarray      # uint8 `(h, w, 3)`
     span:tuple[int, int]  # Columns at which time begins and ends
+    rows:tuple[int, int]  # Rows that the cursor crosses
 
     def at(self,
         share:float,  # Of the time, in [0, 1]
     ) -> np.ndarray:  # uint8 `(h, w, 3)`
         "The drawing with its cursor."
         out, x = self.image.copy(), round(self.span[0] + share*(self.span[1] - self.span[0]))
-        out[:, max(0, x - 1):x + 1] = 214, 39, 40
+        out[self.rows[0]:self.rows[1], max(0, x - 1):x + 1] = 214, 39, 40
         return out
 
 def sound_picture(
@@ -131,7 +132,7 @@ def sound_picture(
     high.plot(start_s + np.arange(len(f0))/MEL.rate, np.where(voiced, f0, np.nan), '.', ms=2, color='tab:orange'); high.set(xlim=(start_s, end_s), ylim=(0, 1.2*max(f0.max(), 100))); high.set_ylabel('F0 (Hz)', fontsize=7, color='tab:orange')
     for ax in (low, high): ax.tick_params(labelsize=6)
     canvas.draw()
-    return SoundPicture(np.array(canvas.buffer_rgba())[..., :3], (round(.08*640), round(.92*640)))
+    return SoundPicture(np.array(canvas.buffer_rgba())[..., :3], (round(.08*640), round(.92*640)), (round(.03*180), round(.8*180)))
 
 # %% ../../nbs/talk/01_viewer.ipynb #388b85f5
 def heat(
@@ -181,30 +182,30 @@ def open_scene(
     rows = {name: driven_signals(r, hear(r, wav), open_motion(r)) for name, r in runs.items()}
     return Scene(runs, rows, columns, range(frames_of(wav)), sound_of(wav), None)
 
-# %% ../../nbs/talk/01_viewer.ipynb #208a5b42
-POSES = dict(yaw=(30, '°'), pitch=(20, '°'), roll=(20, '°'), right=(40, ' mm'), up=(40, ' mm'), nearer=(150, ' mm'))  # slider -> its reach on both sides, and the unit
+# %% ../../nbs/talk/01_viewer.ipynb #aae4aa8b
+POSES = dict(yaw=(30, '°'), pitch=(20, '°'), roll=(20, '°'), right=(40, 'mm'), up=(40, 'mm'), nearer=(150, 'mm'))  # slider -> its reach on both sides, and the unit
 
 def make_controls(
     scene:Scene, # What there is to look at
 ) -> dict:       # Widgets by name
     "Sliders, buttons, pictures."
     import ipywidgets as W
-    slider = lambda name, low, high, value, step, unit='': W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', tooltip=name + unit, layout=W.Layout(width='auto', flex='1 1 240px', max_width='420px'))
+    slider = lambda name, low, high, value, step: W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 240px', max_width='420px'))
     picture = lambda: W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
-    ui = {name: slider(f'{name} ({unit.strip()})', -most, most, 0, 1, unit) for name, (most, unit) in POSES.items()}
+    ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
     ui['lids'] = W.Checkbox(value=True, description='eyelids as they are', indent=False, layout=W.Layout(width='auto', flex='0 1 160px'))
     ui['eyelids'] = slider('eyelids', 0, 1, 0, .05)
     for name in dict.fromkeys(k for columns in scene.columns.values() for k in columns): ui[f'weight {name}'] = slider(name, 0, 2, 1, .05)
-    ui['frame'] = W.IntSlider(min=scene.frames.start, max=scene.frames.stop - 1, description='frame', layout=W.Layout(width='auto', flex='1 1 300px'))
-    ui['length'] = W.BoundedFloatText(value=min(2., len(scene.frames)/FPS), min=.1, max=max(.1, len(scene.frames)/FPS), step=.5, description='seconds', layout=W.Layout(width='150px'))
+    ui['frame'] = W.IntSlider(min=scene.frames.start, max=scene.frames.stop - 1, description='frame', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 300px'))
+    ui['length'] = W.BoundedFloatText(value=min(2., len(scene.frames)/FPS), min=.1, max=max(.1, len(scene.frames)/FPS), step=.5, description='play (s)', style={'description_width': '60px'}, layout=W.Layout(width='140px'))
     ui['play'], ui['reset'] = W.Button(description='play with sound', icon='play'), W.Button(description='all as it was', icon='undo')
     ui['heat'] = W.ToggleButton(description='heat map', icon='fire', disabled=scene.real is None)
-    for name in ('real', 'sound', *(f'{kind} {run}' for run in scene.runs for kind in ('picture', 'heat'))): ui[f'{name}' if name in ('real', 'sound') else name] = picture()
+    for name in ('real', 'sound', *(f'{kind} {run}' for run in scene.runs for kind in ('picture', 'heat'))): ui[name] = picture()
     ui['progress'] = W.IntProgress(description='rendering', layout=W.Layout(display='none'))
-    ui['video'], ui['message'] = W.Video(value=b'', format='mp4', autoplay=True, loop=False, layout=W.Layout(display='none', width='100%', max_width='640px')), W.HTML()
+    ui['player'], ui['message'] = W.VBox(), W.HTML()
     return ui
 
-# %% ../../nbs/talk/01_viewer.ipynb #ecdc7dd3
+# %% ../../nbs/talk/01_viewer.ipynb #6cd80aab
 def arrange(
     ui:dict,     # From `make_controls`
     scene:Scene, # What there is to look at
@@ -217,7 +218,7 @@ def arrange(
     named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), wrap(*(ui[n] for n in names))], layout=W.Layout(width='100%'))
     lids = ['lids', 'eyelids']*any(lid_columns(r) for r in scene.runs.values())
     ui['sound'].layout.max_width = '640px'
-    return W.VBox([wrap(*pictures), ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['video'],
+    return W.VBox([wrap(*pictures), ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['player'],
                    named('head', [*POSES, *lids]), named('weight of what is heard', [n for n in ui if n.startswith('weight ')])], layout=W.Layout(width='100%', max_width='900px'))
 
 # %% ../../nbs/talk/01_viewer.ipynb #fb484291
@@ -308,7 +309,7 @@ def reset(self:Viewer,
     self.still = False
     self.draw()
 
-# %% ../../nbs/talk/01_viewer.ipynb #13dc66b7
+# %% ../../nbs/talk/01_viewer.ipynb #027a6f86
 @patch
 def composed(self:Viewer,
     i:int,       # Frame
@@ -325,6 +326,7 @@ def play(self:Viewer,
     button=None, # From ipywidgets
 ):
     "Render ahead from the slider's frame, and let the browser play it with its sound."
+    import ipywidgets as W
     ui, frames = self.controls, self.scene.frames
     first = ui['frame'].value
     span = range(first, min(frames.stop, first + max(1, round(ui['length'].value*FPS))))
@@ -335,7 +337,8 @@ def play(self:Viewer,
     wav = self.scene.wav[(span.start - frames.start)*SAMPLES_PER_FRAME:(span.stop - frames.start)*SAMPLES_PER_FRAME]
     with self.lock, _said(ui['message']), tempfile.TemporaryDirectory() as folder:
         clip = write_video(Path(folder)/'clip.mp4', pictures(), fps=FPS, wav=wav, sr=SAMPLE_RATE, metadata=synthetic_metadata(next(iter(self.scene.runs.values())), 'viewer'))
-        ui['video'].value, ui['video'].layout.display = clip.read_bytes(), ''
+        before, ui['player'].children = ui['player'].children, [W.Video.from_file(clip, autoplay=True, loop=False, layout=W.Layout(width='100%', max_width='768px'))]
+        for video in before: video.close()
     ui['play'].disabled, ui['progress'].layout.display = False, 'none'
 
 # %% ../../nbs/talk/01_viewer.ipynb #61ada8d9
