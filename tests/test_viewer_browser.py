@@ -65,7 +65,10 @@ def lab(tmp_path):
     yield start
     for server in servers:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 @pytest.fixture
@@ -88,9 +91,9 @@ def run_all(page, address: str):
     "Open a notebook and run its cells; the viewer's pictures are there afterwards."
     page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
-    page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')", timeout=60_000)
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'", timeout=60_000)
     page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")           # not waited for
-    page.wait_for_selector(".jp-OutputArea-output .widget-image", timeout=90_000)
+    page.wait_for_selector(".jp-OutputArea-output .widget-image", timeout=60_000)
 
 
 def slider(page, name: str):

@@ -182,7 +182,7 @@ def open_scene(
     rows = {name: driven_signals(r, hear(r, wav), open_motion(r)) for name, r in runs.items()}
     return Scene(runs, rows, columns, range(frames_of(wav)), sound_of(wav), None)
 
-# %% ../../nbs/talk/01_viewer.ipynb #aae4aa8b
+# %% ../../nbs/talk/01_viewer.ipynb #57d62f32
 POSES = dict(yaw=(30, '°'), pitch=(20, '°'), roll=(20, '°'), right=(40, 'mm'), up=(40, 'mm'), nearer=(150, 'mm'))  # slider -> its reach on both sides, and the unit
 
 def make_controls(
@@ -190,11 +190,11 @@ def make_controls(
 ) -> dict:       # Widgets by name
     "Sliders, buttons, pictures."
     import ipywidgets as W
-    slider = lambda name, low, high, value, step: W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 240px', max_width='420px'))
+    slider = lambda name, low, high, value, step: W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', style={'description_width': '92px'}, layout=W.Layout(width='auto'))
     picture = lambda: W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
     ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
-    ui['lids'] = W.Checkbox(value=True, description='eyelids as they are', indent=False, layout=W.Layout(width='auto', flex='0 1 160px'))
-    ui['eyelids'] = slider('eyelids', 0, 1, 0, .05)
+    ui['lids'] = W.Checkbox(value=True, description='as they are', indent=False, layout=W.Layout(width='auto', margin='2px 2px 2px 16px'))
+    ui['eyelids'] = slider('closed', 0, 1, 0, .05)
     for name in dict.fromkeys(k for columns in scene.columns.values() for k in columns): ui[f'weight {name}'] = slider(name, 0, 2, 1, .05)
     ui['frame'] = W.IntSlider(min=scene.frames.start, max=scene.frames.stop - 1, description='frame', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 300px'))
     ui['length'] = W.BoundedFloatText(value=min(2., len(scene.frames)/FPS), min=.1, max=max(.1, len(scene.frames)/FPS), step=.5, description='play (s)', style={'description_width': '60px'}, layout=W.Layout(width='140px'))
@@ -205,7 +205,7 @@ def make_controls(
     ui['player'], ui['message'] = W.VBox(), W.HTML()
     return ui
 
-# %% ../../nbs/talk/01_viewer.ipynb #6cd80aab
+# %% ../../nbs/talk/01_viewer.ipynb #c851ca69
 def arrange(
     ui:dict,     # From `make_controls`
     scene:Scene, # What there is to look at
@@ -213,13 +213,14 @@ def arrange(
     "The widget's layout."
     import ipywidgets as W
     wrap = lambda *parts: W.Box(parts, layout=W.Layout(flex_flow='row wrap', align_items='center', width='100%'))
-    column = lambda title, *parts: W.VBox([W.HTML(f'<b>{html.escape(title)}</b>'), *parts], layout=W.Layout(flex='1 1 130px', max_width='260px', min_width='130px', margin='0 8px 0 0'))
+    column = lambda title, *parts: W.VBox([W.HTML(f'<b>{html.escape(title)}</b>'), *parts], layout=W.Layout(width='100%'))
     pictures = [column('real', ui['real'])]*(scene.real is not None) + [column(name, ui[f'picture {name}'], ui[f'heat {name}']) for name in scene.runs]
-    named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), wrap(*(ui[n] for n in names))], layout=W.Layout(width='100%'))
-    lids = ['lids', 'eyelids']*any(lid_columns(r) for r in scene.runs.values())
+    named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), W.GridBox([ui[n] for n in names], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(250px, 1fr))', width='100%'))], layout=W.Layout(width='100%'))
+    lids = [named('eyelids', ['lids', 'eyelids'])]*any(lid_columns(r) for r in scene.runs.values())
     ui['sound'].layout.max_width = '640px'
-    return W.VBox([wrap(*pictures), ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['player'],
-                   named('head', [*POSES, *lids]), named('weight of what is heard', [n for n in ui if n.startswith('weight ')])], layout=W.Layout(width='100%', max_width='900px'))
+    grid = W.GridBox(pictures, layout=W.Layout(grid_template_columns='repeat(auto-fit, minmax(120px, 1fr))', grid_gap='8px', align_items='flex-start', width='100%', max_width=f'{264*len(pictures)}px'))
+    return W.VBox([grid, ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['player'],
+                   named('head', POSES), *lids, named('weight of what is heard', [n for n in ui if n.startswith('weight ')])], layout=W.Layout(width='100%', max_width='900px'))
 
 # %% ../../nbs/talk/01_viewer.ipynb #fb484291
 class Viewer:
