@@ -228,7 +228,7 @@ class Viewer:
     def __init__(self,
         scene:Scene,      # From `open_scene`
         size:int=128,     # Pixels of a picture at rest
-        settle_s:float=.3, # So long a slider must rest, seconds
+        settle_s:float=.2, # So long a slider must rest, seconds
     ):
         first = next(iter(scene.runs.values()))
         self.scene, self.size, self.settle_s, self.waiting, self.still, self.lock = scene, min(size, first.subject.size), settle_s, None, False, threading.RLock()
