@@ -6,7 +6,7 @@
 __all__ = ['EYELIDS', 'BROWS', 'training_frames', 'head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface',
            'head_span', 'near_far', 'seen_points', 'render_points', 'render_coarse_fine', 'head_anchors',
            'torso_signal', 'warp', 'mode_pictures', 'deform', 'torso_template', 'TorsoConfig', 'Torso',
-           'PortraitConfig', 'upper_face_signal', 'Portrait', 'principal']
+           'PortraitConfig', 'upper_face_signal', 'Portrait', 'principal', 'every_pixel']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #a000df2f
 import math
@@ -613,6 +613,13 @@ def apart(self:Portrait,
     return dict(rgb=whole, head=layers[-1][1], torso=alpha, bare=bare, alone=alone[-1], **({'alone_coarse': alone[0]} if len(alone) > 1 else {}))
 
 # %% ../../nbs/nerf/03_portrait.ipynb #6c9911d9
+def every_pixel(
+    size:int,   # Pixels along a side of the whole picture
+    coarse:int, # ... of the coarser one
+) -> Tensor:    # int `(coarse,)`, increasing
+    "Columns, or rows, of the whole picture that stand for it in a coarser one."
+    return ((torch.arange(coarse) + .5)*size/coarse).long()
+
 @patch
 @torch.no_grad()
 def render(self:Portrait,
@@ -622,17 +629,18 @@ def render(self:Portrait,
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
     chunk:int=0,       # Pixels at a time; 0: so many that 2^20 samples of the fast field, 2^18 of the larger one are alive at once
-) -> Tensor:           # `(H, W, 3)` in [0, 1]
+    size:int=None,     # Pixels of a coarser picture, made of evenly spaced pixels of the whole; None: all of them
+) -> Tensor:           # `(size, size, 3)` in [0, 1]
     "One whole frame."
     fast = self.kind == 'fast'
     chunk = chunk or (2**20//sum(self.config.frame_samples) if fast else max(64, 2**18//(self.config.n_coarse + self.config.n_fine)))
     number = None if frame is None else frame[None]
     at_head = self.pose_correction(c2w[None], number)[0] if frame is not None and self.config.pose_refinement else c2w
     span = torch.stack(head_span(self.heads[0], at_head, self.focal, self.size)) if fast else None
-    at = torch.arange(self.size, device=c2w.device)
+    at = every_pixel(self.size, size or self.size).to(c2w.device)
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
     parts = []
     for i in range(0, len(pixels), chunk):
-        near_far = None if span is None else tuple(span[:, i:i + chunk])
+        near_far = None if span is None else tuple(span[:, pixels[i:i + chunk, 1]*self.size + pixels[i:i + chunk, 0]])
         parts.append(self(c2w[None], pixels[None, i:i + chunk], window[None], upper_face[None], torso[None], span=near_far, frame=number)['rgb'])
-    return torch.cat(parts).reshape(self.size, self.size, 3).clamp(0, 1)
+    return torch.cat(parts).reshape(len(at), len(at), 3).clamp(0, 1)
