@@ -101,6 +101,7 @@ def table1(
     for row, reason in table.embed().items(): print(f"{row} is missing: {reason.split(';')[0]}")
     table.fill(jobs)
     results = table.results()
+    for name, text in table.pictures().items(): print(f'{name}: {text}')
     print(show_table(results), show_differences(results), *findings(results), f'results: {table.folder}', sep='\n')
 
 # %% ../nbs/90_cli.ipynb #8d4785bd

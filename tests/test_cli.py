@@ -172,6 +172,7 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
         embed = lambda self: {"deepspeech": "no weights; fetch them"}
         fill = lambda self, jobs: asked.append((self.rows, self.seeds, self.budget, self.overrides, jobs))
         results = lambda self: {}
+        pictures = lambda self: {}
 
     monkeypatch.setattr(table, "Table", StandIn)
     for name, text in (("show_table", "the table"), ("show_differences", "the differences"), ("findings", ["a finding"])):
