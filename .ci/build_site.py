@@ -12,8 +12,8 @@ from nbdev.doclinks import _build_modidx
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
-NUMBER = re.compile(r"(?m)(^|[/ ])\d+[a-zA-Z0-9]*_(?=[^/\n]+\.(?:ipynb|qmd|html))")
-LINK = re.compile(r"(?<=\]\()[^)\s:]+\.(?:ipynb|html)(?=[)#])")
+NUMBER = re.compile(r"(?m)(^|[/ ])\d+[a-zA-Z0-9]*_(?=[^/\n]+\.(?:ipynb|qmd))")
+LINK = re.compile(r"(?<=\]\()[^)\s]+\.ipynb")
 FORMULA = re.compile(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](</span>)', re.S)
 BOLD = re.compile(r'<mi mathvariant="bold">(\w)</mi>', re.A)
 COMMENT_LINK = re.compile(r"\[(`[^`\n]+`)\]\((https?://[^)\s]+)\)")
