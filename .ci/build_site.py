@@ -68,6 +68,8 @@ def main() -> int:
         for page in cfg.doc_path.rglob("*.html"):
             name = page.relative_to(cfg.doc_path).as_posix()
             page.write_text(offline(name, page.read_text(encoding="utf-8"), cfg.doc_host + cfg.doc_baseurl), encoding="utf-8")
+        found = cfg.doc_path / "search.json"
+        found.write_text(COMMENT_LINK.sub(r"\1", found.read_text(encoding="utf-8")), encoding="utf-8")
         for theme in (cfg.doc_path / "site_libs" / "themes").glob("*.css"):
             theme.write_text(FONTS.sub("", theme.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"{cfg.doc_path.relative_to(cfg.config_path)}/index.html")
