@@ -76,5 +76,5 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py
 
 clean: ## remove what can be made again; keeps .venv, data/ and runs/
-	rm -rf _docs _proc _site_src build dist .pytest_cache lightning_logs outputs nbs/nbdev.yml nbs/sidebar.yml
+	rm -rf _docs _proc _site_src build dist .pytest_cache lightning_logs outputs nbs/nbdev.yml
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -1,17 +1,24 @@
-"""Build the documentation site into _docs/ without the quarto program: notebooks processed by nbdev, rendered by smalldocs."""
+"""Build the documentation site into _docs/ without the quarto program: notebooks processed by nbdev, rendered by smalldocs, made to work offline."""
+import html
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from posixpath import relpath
 
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 NUMBER = re.compile(r"(?m)(^|[/ ])\d+[a-zA-Z0-9]*_(?=[^/\n]+\.(?:ipynb|qmd))")
 LINK = re.compile(r"(?<=\]\()[^)\s]+\.ipynb")
+FORMULA = re.compile(r'(<span class="math (inline|display)">)\\[(\[](.*?)\\[)\]](</span>)', re.S)
+BOLD = re.compile(r'<mi mathvariant="bold">(\w)</mi>', re.A)
+COMMENT_LINK = re.compile(r"\[(`[^`\n]+`)\]\((https?://[^)\s]+)\)")
+FONTS = re.compile(r'@import\s+url\(["\']?https?:[^)]*\);?')  # a theme's letters; without them those of the reader's machine
+KATEX = re.compile(r'<(?:link|script)\b[^>]*katex[^>]*>(?:\s*</script>)?\s*')
 
 
 def unnumbered(text: str) -> str:
@@ -19,24 +26,52 @@ def unnumbered(text: str) -> str:
     return NUMBER.sub(r"\1", text)
 
 
+def formula(tex: str, display: bool) -> str:
+    "LaTeX as MathML, which browsers draw without scripts or fonts from elsewhere."
+    from latex2mathml.converter import convert
+    mathml = convert(re.sub(r"\\arg\b", r"\\operatorname{arg}", tex), display="block" if display else "inline")
+    if "\\" in mathml:
+        raise ValueError(f"the formula {tex!r} has a command that MathML does not get: {mathml}")
+    return BOLD.sub(lambda m: f"<mi>{bold(m[1])}</mi>", mathml)
+
+
+def bold(letter: str) -> str:
+    "The bold letter of Unicode: browsers that follow MathML Core know no other."
+    first, start = next((a, b) for a, b in (("a", 0x1D41A), ("A", 0x1D400), ("0", 0x1D7CE)) if letter >= a)
+    return chr(start + ord(letter) - ord(first))
+
+
+def offline(page: str, text: str, site: str) -> str:
+    "The HTML of a page with MathML for LaTeX, no scripts from elsewhere, and links to the site itself that work in any folder."
+    text = FORMULA.sub(lambda m: m[1] + formula(html.unescape(m[3]).strip(), m[2] == "display") + m[4], text)
+    text, here = COMMENT_LINK.sub(r'<a href="\2">\1</a>', KATEX.sub("", text)), str(Path(page).parent)
+    return re.sub(rf'href="{re.escape(site)}/([^"#]*)', lambda m: f'href="{relpath(m[1] or "index.html", here)}', text)
+
+
 def main() -> int:
     cfg = get_config()
     _build_modidx()
     refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__()
     stage = cfg.config_path / "_site_src"
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(proc_nbs(force=True), stage)
     for page in list(stage.rglob("*.ipynb")):
         page.write_text(LINK.sub(lambda link: unnumbered(link[0]), page.read_text(encoding="utf-8")), encoding="utf-8")
         page.rename(page.with_name(unnumbered(page.name)))
-    sidebar = stage / "sidebar.yml"
-    sidebar.write_text(unnumbered(sidebar.read_text()))
+    settings = stage / "_quarto.yml"
+    settings.write_text(unnumbered(settings.read_text(encoding="utf-8")), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", str(stage)], stderr=subprocess.PIPE, text=True)
-    print(*(line for line in done.stderr.splitlines() if "output-file is not read" not in line), sep="\n", file=sys.stderr)
+    print(*(line for line in done.stderr.splitlines() if not re.search("output-file is not read|commonmark is not built|keep-md is ignored", line)), sep="\n", file=sys.stderr)
     if done.returncode == 0:
         shutil.rmtree(cfg.doc_path, ignore_errors=True)
         shutil.move(stage / Path(cfg.doc_path).name, cfg.doc_path)
+        for page in cfg.doc_path.rglob("*.html"):
+            name = page.relative_to(cfg.doc_path).as_posix()
+            page.write_text(offline(name, page.read_text(encoding="utf-8"), cfg.doc_host + cfg.doc_baseurl), encoding="utf-8")
+        found = cfg.doc_path / "search.json"
+        found.write_text(COMMENT_LINK.sub(r"\1", found.read_text(encoding="utf-8")), encoding="utf-8")
+        for theme in (cfg.doc_path / "site_libs" / "themes").glob("*.css"):
+            theme.write_text(FONTS.sub("", theme.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"{cfg.doc_path.relative_to(cfg.config_path)}/index.html")
     shutil.rmtree(stage, ignore_errors=True)
     return done.returncode

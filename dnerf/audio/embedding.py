@@ -273,7 +273,7 @@ def _write_embedding(subject, name, path, key, model, model_hash, block=1500): #
 # %% ../../nbs/audio/04_embedding.ipynb #c0mp0n02
 def component_columns(
     dims:dict,  # Part of the embedding -> its number of columns, in order
-    sizes:dict, # Code -> its number of columns, from `SpeechSplit.sizes`
+    sizes:dict, # Code -> its number of columns, `sizes` of a `SpeechSplit`
 ) -> dict[str, list[int]]: # Component -> its columns in the whole
     "Which columns of an embedding belong to what can be weighted."
     columns, at = {}, 0
