@@ -260,9 +260,7 @@ class FastField(nn.Module):
         u = self.unit(x)
         heard = self.gated(x, condition)
         out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, heard], -1))
-        if self.config.blends:
-            amounts = self.config.blend_scale*(heard @ self.mix).clamp(-3, 3)*moving(x, self.config)
-            out = out + (amounts[:, :, None]*grid_lookup(self.blend_grid, u).unflatten(1, (self.config.blends, 4))).sum(1)
+        if self.config.blends: out = self.blended(out, x, u, heard)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
     def gated(self,
@@ -274,3 +272,17 @@ class FastField(nn.Module):
         if not self.config.gate or condition.shape[-1] <= n: return condition
         speech, upper = face_gates(x, self.config)
         return torch.cat([condition[:, :n]*speech, condition[:, n:]*upper], -1)
+
+    def blended(self,
+        out:Tensor,   # `(P, 4)` of the network
+        x:Tensor,     # `(P, 3)` metres
+        u:Tensor,     # `(P, 3)` the same in [-1, 1]
+        heard:Tensor, # `(P, C)` the condition at each place
+    ) -> Tensor:      # `(P, 4)`
+        "Add the shapes, where the face moves."
+        m = moving(x, self.config)
+        at = (m[:, 0] > .01).nonzero().squeeze(-1)
+        amounts = self.config.blend_scale*(heard[at] @ self.mix).clamp(-3, 3)*m[at]
+        shapes = grid_lookup(self.blend_grid, u[at]).unflatten(1, (self.config.blends, 4))
+        return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1))
+
