@@ -656,7 +656,7 @@ def _strategy(config):
 def _trainer(config, folder, watch, device):
     import logging
     from lightning.pytorch.loggers import TensorBoardLogger
-    logging.getLogger('lightning.pytorch.utilities.rank_zero').setLevel(logging.WARNING)
+    for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'): logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
     kind, t = {'cuda': 'gpu'}.get(device.type, device.type), config.trainer
     return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None and t.devices == 1 else t.devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=pick_precision(t.precision, device),
         max_epochs=1, max_steps=-1, callbacks=[watch], logger=TensorBoardLogger(folder, name='tensorboard', version=''),
