@@ -247,7 +247,7 @@ def compare_steps(
         first = first_losses(plain, ours)
         seconds = in_turns(dict(plain=plain.step, ours=ours.step), rounds, show=show)
     slow, fast = (median(t) for t in seconds.values())
-    return dict(plain_s=slow, ours_s=fast, ratio=slow/fast, first=first, rays=config.data.rays, samples=[config.portrait.n_coarse, config.portrait.n_fine], width=config.field.width, precision=pick_precision(config.trainer.precision, torch.device(device)), seconds=seconds)
+    return dict(plain_s=slow, ours_s=fast, ratio=slow/fast, first=first, rays=config.data.rays, samples=[config.portrait.n_coarse, config.portrait.n_fine], width=config.field.width, precision=pick_precision(config.trainer.precision, torch.device(device)), device=device, seconds=seconds)
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #a4916eca
 def benchmark_run(
