@@ -1,0 +1,26 @@
+"""The demo person through the table and the report, on a tiny budget: faces are really found, and every measure that this machine can take is taken."""
+import json
+
+from notebooks import papermill
+
+TINY = "field.resolutions=[24,48] field.channels=[6,4] field.density_resolution=48 data.frames=16 data.rays=192 val_frames=1 checks=1"
+
+
+def test_table_and_report_of_the_demo(dnerf_home):
+    done = papermill("table1", dnerf_home / "out.ipynb", subject="demo", size=96, rows="mel silence", seeds=1, steps=80, preset="cpu", overrides=TINY)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = dnerf_home / "runs" / "demo" / "table1"
+    assert sorted(p.name for p in folder.iterdir()) == ["blink.png", "heat.png", "lips.png", "psnr.png", "strips.png", "table1.csv", "table1.json", "table1.md"]
+    results = json.loads((folder / "table1.json").read_text())
+    assert list(results["rows"]) == ["mel", "silence"] and all(list(row["runs"]) == ["0"] for row in results["rows"].values())
+    run = results["rows"]["mel"]["runs"]["0"]
+    first = json.loads((dnerf_home / "runs" / run / "metrics.json").read_text())
+    assert first["blink"]["rate"]["ground_truth"] > 0 and first["lips"]["correlation"] is not None and first["eyelid_error"] > 0
+    assert first["lost_faces"] == {"rendered": 0, "ground_truth": 0} and first["subject_sync"]["offset"]["ground_truth"] is not None
+    assert first["sync"]["confidence"]["rendered"] is not None or "SyncNet" in first["reasons"]["sync.confidence.rendered"]
+
+    done = papermill("evaluate", dnerf_home / "again.ipynb", run=run, measures="pixels+faces")
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = json.loads((dnerf_home / "runs" / run / "metrics.json").read_text())
+    assert again["psnr"] == first["psnr"] and again["blink"] == first["blink"] and again["reasons"]["subject_sync.margin.rendered"] == "not asked for"
+    assert (dnerf_home / "runs" / run / "report.html").stat().st_size > 100_000
