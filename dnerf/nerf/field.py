@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../../nbs/nerf/01_field.ipynb #95e64e14
@@ -263,26 +264,30 @@ class FastField(nn.Module):
         if self.config.blends: out = self.blended(out, x, u, heard)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
-    def gated(self,
-        x:Tensor,         # `(P, 3)` metres
-        condition:Tensor, # `(P, C)`: `n_speech` numbers of speech, then those of the upper face
-    ) -> Tensor:          # `(P, C)`
-        "The condition as it is heard at each place; without signals of the upper face it is the same everywhere."
-        n = self.n_speech
-        if not self.config.gate or condition.shape[-1] <= n: return condition
-        speech, upper = face_gates(x, self.config)
-        return torch.cat([condition[:, :n]*speech, condition[:, n:]*upper], -1)
 
-    def blended(self,
-        out:Tensor,   # `(P, 4)` of the network
-        x:Tensor,     # `(P, 3)` metres
-        u:Tensor,     # `(P, 3)` the same in [-1, 1]
-        heard:Tensor, # `(P, C)` the condition at each place
-    ) -> Tensor:      # `(P, 4)`
-        "Add the shapes, where the face moves."
-        m = moving(x, self.config)
-        at = (m[:, 0] > .01).nonzero().squeeze(-1)
-        amounts = self.config.blend_scale*(heard[at] @ self.mix).clamp(-3, 3)*m[at]
-        shapes = grid_lookup(self.blend_grid, u[at]).unflatten(1, (self.config.blends, 4))
-        return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1))
+# %% ../../nbs/nerf/01_field.ipynb #1494637d
+@patch
+def gated(self:FastField,
+    x:Tensor,         # `(P, 3)` metres
+    condition:Tensor, # `(P, C)`: `n_speech` numbers of speech, then those of the upper face
+) -> Tensor:          # `(P, C)`
+    "The condition as it is heard at each place; without signals of the upper face it is the same everywhere."
+    n = self.n_speech
+    if not self.config.gate or condition.shape[-1] <= n: return condition
+    speech, upper = face_gates(x, self.config)
+    return torch.cat([condition[:, :n]*speech, condition[:, n:]*upper], -1)
+
+@patch
+def blended(self:FastField,
+    out:Tensor,   # `(P, 4)` of the network
+    x:Tensor,     # `(P, 3)` metres
+    u:Tensor,     # `(P, 3)` the same in [-1, 1]
+    heard:Tensor, # `(P, C)` the condition at each place
+) -> Tensor:      # `(P, 4)`
+    "Add the shapes, where the face moves."
+    m = moving(x, self.config)
+    at = (m[:, 0] > .01).nonzero().squeeze(-1)
+    amounts = self.config.blend_scale*(heard[at] @ self.mix).clamp(-3, 3)*m[at]
+    shapes = grid_lookup(self.blend_grid, u[at]).unflatten(1, (self.config.blends, 4))
+    return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1))
 
