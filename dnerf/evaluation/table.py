@@ -382,9 +382,17 @@ def verdict(
     if not found['told']: return f'cannot be told from {what}'
     return f"{'better' if found['dB'] > 0 else 'worse'} than {what}"
 
-def _follows(rows, r): # what the movement of the lips says to that, if it is measured
+def _follows(rows, r): # lip correlations of a row and of silence; whether the row's is clearly higher; None where they are not measured
     own, none = (rows[k]['summary']['lip correlation'] for k in (r, 'silence'))
-    return f" (Its lips follow the real ones with a correlation of {own['mean']:.2f}, those of silence with {none['mean']:.2f}.)" if own and none else ''
+    if not (own and none): return None
+    return own['mean'], none['mean'], own['mean'] - none['mean'] > 2*((own['sd'] or 0) + (none['sd'] or 0))
+
+def _heard(rows, r, found): # what a row has learned, when the picture of its lips is not better than that of silence
+    follows = _follows(rows, r)
+    start = f"{r} {'is worse than' if found['told'] else 'cannot be told from'} silence around the lips"
+    curves = f"with a correlation of {follows[0]:.2f}, those of silence with {follows[1]:.2f}" if follows else ''
+    if follows and follows[2]: return f"{start} by PSNR, yet its lips follow the real ones {curves}: it has learned from the audio, and PSNR does not reward it."
+    return f"{start}: it has not learned from the audio.{f' (Its lips follow the real ones {curves}.)'*bool(follows)}"
 
 def hearing(
     rows:dict, # Measured rows of `summarise`
@@ -394,7 +402,7 @@ def hearing(
     if not found or any('reason' in f for f in found.values()): return ['Whether the rows have learned from the audio is not known: they were not compared with silence.']
     deaf = {r: f for r, f in found.items() if not (f['told'] and f['dB'] > 0)}
     if not deaf: return ['Every row but the controls is better than silence around the lips.']
-    return [f"{r} {'is worse than' if f['told'] else 'cannot be told from'} silence around the lips: it has not learned from the audio.{_follows(rows, r)}" for r, f in deaf.items()]
+    return [_heard(rows, r, f) for r, f in deaf.items()]
 
 def findings(
     results:dict, # From `summarise`
