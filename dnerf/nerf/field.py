@@ -289,5 +289,5 @@ def blended(self:FastField,
     at = (m[:, 0] > .01).nonzero().squeeze(-1)
     amounts = self.config.blend_scale*(heard[at] @ self.mix).clamp(-3, 3)*m[at]
     shapes = grid_lookup(self.blend_grid, u[at]).unflatten(1, (self.config.blends, 4))
-    return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1))
+    return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1).to(out.dtype))
 

@@ -413,8 +413,8 @@ class Portrait(nn.Module):
             self.attention = AudioAttention(field.code_dim, config.attention)
             self.register_buffer('smoothing', torch.tensor(False))          # training switches it on
         if n_mouth: self.mouth = MouthReader(audio_dim, n_mouth)
-        self.n_mouth = n_mouth
-        for name, value in (('upper_mean', torch.zeros(n_upper)), ('upper_spread', torch.ones(n_upper))): self.register_buffer(name, value)
+        self.n_mouth, self.n_upper = n_mouth, n_upper
+        for name, value in (('upper_mean', torch.zeros(n_upper)), ('upper_spread', torch.ones(n_upper)))*bool(n_upper): self.register_buffer(name, value)
         C = field.code_dim + n_mouth + n_upper
         if field.kind == 'fast': self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]), field.code_dim + n_mouth)])
         elif field.kind == 'mlp': self.heads = nn.ModuleList([MLPField(field, C), MLPField(field, C)])
@@ -448,14 +448,14 @@ def initialise(self:Portrait,
     self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
     self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
     upper = upper_face_signal(subject, self.config)[train.start:train.stop]
-    self.upper_mean.copy_(torch.from_numpy(upper.mean(0))); self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
+    if self.n_upper: self.upper_mean.copy_(torch.from_numpy(upper.mean(0))); self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
     mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
     if self.n_mouth: self.mouth.fit(embedding[train.start:train.stop], mouth)
     if self.kind == 'fast':
         head = self.heads[0]
         head.box.copy_(head_box(subject))
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
-        if head.config.blends: self._initialise_blends(head.mix, mouth, (upper - upper.mean(0))/self.upper_spread.numpy())
+        if head.config.blends: self._initialise_blends(head.mix, mouth, (upper - upper.mean(0))/(upper.std(0) + .01))
     self.torso_pose.copy_(poses[(training_frames(subject, len(poses)) or [0])[0]])
     if not self.config.torso_nerf: self._initialise_torso(subject, head_anchors(poses, self.focal, self.size))
     return self
@@ -516,7 +516,7 @@ def condition(self:Portrait,
     if generator is not None and self.config.speech_noise and len(code) > 1:
         noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
         code = code + self.config.speech_noise*code.detach().std(0)*noise
-    upper_face = (upper_face - self.upper_mean)/self.upper_spread
+    if self.n_upper: upper_face = (upper_face - self.upper_mean)/self.upper_spread
     if not self.n_mouth: return torch.cat([code, upper_face], -1)
     if mouth is None: mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window)
     return torch.cat([code, mouth, upper_face], -1)
