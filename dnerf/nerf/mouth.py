@@ -34,16 +34,16 @@ def fit_ridge(
     Y:np.ndarray,  # float64 `(N, K)`, mean 0
     penalties=(1e1, 1e2, 1e3, 1e4, 1e5), # Candidates for lambda
     folds:int=5,   # Stretches of time
-) -> tuple[np.ndarray, float, np.ndarray]: # Weights `(P, K)`; lambda; predictions `(N, K)`, each by a fit that has not seen its stretch
-    "Ridge regression with the penalty that predicts best."
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # Weights `(P, K)`; lambda `(K,)`; predictions `(N, K)`, each by a fit that has not seen its stretch
+    "Ridge regression, each column with the penalty that predicts it best."
     parts = np.array_split(np.arange(len(X)), folds)
     (G, B), held = _normal(X, Y), [_normal(X[p], Y[p]) for p in parts]
-    eye, best = np.eye(len(G)), (np.inf,)
-    for penalty in penalties:
-        out = np.concatenate([X[p] @ np.linalg.solve(G - g + penalty*eye, B - b) for p, (g, b) in zip(parts, held)])
-        error = ((out - Y)**2).mean()
-        if error < best[0]: best = error, penalty, out
-    return np.linalg.solve(G + best[1]*eye, B), best[1], best[2]
+    eye = np.eye(len(G))
+    outs = np.stack([np.concatenate([X[p] @ np.linalg.solve(G - g + penalty*eye, B - b) for p, (g, b) in zip(parts, held)]) for penalty in penalties])
+    best = ((outs - Y)**2).mean(1).argmin(0)                                     # `(K,)`
+    W = np.empty_like(B)
+    for i in set(best): W[:, best == i] = np.linalg.solve(G + penalties[i]*eye, B[:, best == i])
+    return W, np.take(penalties, best), outs[best, :, np.arange(Y.shape[1])].T
 
 # %% ../../nbs/nerf/02b_mouth.ipynb #9354a00a
 class MouthReader(nn.Module):
