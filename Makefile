@@ -13,7 +13,7 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
-export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT WEIGHTS BADGE PASTE REPORTS NOW
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT ARTICULATION WEIGHTS BADGE PASTE REPORTS NOW
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
 text = $(if $($(1)),-r $(2) "$$$(1)")
@@ -41,9 +41,9 @@ train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS=
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
 
-drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= WEIGHTS= BADGE= PASTE= SIZE= SEED=]
+drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= ARTICULATION= WEIGHTS= BADGE= PASTE= SIZE= SEED=]
 	@.ci/notebook drive $(call text,RUN,run) $(call text,SPEECH,speech) $(call text,OUT,out) $(call text,MOTION,motion) $(call number,BLINKS,blinks) \
-	  $(call number,PITCH,pitch) $(call number,RHYTHM,rhythm) $(call text,CONTENT,content) $(call text,WEIGHTS,weights) $(call number,BADGE,badge) $(call number,PASTE,paste) \
+	  $(call number,PITCH,pitch) $(call number,RHYTHM,rhythm) $(call text,CONTENT,content) $(call number,ARTICULATION,articulation) $(call text,WEIGHTS,weights) $(call number,BADGE,badge) $(call number,PASTE,paste) \
 	  $(call number,SIZE,size) $(call number,SEED,seed)
 
 evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]

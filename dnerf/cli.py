@@ -56,6 +56,7 @@ def drive(
     pitch:float=1.0,       # Scales the melody that the portrait hears; 0 is a monotone
     rhythm:float=1.0,      # Stretches time; 1.2 is a fifth slower
     content:str=None,      # A file with other speech, whose content moves the lips
+    articulation:float=1.0, # How far the mouth moves; 1 as far as the person's, 0 not at all
     weights:str='',        # Factors by component of speech, e.g. 'content=1 rhythm=.5 pitch=0'
     badge:bool=False,      # Write "SYNTHETIC" into the picture
     paste:bool|str=False,  # Put the portrait back into the video that the person was prepared from, or into the one that is named
@@ -66,7 +67,7 @@ def drive(
     "Let the person of a run say something new."
     from dnerf.talk.drive import drive, open_run
     from dnerf.video.demo import demo_video
-    video = drive(open_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, weights=weights,
+    video = drive(open_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, articulation=articulation, weights=weights,
         badge=badge, paste=paste, seed=seed, size=size)
     print(f'the video is {video}')
 

@@ -53,13 +53,15 @@ class MouthReader(nn.Module):
         n:int,   # K, scores
     ):
         super().__init__()
-        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,)).items(): self.register_buffer(name, torch.zeros(shape))
+        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,), reach=(n,)).items(): self.register_buffer(name, torch.zeros(shape))
 
     def forward(self,
         window:Tensor, # `(B, 16, D)`
+        articulation:Tensor=None, # `(B,)` how far the mouth moves: 1 as far as the person's, 0 not at all; None: as far as is certain
     ) -> Tensor:       # `(B, K)`
         "Read the scores."
-        return (window.flatten(1).float() - self.mean) @ self.weight + self.bias
+        moved = (window.flatten(1).float() - self.mean) @ self.weight
+        return self.bias + (moved if articulation is None else moved*self.reach*articulation[:, None])
 
     def fit(self,
         windows:np.ndarray, # float `(N, 16, D)`, of the training split
@@ -69,7 +71,8 @@ class MouthReader(nn.Module):
         X, Y = np.asarray(windows, float).reshape(len(windows), -1), np.asarray(scores, float)
         mean, spread = X.mean(0), X.std(0) + 1e-6
         W, _, out = fit_ridge((X - mean)/spread, Y - Y.mean(0))
-        for buffer, value in ((self.mean, mean), (self.weight, W/spread[:, None]), (self.bias, Y.mean(0))): buffer.copy_(torch.from_numpy(value))
+        reach = (Y.std(0)/out.std(0).clip(1e-12)).clip(1, 2)
+        for buffer, value in ((self.mean, mean), (self.weight, W/spread[:, None]), (self.bias, Y.mean(0)), (self.reach, reach)): buffer.copy_(torch.from_numpy(value))
         a, b = out - out.mean(0), Y - Y.mean(0)
         return (a*b).sum(0)/np.sqrt((a*a).sum(0)*(b*b).sum(0)).clip(1e-12)
 

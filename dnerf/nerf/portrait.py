@@ -509,6 +509,7 @@ def condition(self:Portrait,
     generator:torch.Generator=None, # Draws the noise on the code; without it there is none
     frame:Tensor=None, # `(B,)` frame numbers, where frames have codes of their own
     mouth:Tensor=None, # `(B, K)` as the tracker saw it; read from speech if not given
+    articulation:Tensor=None, # `(B,)` how far a mouth moves that is read from speech, see `MouthReader`
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
     code = self.speech_code(window)
@@ -518,7 +519,7 @@ def condition(self:Portrait,
         code = code + self.config.speech_noise*code.detach().std(0)*noise
     if self.n_upper: upper_face = (upper_face - self.upper_mean)/self.upper_spread
     if not self.n_mouth: return torch.cat([code, upper_face], -1)
-    if mouth is None: mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window)
+    if mouth is None: mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window, articulation)
     return torch.cat([code, mouth, upper_face], -1)
 
 @patch
@@ -567,6 +568,7 @@ def forward(self:Portrait,
     span:tuple=None,   # `near`, `far` `(B R,)` from `head_span`, to render a whole frame sooner; fast field only
     frame:Tensor=None, # `(B,)` frame numbers of the subject, for what single frames have learned; without them nothing of that is used
     mouth:Tensor=None, # `(B, K)` form of the mouth, training only; otherwise it is read from speech
+    articulation:Tensor=None, # `(B,)` how far a mouth moves that is read from speech; None: as far as is certain, with the least error
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` of the coarse network, if there is one; with `head_alone` what the two functions below add
     "Colours of the pixels, in [0, 1]."
     B, R = pixels.shape[:2]
@@ -575,7 +577,7 @@ def forward(self:Portrait,
     per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     done = self.config.torso_nerf and bool(self.torso_begin >= 0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
-        condition = self.condition(window, upper_face, generator, frame, mouth)
+        condition = self.condition(window, upper_face, generator, frame, mouth, articulation)
         if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), *(self.config.frame_samples if span else (self.config.n_coarse, self.config.n_fine)), generator, span)]
         else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
     if self.config.torso_nerf:
@@ -628,13 +630,14 @@ def render(self:Portrait,
     upper_face:Tensor, # `(E,)`
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
+    articulation:Tensor=None, # One number, see `forward`
     chunk:int=0,       # Pixels at a time; 0: so many that 2^20 samples of the fast field, 2^18 of the larger one are alive at once
     size:int=None,     # Pixels of a coarser picture, made of evenly spaced pixels of the whole; None: all of them
 ) -> Tensor:           # `(size, size, 3)` in [0, 1]
     "One whole frame."
     fast = self.kind == 'fast'
     chunk = chunk or (2**20//sum(self.config.frame_samples) if fast else max(64, 2**18//(self.config.n_coarse + self.config.n_fine)))
-    number = None if frame is None else frame[None]
+    number, lively = (None if a is None else a[None] for a in (frame, articulation))
     at_head = self.pose_correction(c2w[None], number)[0] if frame is not None and self.config.pose_refinement else c2w
     span = torch.stack(head_span(self.heads[0], at_head, self.focal, self.size)) if fast else None
     at = every_pixel(self.size, size or self.size).to(c2w.device)
@@ -642,5 +645,5 @@ def render(self:Portrait,
     parts = []
     for i in range(0, len(pixels), chunk):
         near_far = None if span is None else tuple(span[:, pixels[i:i + chunk, 1]*self.size + pixels[i:i + chunk, 0]])
-        parts.append(self(c2w[None], pixels[None, i:i + chunk], window[None], upper_face[None], torso[None], span=near_far, frame=number)['rgb'])
+        parts.append(self(c2w[None], pixels[None, i:i + chunk], window[None], upper_face[None], torso[None], span=near_far, frame=number, articulation=lively)['rgb'])
     return torch.cat(parts).reshape(len(at), len(at), 3).clamp(0, 1)

@@ -69,7 +69,8 @@ def driven_signals(
     motion:Motion,    # What its head does
     blinks:float=None, # Per minute; None: as the person
     seed:int=0,       # When
-) -> dict:            # `c2w`, `window`, `upper_face`, `torso`, by frame, as from `dnerf.nerf.training.signals`
+    articulation:float=1., # How far the mouth moves; 1: as far as the person's
+) -> dict:            # `c2w`, `window`, `upper_face`, `torso`, by frame, as from `dnerf.nerf.training.signals`; `articulation` where the mouth is read from speech
     "All that drives the new video."
     motion, style = with_open_lids(run, motion)
     columns, n = lid_columns(run), len(steps)//2
@@ -79,7 +80,8 @@ def driven_signals(
         row = motion.at(i)['upper_face']
         if columns: row[columns] += lids[i]
         return row
-    return dict(c2w=ByFrame(lambda i: motion.at(i)['c2w']), window=speech_windows(run, steps), upper_face=ByFrame(upper_face), torso=ByFrame(lambda i: motion.at(i)['torso']))
+    mouth = dict(articulation=ByFrame(lambda i: np.float32(articulation))) if run.config.portrait.mouth else {}
+    return dict(c2w=ByFrame(lambda i: motion.at(i)['c2w']), window=speech_windows(run, steps), upper_face=ByFrame(upper_face), torso=ByFrame(lambda i: motion.at(i)['torso']), **mouth)
 
 # %% ../../nbs/talk/00e_drive.ipynb #7660ac8a
 BITS_PER_PIXEL = .25
@@ -177,8 +179,10 @@ def output_path(
     if not next(p for p in out.absolute().parents if p.exists()).is_dir(): raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
     return out
 
-def _check_request(run, blinks, pitch, rhythm, size, paste):
+def _check_request(run, blinks, pitch, rhythm, size, paste, articulation):
     check_blinks(run, blinks); check_controls(pitch, rhythm)
+    if not 0 <= articulation <= 3: raise InputError(f"articulation={articulation:g} cannot be; give a number from 0 (the mouth is still) over 1 (as the person) to 3")
+    if articulation != 1 and not run.config.portrait.mouth: raise InputError("this run was trained without portrait.mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
     if size is not None and paste: raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
     if size is not None and not 32 <= size <= 4096: raise InputError(f"size is {size}; give a number of pixels from 32 to 4096")
 
@@ -203,6 +207,7 @@ def drive(
     pitch:float=1.,   # Scales the melody that the portrait hears; 0 is a monotone
     rhythm:float=1.,  # Stretches time, of lips and sound; 1.2 is a fifth slower
     content=None,     # A file with other speech, whose content moves the lips
+    articulation:float=1., # How far the mouth moves; 1: as far as the person's, 0: not; needs a run with `portrait.mouth`
     weights='',       # Factors by component, e.g. `'content=1 rhythm=.5 pitch=0'`
     badge:bool=False, # Write "synthetic" into the picture
     paste=False,      # Put the portrait back into its source video; True, or the path of that video
@@ -214,14 +219,14 @@ def drive(
 ) -> Path:            # The mp4
     "Let the person of a run say something new."
     run, weights, say = open_run(run, device), parse_weights(weights), print if progress else lambda *_: None
-    _check_request(run, blinks, pitch, rhythm, size, paste)
+    _check_request(run, blinks, pitch, rhythm, size, paste, articulation)
     out, wav, words = output_path(run, speech, out), read_speech(speech), None if content is None else read_speech(content)
     n = frames_of(wav, rhythm)
     moves = open_motion(run, motion, seed, n)
     paster = Paster(run.subject, moves, None if paste is True else paste) if paste else None
     pieces = out.with_name(f'.{out.name}.pieces')
     key = job_key(run, wav, dict(motion=(str(motion), hashlib.sha256(moves.c2w.tobytes()).hexdigest()), blinks=blinks, pitch=pitch, rhythm=rhythm, weights=sorted(weights.items()), badge=badge, seed=seed, size=size,
-        content=None if words is None else hashlib.sha256(words.data).hexdigest(), paste=str(paster.path) if paster else None))
+        articulation=articulation, content=None if words is None else hashlib.sha256(words.data).hexdigest(), paste=str(paster.path) if paster else None))
     with locked(pieces/'job', f'the video {out}'):
         _open_job(pieces, key)
         with _nothing_left(pieces):
@@ -230,7 +235,7 @@ def drive(
             if progress: say(f"{run_name(run)} says {Path(speech).name}: {n} frames, {in_words(n/FPS)}; rendering takes about {in_words(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
             if silence(wav).all(): say(f"{Path(speech).name} is silent throughout, so the mouth stays closed")
             steps = _once(pieces/'steps.npy', lambda: hear(run, wav, pitch, rhythm, words, weights))
-        rows = driven_signals(run, steps, moves, blinks, seed)
+        rows = driven_signals(run, steps, moves, blinks, seed, articulation)
         def pictures(span):
             "Finished pictures of some frames."
             for i, image in zip(span, in_order(render(run, rows, span), span)): yield _finished(i, image, paster, size, badge)

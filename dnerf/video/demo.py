@@ -184,6 +184,11 @@ class Speech:
     def duration(self) -> float: # Seconds
         "Seconds."
         return self.segments[-1][1]
+    def until(self,
+        seconds:float, # Above 0
+    ):                 # A `Speech` that is no longer
+        "Its beginning."
+        return Speech(self.wav[:round(seconds*self.sr)], self.sr, [(begin, min(end, seconds), viseme) for begin, end, viseme in self.segments if begin < seconds])
 
 def demo_speech() -> Speech: # 36.88 s at 16 kHz
     "The speech of the bundled clip."
