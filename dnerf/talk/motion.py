@@ -47,6 +47,7 @@ def between(
     w = (p - lo).reshape(*p.shape, *[1]*(rows.ndim - 1))
     return ((1 - w)*rows[lo] + w*rows[hi]).astype(np.float32)
 
+# %% ../../nbs/talk/00a_motion.ipynb #d6bb0354
 def pose_between(
     poses:np.ndarray, # `(L, 4, 4)`
     p,                # Place, or an array of them
@@ -67,6 +68,7 @@ def acceleration(
     uv = head_points(torch.from_numpy(np.array(poses, np.float64)), focal, size).numpy()
     return np.linalg.norm(np.diff(uv, 2, axis=0), axis=-1).max(-1)
 
+# %% ../../nbs/talk/00a_motion.ipynb #5d28320a
 def _liveliness(poses, focal, size, places): # largest acceleration along each path, places (C, k)
     return np.array([acceleration(pose_between(poses, p), focal, size).max() for p in places])
 
@@ -123,12 +125,14 @@ def longest_stretch(
     a, b = edges[np.argmax(edges[:, 1] - edges[:, 0])] if len(edges) else (0, 0)
     return range(int(a), int(b))
 
+# %% ../../nbs/talk/00a_motion.ipynb #21c76119
 def _training_poses(run, span): # (L, 4, 4) as tracked, or as the run has corrected them
     poses = np.array(run.subject.poses[span.start:span.stop])
     if not run.config.portrait.pose_refinement: return poses
     frames = torch.arange(span.start, span.stop, device=run.device)
     with torch.no_grad(): return run.portrait.pose_correction(torch.from_numpy(poses).to(run.device), frames).cpu().numpy()
 
+# %% ../../nbs/talk/00a_motion.ipynb #c31cb2f3
 def usual_frame(
     poses:np.ndarray, # `(L, 4, 4)`
 ) -> int:             # Index
@@ -190,6 +194,7 @@ def read_poses(
     if bad.any(): raise InputError(f"pose {np.flatnonzero(bad)[0]} in {path} is not a rigid camera-to-world matrix; track the head again")
     return poses
 
+# %% ../../nbs/talk/00a_motion.ipynb #97912abe
 def poses_of_video(
     path, # A video of one person
 ) -> np.ndarray: # float32 `(N, 4, 4)`
