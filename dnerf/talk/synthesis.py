@@ -29,6 +29,7 @@ def run_name(
     "How a run is called."
     return '/'.join(Path(run.folder).parts[-2:])
 
+# %% ../../nbs/talk/00_synthesis.ipynb #400901e8
 def synthetic_metadata(
     run,         # A trained run
     what:str='', # What is shown, e.g. `test split`
@@ -59,6 +60,7 @@ def to_uint8(
     image = np.asarray(image)
     return image if image.dtype == np.uint8 else (image.clip(0, 1)*255).round().astype(np.uint8)
 
+# %% ../../nbs/talk/00_synthesis.ipynb #0909b34a
 def in_order(
     rendered, # Iterator of (index, frame)
     frames,   # Indices that were asked for
