@@ -53,6 +53,7 @@ def check_python(
     if PYTHONS[0] <= version[:2] <= PYTHONS[1]: return Check('Python', 'ok', text)
     return Check('Python', 'problem', f'{text}; dnerf is tested with {old} to {new}', f'remove .venv, and make env PYTHON=python{new}')
 
+# %% ../nbs/80_doctor.ipynb #8b533cfb
 def requirements(
     root:Path=None, # Folder with a `settings.ini`; None: of this package
 ) -> list[str]:     # E.g. `torch>=2.4`
@@ -77,7 +78,7 @@ def check_packages(
         except metadata.PackageNotFoundError: absent.append(need.name); continue
         if not need.specifier.contains(found[need.name], prereleases=True): other.append(f'{need.name} is {found[need.name]}, not {need.specifier}')
     wrong = ([f"not installed: {', '.join(absent)}"] if absent else []) + other
-    if wrong: return Check('packages', 'missing' if absent else 'problem', ', '.join(wrong), _INSTALL)
+    if wrong: return Check('packages', 'missing' if absent else 'problem', '; '.join(wrong), _INSTALL)
     told = ', '.join(f'{k} {found[k]}' for k in ('torch', 'lightning', 'mediapipe', 'av', 'librosa') if k in found)
     return Check('packages', 'ok', f'all {len(found)} as settings.ini asks' + (f': {told}' if told else ''))
 
@@ -110,6 +111,7 @@ def check_libraries(
     if gone and sys.platform == 'linux': return Check('system libraries', 'missing', f"{', '.join(gone)}; MediaPipe or OpenCV may need them", _APT, needed=False)
     return Check('system libraries', 'ok', 'those of MediaPipe and OpenCV are here' if not gone else f'other names than on Linux ({sys.platform})')
 
+# %% ../nbs/80_doctor.ipynb #82520d7c
 def open_models():
     "Open the bundled models as `prepare` does."
     from dnerf.video.matting import person_segmenter
@@ -117,6 +119,7 @@ def open_models():
     with quiet_native(): landmarker = face_landmarker()
     landmarker.close(); person_segmenter().close()
 
+# %% ../nbs/80_doctor.ipynb #724e9517
 def check_mediapipe(
     models=open_models, # Opens them or raises
 ) -> Check:             # Of MediaPipe
@@ -136,6 +139,7 @@ def write_trial() -> tuple[str, str]: # Codecs of picture and sound
         info = probe(write_video(Path(d)/'trial.mp4', [np.full((32, 32, 3), 60*i, np.uint8) for i in range(4)], wav=wav))
     return info.video_codec, info.audio_codec
 
+# %% ../nbs/80_doctor.ipynb #fb1352d7
 def check_video(
     trial=write_trial, # Codecs of a video that it writes
 ) -> Check:            # Of PyAV, which carries ffmpeg
@@ -162,6 +166,7 @@ def check_processor(
     if threads > cores: return Check('processor', 'problem', f'{text}: they get in each other\'s way', f'set OMP_NUM_THREADS={cores}', needed=False)
     return Check('processor', 'ok', text)
 
+# %% ../nbs/80_doctor.ipynb #1abdab05
 def memory_bytes(
     limit:Path=Path('/sys/fs/cgroup/memory.max'), # Where a Linux container has its limit
 ) -> int:                                         # Bytes
@@ -169,6 +174,7 @@ def memory_bytes(
     total, text = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES'), limit.read_text().strip() if limit.is_file() else ''
     return min(total, int(text)) if text.isdigit() else total
 
+# %% ../nbs/80_doctor.ipynb #832a50a4
 def check_memory(
     nbytes:int=None, # Bytes; None: look
 ) -> Check:          # Of the memory
@@ -177,6 +183,7 @@ def check_memory(
     if size < 2: return Check('memory', 'problem', f'{size:.1f} GiB; a portrait of 256 pixels needs about 2', 'use a larger machine, or train a smaller portrait: make train SIZE=128')
     return Check('memory', 'ok', f'{size:.1f} GiB')
 
+# %% ../nbs/80_doctor.ipynb #fc487529
 def check_gpu(
     cuda=None,          # Stands in for `torch.cuda`
     driver:bool=None,   # Whether there is an NVIDIA driver; None: look
@@ -264,6 +271,7 @@ def check_subjects(
     if bad: return Check('subjects', 'problem', f"{text}; incomplete: {', '.join(bad)}", 'prepare them again', needed=False)
     return Check('subjects', 'ok', text)
 
+# %% ../nbs/80_doctor.ipynb #629259d5
 def check_runs(
     folder:Path=None, # `runs/`; None: that of this project
 ) -> Check:           # Of the trained portraits
@@ -284,6 +292,7 @@ def all_checks() -> dict: # Name to function without arguments
             'processor': check_processor, 'memory': check_memory, 'GPU': check_gpu, 'data': lambda: check_place('data', data_dir()), 'results': lambda: check_place('results', runs_dir()),
             'DeepSpeech': check_deepspeech, 'SyncNet': check_syncnet, 'LPIPS': check_lpips, 'subjects': check_subjects, 'runs': check_runs}
 
+# %% ../nbs/80_doctor.ipynb #e828bccd
 def examine(
     checks:dict=None, # Name to function; None: all
 ): # Yields `Check`s
@@ -292,6 +301,7 @@ def examine(
         try: yield check()
         except Exception as e: yield Check(name, 'problem', check_of_error('', e).text, _INSTALL)
 
+# %% ../nbs/80_doctor.ipynb #6d1d6d51
 def verdict(
     checks,        # `Check`s
 ) -> tuple[str, int]: # A sentence, and 0 or 1
