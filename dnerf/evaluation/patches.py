@@ -73,23 +73,24 @@ def crop(
 def _face(landmarks, found): # the real clip's landmarks as the measures of faces want them
     return FaceClip(np.asarray(landmarks), np.zeros((len(landmarks), 0)), [], np.ones(len(landmarks), bool) if found is None else np.asarray(found), (0, 0))
 
-def _some(values): # the same; an error where there is no value at all
+def _frame_of(extreme, measure, landmarks, found): # the frame in which a measure of the real face is at its extreme, `np.nanargmin` or `np.nanargmax`
+    values = measure(_face(landmarks, found))
     if np.isnan(values).all(): raise InputError("no frame of the clip has a face, so no rule can choose one; check the video and its landmarks")
-    return values
+    return int(extreme(values))
 
 def largest_blink(
     landmarks:np.ndarray,  # `(N, 478, 3)` pixels, of the real clip
     found:np.ndarray=None, # bool `(N,)`, False where there is no face
 ) -> int:                  # Frame
     "Where the eyelids are open least."
-    return int(np.nanargmin(_some(eyelid_aspect(_face(landmarks, found)))))
+    return _frame_of(np.nanargmin, eyelid_aspect, landmarks, found)
 
 def widest_lips(
     landmarks:np.ndarray,  # `(N, 478, 3)` pixels, of the real clip
     found:np.ndarray=None, # bool `(N,)`, False where there is no face
 ) -> int:                  # Frame
     "Where the lips are open most."
-    return int(np.nanargmax(_some(lip_opening(_face(landmarks, found)))))
+    return _frame_of(np.nanargmax, lip_opening, landmarks, found)
 
 # %% ../../nbs/evaluation/02_patches.ipynb #a28f7349
 def through(
