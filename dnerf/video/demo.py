@@ -184,9 +184,10 @@ class Speech:
     def duration(self) -> float: # Seconds
         "Seconds."
         return self.segments[-1][1]
+
     def until(self,
         seconds:float, # Above 0
-    ):                 # A `Speech` that is no longer
+    ):                 # A `Speech` of at most so many seconds
         "Its beginning."
         return Speech(self.wav[:round(seconds*self.sr)], self.sr, [(begin, min(end, seconds), viseme) for begin, end, viseme in self.segments if begin < seconds])
 
