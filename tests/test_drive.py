@@ -57,8 +57,8 @@ def test_picture_and_sound_meet_at_the_end_of_ten_minutes(dnerf_home):
 
     def flash(run, rows, frames):
         for i in frames:
-            frame = np.full((32, 32, 3), 230 if i // 25 in events else 20, np.uint8).view(Frame)
-            alive[i] = frame
+            alive[i] = frame = Frame((32, 32, 3), np.uint8)  # owns its pixels: a view of another array would die while its copies pile up
+            frame[:] = 230 if i // 25 in events else 20
             most[0] = max(most[0], len(alive))
             yield i, frame
 
