@@ -45,9 +45,9 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
 
 def test_a_part_that_does_not_exist_is_refused(dnerf_home):
     toy_subject(dnerf_home / "data" / "toy")
-    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", parts="a f")
+    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", parts="a g")
     assert done.returncode != 0 and not (dnerf_home / "runs").exists()
-    assert "no part f; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
+    assert "no part g; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's resident memory")

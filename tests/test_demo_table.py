@@ -1,5 +1,6 @@
-"""The demo person through the table and the report, on a tiny budget: faces are really found, and every measure that this machine can take is taken."""
+"""The demo person through the table and the report, on a tiny budget: faces are really found, every measure that this machine can take is taken, and new speech (where there is flite) moves the lips."""
 import json
+import shutil
 
 from notebooks import papermill
 
@@ -24,3 +25,10 @@ def test_table_and_report_of_the_demo(dnerf_home):
     again = json.loads((dnerf_home / "runs" / run / "metrics.json").read_text())
     assert again["psnr"] == first["psnr"] and again["blink"] == first["blink"] and again["reasons"]["subject_sync.margin.rendered"] == "not asked for"
     assert (dnerf_home / "runs" / run / "report.html").stat().st_size > 100_000
+
+    if shutil.which("flite") is not None:
+        done = papermill("benchmark", dnerf_home / "new.ipynb", subject="demo", audio="mel", parts="f", run=run, new_speech="Good morning, my dear friend.")
+        assert done.returncode == 0, done.stderr[-3000:]
+        (said,) = json.loads((dnerf_home / "runs" / "benchmark" / "demo.json").read_text())["f"]
+        assert 25 < said["frames"] < 100 and said["lips_correlation"] > 0.2 and said["lips_spread"] > 0.1, "lips that have heard 28 seconds move with new words"
+        assert (dnerf_home / "runs" / "benchmark" / "new0.mp4").is_file()

@@ -16,6 +16,7 @@ import numpy as np
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 from ..core import DnerfError, InputError, MissingError, locked, need_space, progress as progress_bar, read_json, runs_dir, sha256, staged_file, write_json
+from ..nerf.mouth import mouth_signal
 from ..nerf.portrait import upper_face_signal
 from ..nerf.training import known_runs, load_run, render_driven, signals
 from ..subject import FPS, SAMPLE_RATE
@@ -182,7 +183,7 @@ def output_path(
 def _check_request(run, blinks, pitch, rhythm, size, paste, articulation):
     check_blinks(run, blinks); check_controls(pitch, rhythm)
     if not 0 <= articulation <= 3: raise InputError(f"articulation={articulation:g} cannot be; give a number from 0 (the mouth is still) over 1 (as the person) to 3")
-    if articulation != 1 and not run.config.portrait.mouth: raise InputError("this run was trained without portrait.mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
+    if articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]): raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
     if size is not None and paste: raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
     if size is not None and not 32 <= size <= 4096: raise InputError(f"size is {size}; give a number of pixels from 32 to 4096")
 
