@@ -265,7 +265,7 @@ def test_a_trained_run_speaks_and_listens_to_every_control(dnerf_home, hello):
     again = drive(name, hello, dnerf_home / "again.mp4", progress=False)
     assert again.read_bytes() == plain.read_bytes(), "the same request gives the same video"
     run, pictures = open_run(name), np.stack(list(iter_frames(plain)))
-    for k, controls in enumerate((dict(pitch=0), dict(content=hello), dict(weights="pitch=0 content=3"), dict(motion="still"), dict(articulation=0), dict(seed=4), dict(size=64, badge=True))):
+    for k, controls in enumerate((dict(pitch=0), dict(content=hello), dict(weights="pitch=0 content=3"), dict(motion="still"), dict(seed=4), dict(size=64, badge=True))):
         video = drive(run, hello, dnerf_home / f"{k}.mp4", progress=False, **controls)
         assert count_frames(video) == 38
         other = np.stack(list(iter_frames(video)))
@@ -274,6 +274,8 @@ def test_a_trained_run_speaks_and_listens_to_every_control(dnerf_home, hello):
     assert count_frames(drive(run, hello, dnerf_home / "slow.mp4", rhythm=1.5, progress=False)) == 57
     with pytest.raises(InputError, match="no component 'loudness' to weigh; it has speechsplit, content, rhythm, pitch"):
         drive(run, hello, dnerf_home / "no.mp4", weights="loudness=1", progress=False)
+    with pytest.raises(InputError, match="its subject has no scores of the mouth, so articulation cannot be changed"):
+        drive(run, hello, dnerf_home / "no.mp4", articulation=0.5, progress=False)
     with pytest.raises(InputError, match="trained without eyelids"):
         drive(run, hello, dnerf_home / "no.mp4", blinks=20, progress=False)
 

@@ -119,14 +119,13 @@ def against_truth(
     run,            # A trained run of the demo subject
     speech:Speech,  # What it has not heard, from `speak`
     folder,         # Where the speech and both videos go: `truth.mp4`, `rendered.mp4`
-    size:int=256,   # Pixels of the drawing
     show:bool=True, # Show progress
     **settings,     # Further arguments of `drive`
 ) -> dict:          # `frames`; `seconds` that driving took; `lips_correlation` in [-1, 1], 0 for lips that never move; `lips_spread`, the rendered lips' spread over the true ones'
     "How well a run says something new."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     said = write_wav(folder/'speech.wav', speech.wav, speech.sr)
-    true = face_response(make_demo(folder/'truth.mp4', speech, size, seed=11, progress=show))         # not the bundled clip's blinks and turns
+    true = face_response(make_demo(folder/'truth.mp4', speech, run.subject.size, seed=11, progress=show))         # not the bundled clip's blinks and turns
     start = time.perf_counter()
     video = drive(run, said, folder/'rendered.mp4', progress=show, **settings)
     seconds, rendered = time.perf_counter() - start, face_response(video)
