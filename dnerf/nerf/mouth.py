@@ -27,7 +27,17 @@ def mouth_signal(
     return (scores - train.mean(0))/(train.std(0) + 1e-3)
 
 # %% ../../nbs/nerf/02b_mouth.ipynb #90bb3a57
-def _normal(X, Y): return X.T @ X, X.T @ Y
+def _adaptive_ridge(
+    X:np.ndarray, # `(N, P)`, columns with mean 0 and spread 1
+    y:np.ndarray, # `(N,)`, mean 0
+    penalties,    # L numbers
+) -> np.ndarray:  # Weights `(P, L)`
+    "Ridge regression in which each column may have as much weight as it says alone."
+    r = np.abs(X.T @ y)
+    r /= np.sqrt((r*r).mean()) + 1e-12
+    Z = X*r
+    G, b = Z.T @ Z, Z.T @ y
+    return r[:, None]*np.stack([np.linalg.solve(G + penalty*np.eye(len(G)), b) for penalty in penalties], -1)
 
 def fit_ridge(
     X:np.ndarray,  # float64 `(N, P)`, columns with mean 0 and spread 1
@@ -35,15 +45,14 @@ def fit_ridge(
     penalties=(1e1, 1e2, 1e3, 1e4, 1e5), # Candidates for lambda
     folds:int=5,   # Stretches of time
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # Weights `(P, K)`; lambda `(K,)`; predictions `(N, K)`, each by a fit that has not seen its stretch
-    "Ridge regression, each column with the penalty that predicts it best."
-    parts = np.array_split(np.arange(len(X)), folds)
-    (G, B), held = _normal(X, Y), [_normal(X[p], Y[p]) for p in parts]
-    eye = np.eye(len(G))
-    outs = np.stack([np.concatenate([X[p] @ np.linalg.solve(G - g + penalty*eye, B - b) for p, (g, b) in zip(parts, held)]) for penalty in penalties])
-    best = ((outs - Y)**2).mean(1).argmin(0)                                     # `(K,)`
-    W = np.empty_like(B)
-    for i in set(best): W[:, best == i] = np.linalg.solve(G + penalties[i]*eye, B[:, best == i])
-    return W, np.take(penalties, best), outs[best, :, np.arange(Y.shape[1])].T
+    "Each column of Y by itself, with the penalty that predicts it best."
+    stretch = np.arange(len(X))*folds//len(X)
+    W, chosen, out = np.empty((X.shape[1], Y.shape[1])), np.empty(Y.shape[1]), np.empty_like(Y)
+    for k, y in enumerate(Y.T):
+        held = np.concatenate([X[stretch == i] @ _adaptive_ridge(X[stretch != i], y[stretch != i], penalties) for i in range(folds)])
+        best = ((held - y[:, None])**2).mean(0).argmin()
+        W[:, k], chosen[k], out[:, k] = _adaptive_ridge(X, y, penalties[best:best + 1])[:, 0], penalties[best], held[:, best]
+    return W, chosen, out
 
 # %% ../../nbs/nerf/02b_mouth.ipynb #9354a00a
 class MouthReader(nn.Module):
@@ -68,11 +77,14 @@ class MouthReader(nn.Module):
         scores:np.ndarray,  # float `(N, K)`, the same frames
     ) -> np.ndarray:        # `(K,)` correlation of each score with its prediction by fits on other stretches
         "Fit it in closed form."
-        X, Y = np.asarray(windows, float).reshape(len(windows), -1), np.asarray(scores, float)
-        mean, spread = X.mean(0), X.std(0) + 1e-6
-        W, _, out = fit_ridge((X - mean)/spread, Y - Y.mean(0))
+        X, Y = np.asarray(windows, float), np.asarray(scores, float)
+        n, steps, dim = X.shape
+        mean, pairs = X.reshape(n, -1).mean(0), X.reshape(n, steps//2, 2, dim).mean(2).reshape(n, -1)
+        spread = pairs.std(0) + 1e-6
+        W, _, out = fit_ridge((pairs - pairs.mean(0))/spread, Y - Y.mean(0))
+        weight = np.repeat((W/spread[:, None]).reshape(steps//2, dim, -1)/2, 2, axis=0).reshape(steps*dim, -1)
         reach = (Y.std(0)/out.std(0).clip(1e-12)).clip(1, 2)
-        for buffer, value in ((self.mean, mean), (self.weight, W/spread[:, None]), (self.bias, Y.mean(0)), (self.reach, reach)): buffer.copy_(torch.from_numpy(value))
+        for buffer, value in ((self.mean, mean), (self.weight, weight), (self.bias, Y.mean(0)), (self.reach, reach)): buffer.copy_(torch.from_numpy(value))
         a, b = out - out.mean(0), Y - Y.mean(0)
         return (a*b).sum(0)/np.sqrt((a*a).sum(0)*(b*b).sum(0)).clip(1e-12)
 
