@@ -62,7 +62,7 @@ class MouthReader(nn.Module):
         n:int,   # K, scores
     ):
         super().__init__()
-        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,), reach=(n,)).items(): self.register_buffer(name, torch.zeros(shape))
+        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,), range=(2, n), reach=()).items(): self.register_buffer(name, torch.zeros(shape))
 
     def forward(self,
         window:Tensor, # `(B, 16, D)`
@@ -70,7 +70,8 @@ class MouthReader(nn.Module):
     ) -> Tensor:       # `(B, K)`
         "Read the scores."
         moved = (window.flatten(1).float() - self.mean) @ self.weight
-        return self.bias + (moved if articulation is None else moved*self.reach*articulation[:, None])
+        scores = self.bias + (moved if articulation is None else moved*self.reach*articulation[:, None])
+        return scores.clamp(*self.range)
 
     def fit(self,
         windows:np.ndarray, # float `(N, 16, D)`, of the training split
@@ -83,8 +84,8 @@ class MouthReader(nn.Module):
         spread = pairs.std(0) + 1e-6
         W, _, out = fit_ridge((pairs - pairs.mean(0))/spread, Y - Y.mean(0))
         weight = np.repeat((W/spread[:, None]).reshape(steps//2, dim, -1)/2, 2, axis=0).reshape(steps*dim, -1)
-        reach = (Y.std(0)/out.std(0).clip(1e-12)).clip(1, 2)
-        for buffer, value in ((self.mean, mean), (self.weight, weight), (self.bias, Y.mean(0)), (self.reach, reach)): buffer.copy_(torch.from_numpy(value))
+        found = dict(mean=mean, weight=weight, bias=Y.mean(0), range=np.quantile(Y, [.01, .99], axis=0), reach=(Y.std(0)/out.std(0).clip(1e-12)).min().clip(1, 2))
+        for name, value in found.items(): getattr(self, name).copy_(torch.as_tensor(value))
         a, b = out - out.mean(0), Y - Y.mean(0)
         return (a*b).sum(0)/np.sqrt((a*a).sum(0)*(b*b).sum(0)).clip(1e-12)
 
