@@ -57,6 +57,7 @@ class OptimConfig:
     mask: float = .1            # weight of the two mask losses at the start; falls to a fiftieth of itself
     ssim: float = 0.            # weight of 1 - SSIM over the patches of lips and eyes
     corrections: float = 1e-4   # weight of the terms that hold pose corrections and frame codes small and smooth
+    blends: float = .02         # weight of the term that keeps the blends of a fast field smooth
     recoveries: int = 2         # how often a training that has gone wrong starts again at half the rates
 
 @dataclass
@@ -392,10 +393,12 @@ class PortraitTraining(L.LightningModule):
 def corrections(self:PortraitTraining,
     batch:dict, # With `frame` and `around`
 ) -> dict:      # Named terms; none without such options
-    "Terms that hold pose corrections and frame codes small, and the corrected path smooth."
+    "Terms that hold pose corrections and frame codes small, the corrected path smooth, and the blends."
     p, weight, terms = self.config.portrait, self.config.optim.corrections, {}
     if p.pose_refinement: terms['pose'] = weight*sum(pose_terms(self.portrait.pose_correction, batch['around'], batch['frame'], self.portrait.focal, self.portrait.size, self.portrait.n_train))
     if p.frame_code: terms['frame_code'] = weight*self.portrait.frame_code.value[batch['frame']].square().mean()
+    grid = getattr(self.portrait.heads[0], 'blend_grid', None)
+    if grid is not None and self.config.optim.blends: terms['blends'] = self.config.optim.blends*sum(grid.diff(dim=k).square().mean() for k in (2, 3, 4))
     return terms
 
 # %% ../../nbs/nerf/04_training.ipynb #19c57f91

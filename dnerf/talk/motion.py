@@ -16,6 +16,7 @@ from ..core import InputError, MissingError
 from ..nerf.frames import head_points
 from ..nerf.portrait import torso_signal, upper_face_signal
 from ..subject import Subject
+from ..video.tracking import smooth_poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #ea40d1c5
 @dataclass
@@ -150,7 +151,7 @@ def recorded_motion(
     span = longest_stretch(s.tracked[train.start:train.stop])
     span = range(train.start + span.start, train.start + span.stop)
     if not len(span): raise InputError(f"subject {s.name!r} has no training frame with a face; prepare it again from a longer video")
-    poses, rows = _training_poses(run, span), slice(span.start, span.stop)
+    poses, rows = smooth_poses(_training_poses(run, span), 2.), slice(span.start, span.stop)
     loop = find_loop(poses, s.focal, s.size)
     if loop.turn and seed is not None: loop.start = int(np.random.default_rng(seed).integers(loop.last - loop.first + 1))
     return Motion(poses, torso_signal(s, run.config.portrait.torso_motion)[rows], upper_face_signal(s, run.config.portrait)[rows], np.array(span), loop)
