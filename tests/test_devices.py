@@ -61,19 +61,24 @@ def stop_at(step):
     return lambda: setattr(Watch, "on_train_batch_end", ordinary)
 
 
+def tell(*words):
+    "A line in one piece: the other process writes too."
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
 def in_each_process():
     "What both processes do: four runs, one of them in two parts, then gradients in the group that Lightning has made."
     toy = Subject.load("toy")
     settings = lambda preset, overrides, **more: compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
     runs = [settings("cpu", PRESETS["cpu"], steps=8), settings("paper", PRESETS["paper"] + " save_every=0.02", minutes=0.03), settings("adnerf", PRESETS["paper"], steps=5)]
     for config in runs:
-        print("folder", train(toy, toy.embedding("made"), config, show=False))
+        tell("folder", train(toy, toy.embedding("made"), config, show=False))
     undo, parts = stop_at(5), lambda: train(toy, toy.embedding("made"), settings("cpu", PRESETS["cpu"], steps=8, name="parts"), show=False)
     try:
         parts()
     except Stop:
         undo()
-    print("folder", parts())
+    tell("folder", parts())
     seen = {}
     for preset, overrides in PRESETS.items():
         portrait, batches = portrait_and_batches(toy.folder, preset, overrides)
