@@ -305,7 +305,7 @@ def examine(
 def verdict(
     checks,        # `Check`s
 ) -> tuple[str, int]: # A sentence, and 0 or 1
-    "Do the two commands of the README work?"
+    "Do the commands of the README work?"
     wrong = [c.name for c in checks if c.needed and c.state != 'ok']
     if wrong: return f"first mend what `make train` and `make test` need: {', '.join(wrong)}", 1
     rest = [c.name for c in checks if c.state != 'ok']

@@ -144,7 +144,7 @@ def test_formulae_and_links_are_drawn(site, pages):
 
 def test_home_page(site, pages):
     text = (site / "index.html").read_text(encoding="utf-8")
-    assert 0 < text.find("talking.webp") < text.find('id="two-commands"') and (site / "images" / "talking.webp").stat().st_size < 200_000
+    assert 0 < text.find("talking.webp") < text.find('id="three-commands"') and (site / "images" / "talking.webp").stat().st_size < 200_000
     assert {f"tutorials/{p.stem}.html" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb")} <= {href for _, href in pages["index.html"].values("href")}
 
 
