@@ -402,8 +402,10 @@ def crop_picture(
 # %% ../../nbs/video/03_prepare.ipynb #86d0b778
 class StoredRows:
     "Rows of an `.npy` file, read when asked for; unlike those of a memory map, they do not stay in memory."
-    def __init__(self, path:Path): self.path, self.shape = path, np.load(path, mmap_mode='r').shape
-    def __getitem__(self, i): return np.array(np.load(self.path, mmap_mode='r')[i])
+    def __init__(self, path:Path):
+        rows = np.load(path, mmap_mode='r')
+        self.path, self.shape, self.layout = path, rows.shape, dict(dtype=rows.dtype, offset=rows.offset, shape=rows.shape)
+    def __getitem__(self, i): return np.array(np.memmap(self.path, mode='r', **self.layout)[i])
 
 # %% ../../nbs/video/03_prepare.ipynb #bd8883a0
 def _fill(folder, video, info, name, want, asked, digest, show):
