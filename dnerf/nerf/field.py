@@ -161,7 +161,7 @@ def pose_code(
 def grid_lookup(
     grid:Tensor, # `(1, C, R, R, R)` values at the nodes, axes x, y, z
     x:Tensor,    # `(P, 3)` in [-1, 1]; outside, the border's value
-) -> Tensor:     # `(P, C)`
+) -> Tensor:     # `(P, C)`, in memory channel by channel
     "Trilinear interpolation in a voxel grid."
     if x.is_cuda: return F.grid_sample(grid, x.flip(-1)[None, None, None], align_corners=True, padding_mode='border')[0, :, 0, 0].T
     return slice_lookup(grid, x)
@@ -172,14 +172,14 @@ def slice_lookup(
 ) -> Tensor:     # `(P, C)`
     "The same by two bilinear look-ups in slices; the two go to two threads."
     C, R = grid.shape[1:3]
-    p = (x.nan_to_num().clamp(-1, 1) + 1)*((R - 1)/2)                      # PyTorch's kernel would read outside of the grid at NaN
-    before = p[:, 0].detach().floor().clamp(max=R - 2)                     # slice before the point
-    row = before*R + p[:, 1]
-    rows = torch.stack([row, row + R])*(2/(R*R - 1)) - 1                   # in [-1, 1] over the tall picture
-    column = (p[:, 2]*(2/(R - 1)) - 1).expand_as(rows)
+    p = x.T.contiguous().nan_to_num().clamp(-1, 1)                         # PyTorch's kernel would read outside of the grid at NaN
+    across = (p[0] + 1)*((R - 1)/2)
+    before = across.detach().floor().clamp(max=R - 2)                      # slice before the point
+    row = (before*R + (p[1] + 1)*((R - 1)/2))*(2/(R*R - 1)) - 1            # in [-1, 1] over the tall picture
+    at = torch.stack([p[2], row, p[2], row + 2*R/(R*R - 1)]).view(2, 2, 1, -1).permute(0, 2, 3, 1)
     tall = grid.reshape(1, C, R*R, R).expand(2, -1, -1, -1)
-    two = F.grid_sample(tall, torch.stack([column, rows], -1)[:, None], align_corners=True, padding_mode='border')[:, :, 0]
-    return torch.lerp(two[0], two[1], p[:, 0] - before).T
+    two = F.grid_sample(tall, at, align_corners=True, padding_mode='border')[:, :, 0]
+    return torch.lerp(two[0], two[1], across - before).T
 
 # %% ../../nbs/nerf/01_field.ipynb #b83452f1
 @dataclass
@@ -237,13 +237,14 @@ class FastField(nn.Module):
         if config.blends:
             self.blend_grid = nn.Parameter(torch.zeros(1, 4*config.blends, *[config.blend_resolution]*3))
             self.mix = nn.Parameter(torch.randn(condition_dim, config.blends)*condition_dim**-.5)
-        self.net = nn.Sequential(nn.Linear(sum(config.channels) + 3 + condition_dim, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 4))
+        self.net = nn.Sequential(nn.Linear(sum(config.channels) + 3 + condition_dim, w), nn.ReLU(inplace=True), nn.Linear(w, w), nn.ReLU(inplace=True), nn.Linear(w, 4))
 
     def unit(self,
         x:Tensor, # `(P, 3)` metres
     ) -> Tensor:  # `(P, 3)` in [-1, 1] inside the box
         "Head space to the grids' own coordinates."
-        return (x - self.box[0])/(self.box[1] - self.box[0])*2 - 1
+        low, high = self.box[..., None]
+        return ((x.T - low)*(2/(high - low)) - 1).T
 
     def density(self,
         x:Tensor,          # `(P, 3)` metres
@@ -255,13 +256,16 @@ class FastField(nn.Module):
     def forward(self,
         x:Tensor,         # `(P, 3)` metres
         d:Tensor,         # `(P, 3)` unit direction
-        condition:Tensor, # `(P, C)`
+        condition:Tensor, # `(P, C)`; or `(1, C)`, the same for all points
     ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
         "Colour and density (paper eq. 7)."
-        u = self.unit(x)
-        heard = self.gated(x, condition)
-        out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, heard], -1))
-        if self.config.blends: out = self.blended(out, x, u, heard)
+        u, first = self.unit(x), self.net[0]
+        heard, sources = self.gated(x, condition)
+        k = first.in_features - self.condition_dim
+        weight = torch.cat([first.weight[:, :k], first.weight[:, k:] @ sources.T], 1)
+        inputs = torch.cat([*(grid_lookup(g, u).T for g in self.grids), d.T, heard.T]).T
+        out = self.net[1:](F.linear(inputs, weight, first.bias))
+        if self.config.blends: out = self.blended(out, x, u, heard, sources)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
 
@@ -269,25 +273,29 @@ class FastField(nn.Module):
 @patch
 def gated(self:FastField,
     x:Tensor,         # `(P, 3)` metres
-    condition:Tensor, # `(P, C)`: `n_speech` numbers of speech, then those of the upper face
-) -> Tensor:          # `(P, C)`
+    condition:Tensor, # `(P, C)` or `(1, C)`: `n_speech` numbers of speech, then those of the upper face
+) -> tuple[Tensor, Tensor]: # `(P, G)` and `(G, C)`; their product is what is heard at each place
     "The condition as it is heard at each place; without signals of the upper face it is the same everywhere."
-    n = self.n_speech
-    if not self.config.gate or condition.shape[-1] <= n: return condition
-    speech, upper = face_gates(x, self.config)
-    return torch.cat([condition[:, :n]*speech, condition[:, n:]*upper], -1)
+    n, C = self.n_speech, condition.shape[-1]
+    gates = face_gates(x, self.config) if self.config.gate and C > n else None
+    if len(condition) == 1:
+        if gates is None: return torch.ones_like(x[:, :1]), condition
+        return torch.cat(gates, -1), torch.block_diag(condition[:, :n], condition[:, n:])
+    heard = condition if gates is None else torch.cat([condition[:, :n]*gates[0], condition[:, n:]*gates[1]], -1)
+    return heard, torch.eye(C, device=x.device)
 
 @patch
 def blended(self:FastField,
-    out:Tensor,   # `(P, 4)` of the network
-    x:Tensor,     # `(P, 3)` metres
-    u:Tensor,     # `(P, 3)` the same in [-1, 1]
-    heard:Tensor, # `(P, C)` the condition at each place
-) -> Tensor:      # `(P, 4)`
+    out:Tensor,     # `(P, 4)` of the network
+    x:Tensor,       # `(P, 3)` metres
+    u:Tensor,       # `(P, 3)` the same in [-1, 1]
+    heard:Tensor,   # `(P, G)` and ...
+    sources:Tensor, # ... `(G, C)` of `gated`
+) -> Tensor:        # `(P, 4)`
     "Add the shapes, where the face moves."
     m = moving(x, self.config)
     at = (m[:, 0] > .01).nonzero().squeeze(-1)
-    amounts = self.config.blend_scale*(heard[at] @ self.mix).clamp(-3, 3)*m[at]
-    shapes = grid_lookup(self.blend_grid, u[at]).unflatten(1, (self.config.blends, 4))
-    return out.index_add(0, at, (amounts[:, :, None]*shapes).sum(1).to(out.dtype))
+    amounts = self.config.blend_scale*(heard[at] @ (sources @ self.mix)).clamp(-3, 3)*m[at]
+    shapes = grid_lookup(self.blend_grid, u[at]).T.unflatten(0, (self.config.blends, 4))
+    return out.index_add(0, at, (amounts.T[:, None]*shapes).sum(0).T.to(out.dtype))
 

@@ -20,7 +20,7 @@ from ..core import InputError
 from .field import AudioAttention, AudioNet, FastField, FastFieldConfig, MLPField, MLPFieldConfig, pose_code
 from .frames import FrameCode, MovingBackdrop, PoseCorrection
 from .mouth import MouthReader, mouth_signal
-from .rays import importance_edges, pixel_rays, project, ray_box, sample_intervals, sample_pdf, stratified_edges, stratified_points
+from .rays import importance_edges, pixel_rays, project, ray_box, ray_points, sample_intervals, sample_pdf, stratified_edges, stratified_points
 from .rendering import accumulate, over, render_weights
 from ..subject import HEAD, TORSO, Subject
 
@@ -104,8 +104,7 @@ def surface_edges(
     hit = (far > near).nonzero().squeeze(-1)
     edges = stratified_edges(near[hit], far[hit], n_coarse)
     t_vals, deltas = sample_intervals(edges, generator)
-    x = rays_o[hit, None] + t_vals[..., None]*rays_d[hit, None]
-    weights = render_weights(field.density(x.reshape(-1, 3)).reshape(deltas.shape), deltas)
+    weights = render_weights(field.density(ray_points(rays_o[hit], rays_d[hit], t_vals)).reshape(deltas.shape), deltas)
     keep = weights.sum(-1) > threshold
     return hit[keep], importance_edges(edges[keep], weights[keep], n_fine, floor=.02)
 
@@ -114,7 +113,7 @@ def render_surface(
     field:FastField,   # The fast field
     rays_o:Tensor,     # `(R, 3)` metres
     rays_d:Tensor,     # `(R, 3)` unit directions
-    condition:Tensor,  # `(R, C)` condition of each ray's frame
+    condition:Tensor,  # `(R, C)` condition of each ray's frame; or `(1, C)`, all are of one frame
     n_coarse:int=32,   # Look-ups of the density grid on each ray
     n_fine:int=10,     # Evaluations of the network on each ray that meets the head
     generator:torch.Generator=None, # Jitters the samples; without it the middles are taken
@@ -123,9 +122,8 @@ def render_surface(
     "Colour and coverage of the head on each ray."
     hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span, .01 if span is None else .03)
     t_vals, deltas = sample_intervals(edges, generator)
-    x = rays_o[hit, None] + t_vals[..., None]*rays_d[hit, None]
     each = lambda a: a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])
-    rgb, sigma = field(x.reshape(-1, 3), each(rays_d), each(condition))
+    rgb, sigma = field(ray_points(rays_o[hit], rays_d[hit], t_vals), each(rays_d), condition if len(condition) == 1 else each(condition))
     weights = render_weights(sigma.reshape(deltas.shape), deltas)
     blank = rays_o.new_zeros(len(rays_o), 4)
     out = blank.index_copy(0, hit, torch.cat([accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1, keepdim=True)], -1))
@@ -149,8 +147,7 @@ def head_span(
     near, far = ray_box(rays_o, rays_d, field.box)
     edges = stratified_edges(near, torch.maximum(near, far), n_coarse)
     t_vals, deltas = sample_intervals(edges)
-    x = rays_o[:, None] + t_vals[..., None]*rays_d[:, None]
-    weights = render_weights(field.density(x.reshape(-1, 3)).reshape(deltas.shape), deltas)
+    weights = render_weights(field.density(ray_points(rays_o.expand_as(rays_d), rays_d, t_vals)).reshape(deltas.shape), deltas)
     on = (weights > .005*weights.amax(-1, keepdim=True)) & (weights.sum(-1, keepdim=True) > threshold)
     more, inf = margin*deltas[:, 0], math.inf
     low, high = torch.where(on, edges[:, :-1], inf).amin(-1) - more, torch.where(on, edges[:, 1:], -inf).amax(-1) + more
@@ -325,8 +322,8 @@ class Torso(nn.Module):
         self.template = nn.Parameter(torch.zeros(1, 4, size, size))
         self.register_buffer('modes', torch.zeros(1, 0, 1, 1), persistent=False) # the subject's, see `mode_pictures`
         self.grids = nn.ParameterList(nn.Parameter(.1*torch.randn(1, c, r, r)) for r, c in zip(config.resolutions, config.channels))
-        self.bend = nn.Sequential(nn.Linear(2 + 16 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 2))
-        self.net = nn.Sequential(nn.Linear(sum(config.channels) + 2 + 7, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 4))
+        self.bend = nn.Sequential(nn.Linear(2 + 16 + 7, w), nn.ReLU(inplace=True), nn.Linear(w, w), nn.ReLU(inplace=True), nn.Linear(w, 2))
+        self.net = nn.Sequential(nn.Linear(sum(config.channels) + 2 + 7, w), nn.ReLU(inplace=True), nn.Linear(w, w), nn.ReLU(inplace=True), nn.Linear(w, 4))
         for last in (self.bend[-1], self.net[-1]): last.weight.data *= .1
         self.register_buffer('mean', torch.zeros(7))
         self.register_buffer('std', torch.ones(7))
@@ -362,7 +359,7 @@ class PortraitConfig:
     "What a portrait is made of."
     n_coarse: int = 32        # density look-ups (fast) or coarse samples (mlp) on each ray
     n_fine: int = 10          # network evaluations (fast) or further samples (mlp) on each ray
-    frame_samples: tuple[int, int] = (16, 8) # fast only: the two numbers above when whole frames are rendered, near the head
+    frame_samples: tuple[int, int] = (12, 8) # fast only: the two numbers above when whole frames are rendered, near the head
     near: float = -.2         # mlp only: begin, metres from the mean depth of the head
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
@@ -525,15 +522,16 @@ def condition(self:Portrait,
 @patch
 def behind(self:Portrait,
     pixels:Tensor,  # `(P, 2)` integer column and row
-    anchors:Tensor, # `(P, 7)` head pose of each pixel's frame
-    motion:Tensor,  # `(P, 6 + K)` motion of the torso in each pixel's frame
+    anchors:Tensor, # `(P, 7)` head pose of each pixel's frame; or `(1, 7)`, all are of one frame
+    motion:Tensor,  # `(P, 6 + K)` motion of the torso in each pixel's frame; or `(1, 6 + K)`
     frame:Tensor=None, # `(P,)` frame numbers, where the backdrop moves
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
     if frame is not None and self.config.backdrop == 'moving': plate = plate + self.film((pixels + .5)/self.size*2 - 1, frame)
     at = self.torso_region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
-    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, anchors[at], motion[at])
+    each = lambda a: a.expand(len(at), -1) if len(a) == 1 else a[at]
+    colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, each(anchors), each(motion))
     rgb = over(colour*alpha[:, None], alpha, plate[at])
     return plate.index_copy(0, at, rgb), plate.new_zeros(len(plate)).index_copy(0, at, alpha)
 
@@ -565,7 +563,6 @@ def forward(self:Portrait,
     upper_face:Tensor, # `(B, E)` eyelids and brows, from `upper_face_signal`
     torso:Tensor,   # `(B, 6 + K)` motion of the torso
     generator:torch.Generator=None, # Jitters the samples; without it rendering is deterministic
-    span:tuple=None,   # `near`, `far` `(B R,)` from `head_span`, to render a whole frame sooner; fast field only
     frame:Tensor=None, # `(B,)` frame numbers of the subject, for what single frames have learned; without them nothing of that is used
     mouth:Tensor=None, # `(B, K)` form of the mouth, training only; otherwise it is read from speech
     articulation:Tensor=None, # `(B,)` how far a mouth moves that is read from speech; None: as far as is certain, with the least error
@@ -578,7 +575,7 @@ def forward(self:Portrait,
     done = self.config.torso_nerf and bool(self.torso_begin >= 0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
         condition = self.condition(window, upper_face, generator, frame, mouth, articulation)
-        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), *(self.config.frame_samples if span else (self.config.n_coarse, self.config.n_fine)), generator, span)]
+        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), self.config.n_coarse, self.config.n_fine, generator)]
         else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
     if self.config.torso_nerf:
         front = self.torso_layers(c2w, pixels, condition[:, :self.audio.head[-1].out_features], generator) if done else None
@@ -624,6 +621,22 @@ def every_pixel(
 
 @patch
 @torch.no_grad()
+def fast_head(self:Portrait,
+    c2w:Tensor,       # `(4, 4)`
+    condition:Tensor, # `(1, C)` of the frame
+    pixels:Tensor,    # `(P, 2)` integer column and row
+    chunk:int,        # Rays at a time
+) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` accumulated colour, `acc` `(P,)` coverage
+    "The fast field's head in pixels of one frame."
+    near, far = (a[pixels[:, 1]*self.size + pixels[:, 0]] for a in head_span(self.heads[0], c2w, self.focal, self.size))
+    out = near.new_zeros(len(pixels), 4)
+    for at in (far > near).nonzero().squeeze(-1).split(chunk):
+        rgb, acc = render_surface(self.heads[0], *pixel_rays(c2w, self.focal, self.size, pixels[at]), condition, *self.config.frame_samples, span=(near[at], far[at]))
+        out[at] = torch.cat([rgb, acc[:, None]], -1)
+    return out[:, :3], out[:, 3]
+
+@patch
+@torch.no_grad()
 def render(self:Portrait,
     c2w:Tensor,        # `(4, 4)`
     window:Tensor,     # `(16, D)`; with attention `(n, 16, D)`
@@ -631,19 +644,19 @@ def render(self:Portrait,
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
     articulation:Tensor=None, # One number, see `forward`
-    chunk:int=0,       # Pixels at a time; 0: so many that 2^20 samples of the fast field, 2^18 of the larger one are alive at once
+    chunk:int=0,       # Rays at a time; 0: of the fast field so many that a thread has 2^16 samples (on a GPU 2^20), of the larger one 2^18 samples
     size:int=None,     # Pixels of a coarser picture, made of evenly spaced pixels of the whole; None: all of them
 ) -> Tensor:           # `(size, size, 3)` in [0, 1]
     "One whole frame."
-    fast = self.kind == 'fast'
-    chunk = chunk or (2**20//sum(self.config.frame_samples) if fast else max(64, 2**18//(self.config.n_coarse + self.config.n_fine)))
-    number, lively = (None if a is None else a[None] for a in (frame, articulation))
-    at_head = self.pose_correction(c2w[None], number)[0] if frame is not None and self.config.pose_refinement else c2w
-    span = torch.stack(head_span(self.heads[0], at_head, self.focal, self.size)) if fast else None
     at = every_pixel(self.size, size or self.size).to(c2w.device)
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
-    parts = []
-    for i in range(0, len(pixels), chunk):
-        near_far = None if span is None else tuple(span[:, pixels[i:i + chunk, 1]*self.size + pixels[i:i + chunk, 0]])
-        parts.append(self(c2w[None], pixels[None, i:i + chunk], window[None], upper_face[None], torso[None], span=near_far, frame=number, articulation=lively)['rgb'])
-    return torch.cat(parts).reshape(len(at), len(at), 3).clamp(0, 1)
+    number, lively = (None if a is None else a[None] for a in (frame, articulation))
+    if self.kind == 'fast':
+        samples = 2**16*torch.get_num_threads() if c2w.device.type == 'cpu' else 2**20
+        pose = self.pose_correction(c2w[None], number) if frame is not None and self.config.pose_refinement else c2w[None]
+        rgb, acc = self.fast_head(pose[0], self.condition(window[None], upper_face[None], frame=number, articulation=lively), pixels, chunk or samples//self.config.frame_samples[1])
+        image = over(rgb, acc, self.behind(pixels, head_anchors(pose, self.focal, self.size), torso[None], None if frame is None else number.expand(len(pixels)))[0])
+    else:
+        chunk = chunk or max(64, 2**18//(self.config.n_coarse + self.config.n_fine))
+        image = torch.cat([self(c2w[None], part[None], window[None], upper_face[None], torso[None], frame=number, articulation=lively)['rgb'] for part in pixels.split(chunk)])
+    return image.reshape(len(at), len(at), 3).clamp(0, 1)
