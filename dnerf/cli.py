@@ -65,9 +65,10 @@ def drive(
     device:str='auto',     # auto, cpu, cuda
 ):
     "Let the person of a run say something new."
-    from dnerf.talk.drive import drive, open_run
+    from dnerf.nerf.training import load_run
+    from dnerf.talk.drive import drive
     from dnerf.video.demo import demo_video
-    video = drive(open_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, articulation=articulation, weights=weights,
+    video = drive(load_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, articulation=articulation, weights=weights,
         badge=badge, paste=paste, seed=seed, size=size)
     print(f'the video is {video}')
 

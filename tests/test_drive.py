@@ -16,8 +16,9 @@ from dnerf.audio.embedding import embed_subject
 from dnerf.audio.mel import synthetic_speech
 from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
 from dnerf.nerf.portrait import PortraitConfig
+from dnerf.nerf.training import load_run
 from dnerf.subject import Subject, toy_subject, write_wav
-from dnerf.talk.drive import drive, open_run
+from dnerf.talk.drive import drive
 from dnerf.talk.motion import acceleration, open_motion, recorded_motion
 from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
@@ -264,7 +265,7 @@ def test_a_trained_run_speaks_and_listens_to_every_control(dnerf_home, hello):
     assert plain == dnerf_home / "runs" / "toy" / "small" / "speech" / "hello.mp4" and count_frames(plain) == 38
     again = drive(name, hello, dnerf_home / "again.mp4", progress=False)
     assert again.read_bytes() == plain.read_bytes(), "the same request gives the same video"
-    run, pictures = open_run(name), np.stack(list(iter_frames(plain)))
+    run, pictures = load_run(name), np.stack(list(iter_frames(plain)))
     for k, controls in enumerate((dict(pitch=0), dict(content=hello), dict(weights="pitch=0 content=3"), dict(motion="still"), dict(seed=4), dict(size=64, badge=True))):
         video = drive(run, hello, dnerf_home / f"{k}.mp4", progress=False, **controls)
         assert count_frames(video) == 38
@@ -307,7 +308,7 @@ def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
     with pytest.raises(InputError, match="cannot be opened"):
         drive(name, hello)
     (folder / "config.yaml").write_text(config)
-    assert open_run(name).subject.name == "toy"
+    assert load_run(name).subject.name == "toy"
     assert not (folder / "speech").exists(), "nothing may be left of a request that was refused"
 
 

@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_is_named(dnerf_home, monkeypatch):
     with pytest.raises(InputError, match="damaged; delete .*made-cpu and train again"):
         load_run("toy/made-cpu")
     (done / "checkpoints" / "best.ckpt").unlink()
-    with pytest.raises(MissingError, match="best.ckpt is missing; delete .*made-cpu and train again"):
+    with pytest.raises(MissingError, match="incomplete .checkpoints/best.ckpt missing.*delete .*made-cpu and train again"):
         load_run("toy/made-cpu")
 
 

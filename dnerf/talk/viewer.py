@@ -22,10 +22,10 @@ from ..audio.speechsplit import load_speechsplit
 from ..core import DnerfError, InputError
 from ..evaluation.patches import difference
 from ..nerf.portrait import every_pixel
-from ..nerf.training import Run, arithmetic, signals
+from ..nerf.training import Run, arithmetic, load_run, signals
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .blinks import lid_columns
-from .drive import driven_signals, open_run
+from .drive import driven_signals
 from .motion import open_motion
 from .synthesis import frames_wav, in_order, run_name, synthetic_metadata
 from .voice import frames_of, hear, parse_weights, read_speech, sound_of
@@ -170,7 +170,7 @@ def open_scene(
     device:str='auto', # Where to render
 ) -> Scene:           # For `Viewer`
     "Open runs and listen."
-    runs = {Path(r.folder).name: r for r in (open_run(r, device) for r in (run, *([compare] if isinstance(compare, (str, Path)) else compare)))}
+    runs = {Path(r.folder).name: r for r in (load_run(r, device) for r in (run, *([compare] if isinstance(compare, (str, Path)) else compare)))}
     first, *others = runs.values()
     for r in others:
         if r.subject.name != first.subject.name: raise InputError(f"{run_name(r)} shows another person than {run_name(first)}; compare runs of one subject")
