@@ -9,7 +9,7 @@ __all__ = ['VERBS', 'POSITIONAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'eval
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, inspect, sys, traceback
 from fastcore.docments import docments
-from .core import DnerfError
+from .core import DnerfError, did_you_mean
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
 def prepare(
@@ -56,7 +56,7 @@ def drive(
     pitch:float=1.0,       # Scales the melody that the portrait hears; 0 is a monotone
     rhythm:float=1.0,      # Stretches time; 1.2 is a fifth slower
     content:str=None,      # A file with other speech, whose content moves the lips
-    articulation:float=1.0, # How far the mouth moves; 1 as far as the person's, 0 not at all
+    articulation:float=1.0, # How far the mouth is meant to move; 1 as far as the person's (about two thirds of that are drawn), 0 not at all
     weights:str='',        # Factors by component of speech, e.g. 'content=1 rhythm=.5 pitch=0'
     badge:bool=False,      # Write "SYNTHETIC" into the picture
     paste:bool|str=False,  # Put the portrait back into the video that the person was prepared from, or into the one that is named
@@ -178,9 +178,12 @@ def understand(
     at = words.index('--') if '--' in words else len(words)
     (words, tail), (parser, verbs) = (words[:at], words[at + 1:]), make_parser()
     if not words: parser.print_help(sys.stderr); parser.exit(2)
-    if not words[0].startswith('-') and words[0] not in verbs: parser.error(f"there is no verb {words[0]!r}; the verbs are {', '.join(verbs)}")
+    if not words[0].startswith('-') and words[0] not in verbs: parser.error(f"there is no verb {words[0]!r}; the verbs are {', '.join(verbs)}{did_you_mean(words[0], verbs)}")
     if words[0] not in verbs: parser.parse_args(words); parser.error('say what to do: dnerf VERB ...')
     verb = words[0]
+    options = ['--help', '--debug', *(f'--{name}' for name in inspect.signature(VERBS[verb]).parameters if name != 'overrides' and name not in POSITIONAL.get(verb, ()))]
+    for word in (w.partition('=')[0] for w in words[1:]):
+        if word.startswith('--') and word not in options: verbs[verb].error(f'{verb} has no option {word}{did_you_mean(word, options)}')
     asked = vars(verbs[verb].parse_intermixed_args(words[1:]))
     if 'overrides' in inspect.signature(VERBS[verb]).parameters: asked['overrides'] = ' '.join(tail)
     elif tail: verbs[verb].error(f"{verb} takes no overrides, so nothing can come after --")

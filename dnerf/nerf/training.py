@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from ..core import DivergedError, DnerfError, InputError, MissingError, check_name, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
+from ..core import DivergedError, DnerfError, InputError, MissingError, check_name, did_you_mean, keep_memory, locked, pick_device, progress, read_json, runs_dir, staged_file, write_json
 from .field import FastFieldConfig, MLPFieldConfig, Neighbours
 from .frames import jitter, pose_terms
 from .mouth import mouth_signal
@@ -129,8 +129,16 @@ def compose_config(
         for key, value in settings.items():
             if value is not None: config[key] = value
     except (HydraException, OmegaConfBaseException, ValueError) as e:
-        raise InputError(f"the settings cannot be used: {str(e).splitlines()[0]} (overrides: {overrides!r})") from None
+        raise InputError(f"the settings cannot be used: {str(e).splitlines()[0].rstrip('.')}{_meant(preset, overrides)} (overrides: {overrides!r})") from None
     return _check_config(config)
+
+def _keys(config, before=''): return {name for key, value in config.items() for name in (before + key, *(_keys(value, f'{before}{key}.') if isinstance(value, DictConfig) else ()))}
+
+def _meant(preset, overrides):
+    from hydra import compose, initialize
+    with initialize(version_base=None): known = _keys(compose(preset))
+    unknown = [key for key in (word.partition('=')[0].lstrip('+~') for word in overrides.split() if '=' in word) if key not in known]
+    return did_you_mean(unknown[0], known) if unknown else ''
 
 # %% ../../nbs/nerf/04_training.ipynb #17a472b2
 def _check_config(config):

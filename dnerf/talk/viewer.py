@@ -69,6 +69,7 @@ def view_row(
     eyelids:float=None, # 0 open, 1 closed; None: as they are
     weights=None,       # Factors by component, a dictionary or `'content=1 pitch=0'`
     columns:dict=None,  # From `speech_components`; looked up if not given
+    mouth:float=1.,     # How far a mouth moves that is read from speech; 1: as it does, 0: not
 ) -> dict:        # One row
     "What drives a frame, changed."
     row = {k: np.array(a[i]) for k, a in rows.items()}
@@ -76,6 +77,9 @@ def view_row(
     if eyelids is not None:
         if not lid_columns(run): raise InputError("this run was trained without eyelids (portrait.eyelids), so they cannot be moved; train with portrait.eyelids=true")
         row['upper_face'][lid_columns(run)] = eyelids
+    if mouth != 1:
+        if not run.portrait.n_mouth: raise InputError("this run does not read the mouth from speech (portrait.mouth), so its movement cannot be scaled; weigh the speech instead")
+        row['articulation'] = np.array(mouth*row.get('articulation', 1/float(run.portrait.mouth.reach)), np.float32)
     weights = {k: v for k, v in parse_weights(weights or {}).items() if v != 1}
     if weights and columns is None: columns = speech_components(run)
     for name, factor in weights.items():
@@ -93,10 +97,11 @@ def view_frame(
     size:int=None,      # Pixels; None: those of the run
     rows:dict=None,     # What drives each frame; the person's own recording if not given
     columns:dict=None,  # From `speech_components`; looked up if not given
+    mouth:float=1.,     # How far a mouth moves that is read from speech
 ) -> np.ndarray:  # uint8 `(size, size, 3)`
     "What a frame looks like."
     if size is not None and not 8 <= size <= run.subject.size: raise InputError(f"size is {size}; give a number of pixels from 8 to the run's {run.subject.size}")
-    row = view_row(run, i, signals(run.subject, run.embedding, run.config) if rows is None else rows, pose, eyelids, weights, columns)
+    row = view_row(run, i, signals(run.subject, run.embedding, run.config) if rows is None else rows, pose, eyelids, weights, columns, mouth)
     with arithmetic(run.config.trainer.precision, run.device):
         image = run.portrait.render(**{k: torch.from_numpy(a).to(run.device) for k, a in row.items()}, size=size)
     return next(in_order([(i, image.float().cpu().numpy())], [i]))
@@ -195,6 +200,7 @@ def make_controls(
     ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
     ui['lids'] = W.Checkbox(value=True, description='as they are', indent=False, layout=W.Layout(width='auto', margin='2px 2px 2px 16px'))
     ui['eyelids'] = slider('closed', 0, 1, 0, .05)
+    if any(r.portrait.n_mouth for r in scene.runs.values()): ui['mouth'] = slider('how far', 0, 2, 1, .05)
     for name in dict.fromkeys(k for columns in scene.columns.values() for k in columns): ui[f'weight {name}'] = slider(name, 0, 2, 1, .05)
     ui['frame'] = W.IntSlider(min=scene.frames.start, max=scene.frames.stop - 1, description='frame', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 300px'))
     ui['length'] = W.BoundedFloatText(value=min(2., len(scene.frames)/FPS), min=.1, max=max(.1, len(scene.frames)/FPS), step=.5, description='play (s)', style={'description_width': '60px'}, layout=W.Layout(width='140px'))
@@ -217,10 +223,11 @@ def arrange(
     pictures = [column('real', ui['real'])]*(scene.real is not None) + [column(name, ui[f'picture {name}'], ui[f'heat {name}']) for name in scene.runs]
     named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), W.GridBox([ui[n] for n in names], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(250px, 1fr))', width='100%'))], layout=W.Layout(width='100%'))
     lids = [named('eyelids', ['lids', 'eyelids'])]*any(lid_columns(r) for r in scene.runs.values())
+    mouth = [named('movement of the mouth', ['mouth'])]*('mouth' in ui)
     ui['sound'].layout.max_width = '640px'
     grid = W.GridBox(pictures, layout=W.Layout(grid_template_columns='repeat(auto-fit, minmax(120px, 1fr))', grid_gap='8px', align_items='flex-start', width='100%', max_width=f'{264*len(pictures)}px'))
     return W.VBox([grid, ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['player'],
-                   named('head', POSES), *lids, named('weight of what is heard', [n for n in ui if n.startswith('weight ')])], layout=W.Layout(width='100%', max_width='900px'))
+                   named('head', POSES), *lids, *mouth, named('weight of what is heard', [n for n in ui if n.startswith('weight ')])], layout=W.Layout(width='100%', max_width='900px'))
 
 # %% ../../nbs/talk/01_viewer.ipynb #fb484291
 class Viewer:
@@ -241,7 +248,7 @@ class Viewer:
 
     def sliders(self) -> dict: # Name to the value that changes nothing
         "Sliders of head and speech."
-        return {**dict.fromkeys(POSES, 0), 'eyelids': 0, **{n: 1 for n in self.controls if n.startswith('weight ')}}
+        return {**dict.fromkeys(POSES, 0), 'eyelids': 0, **{n: 1 for n in self.controls if n == 'mouth' or n.startswith('weight ')}}
 
     def settings(self,
         run:str, # Name
@@ -249,7 +256,8 @@ class Viewer:
         "What the sliders say to one of the runs."
         ui, columns = self.controls, self.scene.columns[run]
         lids = None if ui['lids'].value or not lid_columns(self.scene.runs[run]) else ui['eyelids'].value
-        return dict(pose={k: ui[k].value for k in POSES}, eyelids=lids, weights={k: ui[f'weight {k}'].value for k in columns}, columns=columns, rows=self.scene.rows[run])
+        mouth = ui['mouth'].value if self.scene.runs[run].portrait.n_mouth else 1
+        return dict(pose={k: ui[k].value for k in POSES}, eyelids=lids, mouth=mouth, weights={k: ui[f'weight {k}'].value for k in columns}, columns=columns, rows=self.scene.rows[run])
 
 # %% ../../nbs/talk/01_viewer.ipynb #a2fe1541
 @contextmanager
