@@ -56,7 +56,7 @@ def drive(
     pitch:float=1.0,       # Scales the melody that the portrait hears; 0 is a monotone
     rhythm:float=1.0,      # Stretches time; 1.2 is a fifth slower
     content:str=None,      # A file with other speech, whose content moves the lips
-    articulation:float=1.0, # How far the mouth is meant to move; 1 as far as the person's (about two thirds of that are drawn), 0 not at all
+    articulation:float=1.0, # How far the mouth moves; 1 as far as the person's (the picture shows less, see README), 0 not at all
     weights:str='',        # Factors by component of speech, e.g. 'content=1 rhythm=.5 pitch=0'
     badge:bool=False,      # Write "SYNTHETIC" into the picture
     paste:bool|str=False,  # Put the portrait back into the video that the person was prepared from, or into the one that is named

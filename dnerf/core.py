@@ -29,12 +29,18 @@ class DivergedError(DnerfError, ArithmeticError):
 
 # %% ../nbs/00_core.ipynb #418fe208
 def did_you_mean(
-    word:str,  # As it was typed
+    word:str,  # As it was typed, e.g. `--minuts` or `field.widht`
     known,     # Names that there are
 ) -> str:      # `; did you mean ...?`, or empty if no name is close
     "The end of a sentence about a name that does not exist."
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f'; did you mean {near[0]}?' if near else ''
+    split = lambda name: name.lstrip('-').rpartition('.')
+    def likeness(name):
+        "In [0, 1]; of names in the same group only the last part counts."
+        (group, _, last), (group2, _, last2) = split(word), split(name)
+        a, b = (last, last2) if group == group2 else (word, name)
+        return difflib.SequenceMatcher(None, a, b).ratio()*(word.count('.') == name.count('.'))
+    near = max(known, key=likeness, default='')
+    return f'; did you mean {near}?' if likeness(near) > .7 else ''
 
 # %% ../nbs/00_core.ipynb #ca47af9d
 def _package() -> Path: # Folder of the installed package

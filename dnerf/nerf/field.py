@@ -275,7 +275,7 @@ def gated(self:FastField,
     x:Tensor,         # `(P, 3)` metres
     condition:Tensor, # `(P, C)` or `(1, C)`: `n_speech` numbers of speech, then those of the upper face
 ) -> tuple[Tensor, Tensor]: # `(P, G)` and `(G, C)`; their product is what is heard at each place
-    "The condition as it is heard at each place; without signals of the upper face it is the same everywhere."
+    "The condition as it is heard at each place, as two factors; without signals of the upper face it is the same everywhere."
     n, C = self.n_speech, condition.shape[-1]
     gates = face_gates(x, self.config) if self.config.gate and C > n else None
     if len(condition) == 1:

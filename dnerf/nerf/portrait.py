@@ -147,7 +147,7 @@ def head_span(
     near, far = ray_box(rays_o, rays_d, field.box)
     edges = stratified_edges(near, torch.maximum(near, far), n_coarse)
     t_vals, deltas = sample_intervals(edges)
-    weights = render_weights(field.density(ray_points(rays_o.expand_as(rays_d), rays_d, t_vals)).reshape(deltas.shape), deltas)
+    weights = render_weights(field.density(ray_points(rays_o, rays_d, t_vals)).reshape(deltas.shape), deltas)
     on = (weights > .005*weights.amax(-1, keepdim=True)) & (weights.sum(-1, keepdim=True) > threshold)
     more, inf = margin*deltas[:, 0], math.inf
     low, high = torch.where(on, edges[:, :-1], inf).amin(-1) - more, torch.where(on, edges[:, 1:], -inf).amax(-1) + more
@@ -625,7 +625,7 @@ def fast_head(self:Portrait,
     c2w:Tensor,       # `(4, 4)`
     condition:Tensor, # `(1, C)` of the frame
     pixels:Tensor,    # `(P, 2)` integer column and row
-    chunk:int,        # Rays at a time
+    chunk:int,        # Rays at the head at a time
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` accumulated colour, `acc` `(P,)` coverage
     "The fast field's head in pixels of one frame."
     near, far = (a[pixels[:, 1]*self.size + pixels[:, 0]] for a in head_span(self.heads[0], c2w, self.focal, self.size))
@@ -644,7 +644,7 @@ def render(self:Portrait,
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
     articulation:Tensor=None, # One number, see `forward`
-    chunk:int=0,       # Rays at a time; 0: of the fast field so many that a thread has 2^16 samples (on a GPU 2^20), of the larger one 2^18 samples
+    chunk:int=0,       # Pixels at a time, of the fast field those at the head; 0: 2^17 samples of the fast field for each thread (2^20 on a GPU), 2^18 of the larger one
     size:int=None,     # Pixels of a coarser picture, made of evenly spaced pixels of the whole; None: all of them
 ) -> Tensor:           # `(size, size, 3)` in [0, 1]
     "One whole frame."
@@ -652,10 +652,12 @@ def render(self:Portrait,
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
     number, lively = (None if a is None else a[None] for a in (frame, articulation))
     if self.kind == 'fast':
-        samples = 2**16*torch.get_num_threads() if c2w.device.type == 'cpu' else 2**20
+        samples = 2**17*torch.get_num_threads() if c2w.device.type == 'cpu' else 2**20
         pose = self.pose_correction(c2w[None], number) if frame is not None and self.config.pose_refinement else c2w[None]
-        rgb, acc = self.fast_head(pose[0], self.condition(window[None], upper_face[None], frame=number, articulation=lively), pixels, chunk or samples//self.config.frame_samples[1])
-        image = over(rgb, acc, self.behind(pixels, head_anchors(pose, self.focal, self.size), torso[None], None if frame is None else number.expand(len(pixels)))[0])
+        rgb, acc = self.fast_head(pose[0], self.condition(window[None], upper_face[None], frame=number, articulation=lively), pixels, chunk or samples//max(self.config.frame_samples))
+        anchors, motion = head_anchors(pose, self.focal, self.size), torso[None]
+        plate = torch.cat([self.behind(part, anchors, motion, None if frame is None else number.expand(len(part)))[0] for part in pixels.split(2**16)])
+        image = over(rgb, acc, plate)
     else:
         chunk = chunk or max(64, 2**18//(self.config.n_coarse + self.config.n_fine))
         image = torch.cat([self(c2w[None], part[None], window[None], upper_face[None], torso[None], frame=number, articulation=lively)['rgb'] for part in pixels.split(chunk)])

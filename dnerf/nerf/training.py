@@ -10,7 +10,7 @@ __all__ = ['PRESETS', 'WRONG', 'PARTS_OF_A_RUN', 'DataConfig', 'OptimConfig', 'T
            'Run', 'known_runs', 'load_run', 'render_driven', 'render_frames', 'rendering_speed', 'pose_jitter']
 
 # %% ../../nbs/nerf/04_training.ipynb #ecd04c8d
-import contextlib, csv, dataclasses, hashlib, io, math, pickle, shlex, sys, time, warnings
+import contextlib, csv, dataclasses, hashlib, io, math, pickle, re, shlex, sys, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -129,16 +129,17 @@ def compose_config(
         for key, value in settings.items():
             if value is not None: config[key] = value
     except (HydraException, OmegaConfBaseException, ValueError) as e:
-        raise InputError(f"the settings cannot be used: {str(e).splitlines()[0].rstrip('.')}{_meant(preset, overrides)} (overrides: {overrides!r})") from None
+        raise InputError(f"the settings cannot be used: {str(e).splitlines()[0].rstrip('.')}{_meant(preset, overrides, str(e))} (overrides: {overrides!r})") from None
     return _check_config(config)
 
 def _keys(config, before=''): return {name for key, value in config.items() for name in (before + key, *(_keys(value, f'{before}{key}.') if isinstance(value, DictConfig) else ()))}
 
-def _meant(preset, overrides):
+def _meant(preset, overrides, error):
     from hydra import compose, initialize
-    with initialize(version_base=None): known = _keys(compose(preset))
-    unknown = [key for key in (word.partition('=')[0].lstrip('+~') for word in overrides.split() if '=' in word) if key not in known]
-    return did_you_mean(unknown[0], known) if unknown else ''
+    unknown = re.search("Could not override '(.+?)'", error)
+    if not unknown: return ''
+    with initialize(version_base=None): known = _keys(compose(preset, [word for word in shlex.split(overrides) if word.startswith('field=')]))
+    return did_you_mean(unknown[1], known)
 
 # %% ../../nbs/nerf/04_training.ipynb #17a472b2
 def _check_config(config):
@@ -776,24 +777,24 @@ def load_run(
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
     if not isinstance(run, (str, Path)): return run
-    folder, known = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run), ', '.join(known_runs()) or 'none yet'
+    folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
+    known = missing and ', '.join(known_runs()) or 'none yet'
     if len(missing) == len(PARTS_OF_A_RUN) or not str(run): raise MissingError(f"there is no trained run {str(run)!r}; known are: {known}")
     if missing:
         remedy = f'delete {folder} and train again' if (folder/'state.json').exists() else 'train with the same settings again'
         raise MissingError(f"the run {run} is incomplete ({', '.join(missing)} missing): its training was not finished, or it was not copied as a whole; {remedy} (trained are: {known})")
-    try: return _open(folder, device)
+    try:
+        config, state, inputs = read_config(folder), read_json(folder/'state.json'), read_json(folder/'inputs.json')
+        subject = Subject.load(config.subject)
+        embedding = subject.embedding(config.audio)
+        if fingerprint(subject, embedding) != inputs: raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
+        portrait = build_portrait(subject, config, embedding.shape[-1])
+        portrait.load_state_dict(read_checkpoint(folder/'checkpoints'/'best.ckpt', config, inputs)['portrait'])
     except DnerfError: raise
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as e:
-        raise InputError(f"the run {run} cannot be opened: it was trained by another version of dnerf, or it is damaged ({type(e).__name__}: {str(e).splitlines()[0][:120]}); train it again") from None
-
-def _open(folder, device):
-    config, state, inputs = read_config(folder), read_json(folder/'state.json'), read_json(folder/'inputs.json')
-    subject = Subject.load(config.subject)
-    embedding = subject.embedding(config.audio)
-    if fingerprint(subject, embedding) != inputs: raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
-    portrait, device = build_portrait(subject, config, embedding.shape[-1]), pick_device(device)
-    portrait.load_state_dict(read_checkpoint(folder/'checkpoints'/'best.ckpt', config, inputs)['portrait'])
+        raise InputError(f"the run {run} cannot be opened: it was trained by another version of dnerf, or it is damaged ({type(e).__name__}: {' '.join(str(e).split())[:160]}); train it again") from e
+    device = pick_device(device)
     return Run(folder, config, subject, embedding, portrait.to(device).eval(), device, state)
 
 # %% ../../nbs/nerf/04_training.ipynb #917b1c98

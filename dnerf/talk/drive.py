@@ -188,7 +188,7 @@ def drive(
     pitch:float=1.,   # Scales the melody that the portrait hears; 0 is a monotone
     rhythm:float=1.,  # Stretches time, of lips and sound; 1.2 is a fifth slower
     content=None,     # A file with other speech, whose content moves the lips
-    articulation:float=1., # How far the mouth moves; 1: as far as the person's, 0: not; needs a run with `portrait.mouth`
+    articulation:float=1., # How far the mouth moves; 1: as far as the person's (the picture shows less), 0: not; needs a run with `portrait.mouth`
     weights='',       # Factors by component, e.g. `'content=1 rhythm=.5 pitch=0'`
     badge:bool=False, # Write "synthetic" into the picture
     paste=False,      # Put the portrait back into its source video; True, or the path of that video

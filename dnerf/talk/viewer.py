@@ -69,7 +69,7 @@ def view_row(
     eyelids:float=None, # 0 open, 1 closed; None: as they are
     weights=None,       # Factors by component, a dictionary or `'content=1 pitch=0'`
     columns:dict=None,  # From `speech_components`; looked up if not given
-    mouth:float=1.,     # How far a mouth moves that is read from speech; 1: as it does, 0: not
+    mouth:float=1.,     # Factor on the movement of a mouth that is read from speech; 0: still
 ) -> dict:        # One row
     "What drives a frame, changed."
     row = {k: np.array(a[i]) for k, a in rows.items()}
@@ -97,7 +97,7 @@ def view_frame(
     size:int=None,      # Pixels; None: those of the run
     rows:dict=None,     # What drives each frame; the person's own recording if not given
     columns:dict=None,  # From `speech_components`; looked up if not given
-    mouth:float=1.,     # How far a mouth moves that is read from speech
+    mouth:float=1.,     # Factor on the movement of a mouth that is read from speech; 0: still
 ) -> np.ndarray:  # uint8 `(size, size, 3)`
     "What a frame looks like."
     if size is not None and not 8 <= size <= run.subject.size: raise InputError(f"size is {size}; give a number of pixels from 8 to the run's {run.subject.size}")
