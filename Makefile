@@ -13,6 +13,8 @@ NOW := $(shell date +%Y%m%d-%H%M%S)
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
+# Threads that wait for each other must not keep other programs from the cores (see nbs/00_core.ipynb).
+export GOMP_SPINCOUNT ?= 5000
 export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT ARTICULATION WEIGHTS BADGE PASTE REPORTS NOW
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text

@@ -9,7 +9,7 @@ __all__ = ['VERBS', 'POSITIONAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'eval
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, inspect, sys, traceback
 from fastcore.docments import docments
-from .core import DnerfError, did_you_mean
+from .core import DnerfError, did_you_mean, wait_briefly
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
 def prepare(
@@ -216,6 +216,7 @@ def main(
     "The command `dnerf`."
     verb, asked = understand(sys.argv[1:] if words is None else list(words))
     debug = asked.pop('debug')
+    wait_briefly()
     return carry_out(VERBS[verb], asked, debug)
 
 # %% ../nbs/90_cli.ipynb #b5f26cdc

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DnerfError', 'InputError', 'MissingError', 'StorageError', 'DivergedError', 'did_you_mean', 'home', 'data_dir',
            'runs_dir', 'asset', 'check_name', 'staged_file', 'locked', 'staged_dir', 'need_space', 'write_json',
-           'read_json', 'sha256', 'pick_device', 'keep_memory', 'progress']
+           'read_json', 'sha256', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
-import contextlib, ctypes, difflib, errno, hashlib, importlib.util, json, os, re, shutil
+import contextlib, ctypes, difflib, errno, hashlib, importlib.util, json, os, re, shutil, sys
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #4d591f11
@@ -206,6 +206,14 @@ def keep_memory() -> bool: # Whether the allocator could be told
     try: mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return False
     return bool(mallopt(-1, 2**31 - 1) & mallopt(-3, 2**30))
+
+# %% ../nbs/00_core.ipynb #e0170b08
+def wait_briefly(
+    turns:int=5000, # Of waiting, before a thread sleeps
+) -> bool:          # Whether it comes in time: PyTorch is not loaded yet
+    "Ask GNU OpenMP not to spin for long (`GOMP_SPINCOUNT`), unless the user has said how long."
+    os.environ.setdefault('GOMP_SPINCOUNT', str(turns))
+    return 'torch' not in sys.modules
 
 # %% ../nbs/00_core.ipynb #aa8e9509
 def progress(
