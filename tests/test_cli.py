@@ -49,7 +49,8 @@ def test_a_verb_has_the_parameters_of_its_notebook(verb):
 def test_threads_are_told_to_wait_briefly_in_time(tmp_path):
     "OpenMP reads its setting when PyTorch is loaded: `main` must come before."
     program = ("import os, sys, dnerf.cli as cli\n"
-               "cli.VERBS['doctor'] = lambda: print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+               "def doctor(): print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+               "cli.VERBS['doctor'] = doctor\n"
                "cli.main(['doctor'])")
     for given, said in ((None, "5000 False"), ("70", "70 False")):
         env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | ({"GOMP_SPINCOUNT": given} if given else {})
