@@ -48,13 +48,14 @@ def test_a_verb_has_the_parameters_of_its_notebook(verb):
 
 def test_threads_are_told_to_wait_briefly_in_time(tmp_path):
     "OpenMP reads its setting when PyTorch is loaded: `main` must come before."
-    program = ("import os, sys, dnerf.cli as cli\n"
-               "def doctor(): print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
-               "cli.VERBS['doctor'] = doctor\n"
-               "cli.main(['doctor'])")
+    (tmp_path / "program.py").write_text(
+        "import os, sys, dnerf.cli as cli\n"
+        "def doctor(): print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+        "cli.VERBS['doctor'] = doctor\n"
+        "cli.main(['doctor'])\n")
     for given, said in ((None, "5000 False"), ("70", "70 False")):
         env = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | ({"GOMP_SPINCOUNT": given} if given else {})
-        assert subprocess.run([sys.executable, "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True).stdout.strip() == said
+        assert subprocess.run([sys.executable, "program.py"], env=env, cwd=tmp_path, capture_output=True, text=True).stdout.strip() == said
 
 
 def test_help_is_there_without_torch():
