@@ -29,6 +29,6 @@ def test_table_and_report_of_the_demo(dnerf_home):
     if shutil.which("flite") is not None:
         done = papermill("benchmark", dnerf_home / "new.ipynb", subject="demo", audio="mel", parts="f", run=run, new_speech="Good morning, my dear friend.")
         assert done.returncode == 0, done.stderr[-3000:]
-        (said,) = json.loads((dnerf_home / "runs" / "benchmark" / "demo.json").read_text())["f"]["speeches"]
+        (said,) = json.loads((dnerf_home / "runs" / "benchmark" / "demo.json").read_text())["f mel"]["speeches"]
         assert 25 < said["frames"] < 100 and said["lips_spread"] > 0.1, said     # the lips move; how well, a run of 80 steps cannot say
         assert (dnerf_home / "runs" / "benchmark" / "new0.mp4").is_file()

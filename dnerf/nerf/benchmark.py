@@ -573,10 +573,14 @@ def benchmark_lines(
     if 'c' in r and 'length' in r['c']: rows += [('c', f"cost of {what} as the video grows {r['c']['length']['factor']}x", f"{r['c']['length'][key]:.2f}x") for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
     for kind in ('training', 'preparing'): rows += [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m)) for m in r.get('d', {}).get(kind, [])]
     if 'e' in r: rows.append(('e', f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores", f"{r['e']['ratio']:.2f}x"))
-    for k, s in enumerate(r.get('f', {}).get('speeches', [])): rows += [('f', f"new speech {k + 1}, {s['frames']} frames: lips against the true lips", f"correlation {s['lips_correlation']:.2f}, spread {s['lips_spread']:.2f} of theirs"), ('f', f'new speech {k + 1}: time for the video of {s["frames"]/FPS:.1f} s', f"{s['seconds']:.1f} s")]
+    for name in (n for n in r if n.startswith('f ')): rows += [row for k, speech in enumerate(r[name]['speeches']) for row in _speech_lines(f'new speech {k + 1}, heard as `{name[2:]}`', speech)]
     if 'speech' in r: rows.append(('speech', f"front end of {r['speech']['seconds']:.0f} s of speech", f"{r['speech']['all']:.1f}x real time"))
     if 'contamination' in r: rows.append(('speech', 'contamination of a batch, loop against whole batch', f"{r['contamination']['ratio']:.0f}x"))
     return rows
+
+def _speech_lines(what, s):
+    return [('f', f"{what}: lips against the true lips", f"correlation {s['lips_correlation']:.2f}, spread {s['lips_spread']:.2f} of theirs"),
+            ('f', f"{what}: time for the video of {s['frames']/FPS:.1f} s", f"{s['seconds']:.1f} s")]
 
 def _race_lines(b):
     ratio = f"{'at least '*b['at_least']}{b['ratio']:.0f}x" if b['ratio'] else 'not reached'
