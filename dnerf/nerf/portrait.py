@@ -644,7 +644,7 @@ def render(self:Portrait,
     torso:Tensor,      # `(6 + K,)`
     frame:Tensor=None, # Number of the frame, for what it has learned for itself
     articulation:Tensor=None, # One number, see `forward`
-    chunk:int=0,       # Pixels at a time, of the fast field those at the head; 0: 2^17 samples of the fast field for each thread (2^20 on a GPU), 2^18 of the larger one
+    chunk:int=0,       # Pixels at a time, of the fast field those at the head; 0: 2^17 samples of the fast field for each thread (2^19 on a GPU), 2^18 of the larger one
     size:int=None,     # Pixels of a coarser picture, made of evenly spaced pixels of the whole; None: all of them
 ) -> Tensor:           # `(size, size, 3)` in [0, 1]
     "One whole frame."
@@ -652,7 +652,7 @@ def render(self:Portrait,
     pixels = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
     number, lively = (None if a is None else a[None] for a in (frame, articulation))
     if self.kind == 'fast':
-        samples = 2**17*torch.get_num_threads() if c2w.device.type == 'cpu' else 2**20
+        samples = 2**17*torch.get_num_threads() if c2w.device.type == 'cpu' else 2**19
         pose = self.pose_correction(c2w[None], number) if frame is not None and self.config.pose_refinement else c2w[None]
         rgb, acc = self.fast_head(pose[0], self.condition(window[None], upper_face[None], frame=number, articulation=lively), pixels, chunk or samples//max(self.config.frame_samples))
         anchors, motion = head_anchors(pose, self.focal, self.size), torso[None]

@@ -440,7 +440,7 @@ class Watch(L.Callback):
         self.start_time, self.saved = time.monotonic(), budget.elapsed
         budget.step = trainer.global_step
         self.check = int(budget.progress*c.checks)
-        self.bar = progress(total=budget.steps or round(budget.seconds), desc=f'training {c.subject}', unit='steps' if budget.steps else 's', bar_format='{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}', disable=not (self.show and trainer.is_global_zero))
+        self.bar = progress(total=budget.steps or round(budget.seconds), initial=budget.step if budget.steps else round(budget.elapsed), desc=f'training {c.subject}', unit='steps' if budget.steps else 's', bar_format='{desc}: {percentage:3.0f}%|{bar}| {remaining} left{postfix}', disable=not (self.show and trainer.is_global_zero))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         "Log, check, save, and stop at the end of the budget."

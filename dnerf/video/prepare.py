@@ -297,6 +297,8 @@ def _spans(lost, limit=4):
     words = [f"{a/FPS:.1f}-{b/FPS:.1f} s (frames {a}-{b-1})" for a, b in lost]
     return ', '.join(words[:limit]) + (f" and {len(words)-limit} more" if len(words) > limit else '')
 
+def _some(n, thing): return f"{n} {thing}{'s'*(n != 1)}"
+
 def warnings_of(
     r:dict,      # from `measure`
 ) -> list[str]:  # one sentence each
@@ -304,14 +306,14 @@ def warnings_of(
     minutes = r['seconds']/60
     rules = [
         (r['lost'], f"no face in {r['frames'] - r['with_face']} of {r['frames']} frames: {_spans(r['lost'])}; these frames are kept and marked, their pose is interpolated"),
-        (r['with_two_faces'] > 0, f"a second face is seen in {r['with_two_faces']} frames; the largest face is followed"),
+        (r['with_two_faces'] > 0, f"a second face is seen in {_some(r['with_two_faces'], 'frame')}; the largest face is followed"),
         (r['seconds'] < 60, f"the clip is short ({r['seconds']:.0f} s); 2 to 5 minutes of speech give much better lips"),
         (r['source']['fps'] < 20, f"the source has only {r['source']['fps']:.3g} frames per second; lips move faster than that, record at 25 or more"),
         (r['source']['variable_fps'], "the frame rate of the source varies; frames were put on an even clock of 25 per second"),
         (r['face_source_px'] < 100, f"the face is only {r['face_source_px']:.0f} pixels high in the source; 200 or more give a sharp result, so film from closer"),
         (r['head_cut'] > .02, f"the head is cut off by the edge of the picture in {100*r['head_cut']:.0f} % of the frames"),
         (r['sharpness'] < 30, f"the face is blurred (sharpness {r['sharpness']:.0f}, good is above 100); check the focus and the compression"),
-        (r['blinks'] < 2*minutes, f"only {r['blinks']} blinks in {r['seconds']:.0f} s; the model can hardly learn to blink"),
+        (r['blinks'] < 2*minutes, f"only {_some(r['blinks'], 'blink')} in {r['seconds']:.0f} s; the model can hardly learn to blink"),
         (r['jaw_range'] < .08, "the mouth hardly opens; is this the person who speaks?"),
         (max(r['yaw_range'], r['pitch_range']) < 2, "the head hardly turns; the model will know it from one side only"),
         (r['yaw_range'] > 60, f"the head turns by {r['yaw_range']:.0f} degrees; views that are seen rarely will be blurred"),
@@ -328,7 +330,7 @@ def warnings_of(
 def _apart(sync):
     "An offset in words: '4 frames (160 ms) before'."
     k = sync['offset'] or 0
-    return f"{abs(k)} frames ({abs(k)*1000//FPS} ms) {'before' if k > 0 else 'after'}"
+    return f"{_some(abs(k), 'frame')} ({abs(k)*1000//FPS} ms) {'before' if k > 0 else 'after'}"
 
 def report_text(
     r:dict,  # The report, with `warnings`
@@ -336,8 +338,8 @@ def report_text(
     "The report in words."
     s, t, k, y = r['source'], r['training'], r['tracking'], r['sync']
     lines = [f"source     {s['width']}x{s['height']}, {s['fps']:.4g} fps{' (varying)' if s['variable_fps'] else ''}, {r['seconds']:.1f} s -> {r['frames']} frames of {r['size']} px, cut at x, y, side = {', '.join(map(str, r['crop']))}",
-             f"face       in {r['with_face']} of {r['frames']} frames, {r['face_px']:.0f} px high, sharpness {r['sharpness']:.0f}, {r['blinks']} blinks, jaw range {r['jaw_range']:.2f}, turns {r['yaw_range']:.0f} x {r['pitch_range']:.0f} degrees",
-             f"pose       {k['rms_px']:.2f} px from the landmarks, jitter {k['jitter_before']:.2f} -> {k['jitter_px']:.2f} px, {r['repaired']} frames repaired",
+             f"face       in {r['with_face']} of {r['frames']} frames, {r['face_px']:.0f} px high, sharpness {r['sharpness']:.0f}, {_some(r['blinks'], 'blink')}, jaw range {r['jaw_range']:.2f}, turns {r['yaw_range']:.0f} x {r['pitch_range']:.0f} degrees",
+             f"pose       {k['rms_px']:.2f} px from the landmarks, jitter {k['jitter_before']:.2f} -> {k['jitter_px']:.2f} px, {_some(r['repaired'], 'frame')} repaired",
              f"sound      speech at {r['level_db']:.0f} dBFS, {100*r['clipped']:.2g} % clipped",
              f"sync       " + ("cannot be told from lips and loudness" if y['offset'] is None else f"the sound comes {_apart(y)} the lips" if y['offset'] else "lips and sound fit") + f" (certainty {y['certainty']:.1f})",
              f"backdrop   moves by {r['backdrop_motion']:.1f} grey levels",
