@@ -223,7 +223,7 @@ def arrange(
     pictures = [column('real', ui['real'])]*(scene.real is not None) + [column(name, ui[f'picture {name}'], ui[f'heat {name}']) for name in scene.runs]
     named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), W.GridBox([ui[n] for n in names], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(250px, 1fr))', width='100%'))], layout=W.Layout(width='100%'))
     lids = [named('eyelids', ['lids', 'eyelids'])]*any(lid_columns(r) for r in scene.runs.values())
-    mouth = [named('movement of the mouth', ['mouth'])]*('mouth' in ui)
+    mouth = [named('movement of the mouth', ['mouth'])] if 'mouth' in ui else []
     ui['sound'].layout.max_width = '640px'
     grid = W.GridBox(pictures, layout=W.Layout(grid_template_columns='repeat(auto-fit, minmax(120px, 1fr))', grid_gap='8px', align_items='flex-start', width='100%', max_width=f'{264*len(pictures)}px'))
     return W.VBox([grid, ui['sound'], wrap(ui['frame'], ui['length']), wrap(ui['play'], ui['heat'], ui['reset'], ui['progress']), ui['message'], ui['player'],
