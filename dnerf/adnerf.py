@@ -26,19 +26,27 @@ class Transforms:
     ours: bool          # Whether `export_adnerf` wrote them: head space is already ours
 
 def _read_meta(path):
-    try: meta = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise MissingError(f"there is no {path.name} in {path.parent}; give a folder that AD-NeRF, RAD-NeRF or ER-NeRF has prepared to the end") from None
-    except ValueError as e: raise InputError(f"{path} is not valid JSON ({e}); let the program that wrote it write it again") from None
+    try:
+        meta = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise MissingError(f"there is no {path.name} in {path.parent}; give a folder that AD-NeRF, RAD-NeRF or ER-NeRF has prepared to the end") from None
+    except ValueError as e:
+        raise InputError(f"{path} is not valid JSON ({e}); let the program that wrote it write it again") from None
     for key in ('focal_len', 'cx', 'cy', 'frames'):
-        if not isinstance(meta, dict) or key not in meta: raise InputError(f"{path} has no entry {key!r}; it is not a file of AD-NeRF's layout")
+        if not isinstance(meta, dict) or key not in meta:
+            raise InputError(f"{path} has no entry {key!r}; it is not a file of AD-NeRF's layout")
     return meta
 
 # %% ../nbs/01a_adnerf.ipynb #7677d8d6
 def _read_frame(path, frame):
-    try: i, sound, pose = int(frame['img_id']), int(frame['aud_id']), np.array(frame['transform_matrix'], float)
-    except (KeyError, TypeError, ValueError) as e: raise InputError(f"{path} has a frame that cannot be read ({type(e).__name__}: {e}); each needs img_id, aud_id and transform_matrix") from None
-    if sound != i: raise InputError(f"{path} pairs picture {i} with sound {sound}; here both must have the same number, that of the video frame")
-    if i < 0: raise InputError(f"{path} has a frame with the number {i}; they count from 0")
+    try:
+        i, sound, pose = int(frame['img_id']), int(frame['aud_id']), np.array(frame['transform_matrix'], float)
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{path} has a frame that cannot be read ({type(e).__name__}: {e}); each needs img_id, aud_id and transform_matrix") from None
+    if sound != i:
+        raise InputError(f"{path} pairs picture {i} with sound {sound}; here both must have the same number, that of the video frame")
+    if i < 0:
+        raise InputError(f"{path} has a frame with the number {i}; they count from 0")
     if pose.shape != (4, 4) or not np.isfinite(pose).all() or abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > .01 or np.linalg.det(pose[:3, :3]) < 0:
         raise InputError(f"the transform_matrix of frame {i} in {path} is not a rigid 4x4 camera-to-world matrix; track the head of that frame again")
     return i, pose
@@ -51,8 +59,10 @@ def read_transforms(
     metas = [(p, _read_meta(p)) for p in ([train, val] if val.is_file() else [train])]
     parts = [dict(_read_frame(p, f) for f in m['frames']) for p, m in metas]
     frames = {i: pose for part in parts for i, pose in part.items()}
-    if not frames: raise InputError(f"{train} lists no frame; track the video again")
-    if len(frames) < sum(len(m['frames']) for _, m in metas): raise InputError(f"the json files of {folder} list a frame twice; let the program that wrote them write them again")
+    if not frames:
+        raise InputError(f"{train} lists no frame; track the video again")
+    if len(frames) < sum(len(m['frames']) for _, m in metas):
+        raise InputError(f"the json files of {folder} list a frame twice; let the program that wrote them write them again")
     meta, ids = metas[0][1], np.array(sorted(frames))
     later = len(parts) > 1 and parts[1] and parts[0] and min(parts[1]) > max(parts[0])
     return Transforms(ids, np.stack([frames[i] for i in ids]), float(meta['focal_len']), (float(meta['cx']), float(meta['cy'])), min(parts[1]) if later else -1, 'dnerf' in meta)
@@ -79,7 +89,8 @@ MESH_OF_68 = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288
 _ANCHORS = [27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45]      # those of the 68 that move with the skull: nose, corners of the eyes
 
 def _mesh(): # (468, 3) MediaPipe's canonical face, metres, head space
-    with zipfile.ZipFile(asset('face_landmarker.task')) as z: data = z.read('geometry_pipeline_metadata_landmarks.binarypb')
+    with zipfile.ZipFile(asset('face_landmarker.task')) as z:
+        data = z.read('geometry_pipeline_metadata_landmarks.binarypb')
     packed = np.frombuffer(data, [('tag', 'u1'), ('value', '<f4')], count=468*5, offset=data.index(b'\x1d')) # protobuf: repeated float, x y z u v
     return packed['value'].reshape(468, 5)[:, :3].astype(float)/100
 
@@ -115,16 +126,21 @@ def blinks(
 ) -> np.ndarray:       # float32 `(N, 2)` in [0, 1]: the person's left and right eye, 1 closed
     "How far the eyelids are closed, from the shape of the eyes."
     eyes = np.stack([points[:, 42:48], points[:, 36:42]], 1)
-    length = lambda a, b: np.linalg.norm(eyes[:, :, a] - eyes[:, :, b], axis=-1)
+    def length(a, b):
+        return np.linalg.norm(eyes[:, :, a] - eyes[:, :, b], axis=-1)
     shape = (length(1, 5) + length(2, 4))/(2*length(0, 3))
     wide = np.nanquantile(shape, .9, axis=0)
     return np.clip((wide - shape)/(.7*wide), 0, 1).astype(np.float32)
 
 def _read_blinks(path, n): # (N, 2) from OpenFace's table
-    with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f, skipinitialspace=True))
-    try: values = np.array([float(r['AU45_r']) for r in rows])
-    except (KeyError, TypeError, ValueError): raise InputError(f"{path} has no column AU45_r of numbers; write it with OpenFace's FeatureExtraction") from None
-    if len(values) < n: raise InputError(f"{path} has {len(values)} rows but the video has {n} frames; run OpenFace on the whole video")
+    with open(path, newline='', encoding='utf-8') as f:
+        rows = list(csv.DictReader(f, skipinitialspace=True))
+    try:
+        values = np.array([float(r['AU45_r']) for r in rows])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} has no column AU45_r of numbers; write it with OpenFace's FeatureExtraction") from None
+    if len(values) < n:
+        raise InputError(f"{path} has {len(values)} rows but the video has {n} frames; run OpenFace on the whole video")
     return np.repeat(np.clip(values[:n, None]/2, 0, 1), 2, 1).astype(np.float32)
 
 # %% ../nbs/01a_adnerf.ipynb #e1b17f20
@@ -148,9 +164,12 @@ def head_map(
         "Where their landmarks fall with the guess `p`, minus where they are: `(frames, points, 2)` pixels."
         theirs = (anchors - p[3:6]) @ Rotation.from_rotvec(p[:3]).as_matrix()/np.exp(p[6])
         return _project(theirs, poses, focal, size)[..., :2] - xy
-    cost = lambda p: np.concatenate([miss(p).ravel()/spread/len(seen)**.5, p[:3]/.3, p[6:]/.1])
+    def cost(p):
+        return np.concatenate([miss(p).ravel()/spread/len(seen)**.5, p[:3]/.3, p[6:]/.1])
     p = least_squares(cost, np.r_[0, 0, 0, _BFM_ORIGIN, 0], x_scale=[.1]*3 + [.01]*3 + [.1]).x
-    S = np.eye(4); S[:3, :3] = np.exp(p[6])*Rotation.from_rotvec(p[:3]).as_matrix(); S[:3, 3] = p[3:6]
+    S = np.eye(4)
+    S[:3, :3] = np.exp(p[6])*Rotation.from_rotvec(p[:3]).as_matrix()
+    S[:3, 3] = p[3:6]
     return S, float(np.sqrt((miss(p)**2).sum(-1).mean()))
 
 # %% ../nbs/01a_adnerf.ipynb #cb0d64c4
@@ -165,11 +184,14 @@ def move_cameras(
 
 # %% ../nbs/01a_adnerf.ipynb #a0a19cd4
 def _ours(t, points, size): # their poses and 68 points -> cameras in our head space, and what was done
-    if t.ours: return t.poses, dict(head_space='as exported')
-    shift = np.eye(4); shift[:3, 3] = _BFM_ORIGIN
+    if t.ours:
+        return t.poses, dict(head_space='as exported')
+    shift = np.eye(4)
+    shift[:3, 3] = _BFM_ORIGIN
     S, rms = head_map(points, t.poses, t.focal, size) if np.isfinite(points).all((1, 2)).any() else (shift, None)
     fits = rms is not None and rms < .05*size
-    if not fits: S = shift
+    if not fits:
+        S = shift
     about = dict(head_space='fitted to the landmarks' if fits else 'shifted by the mean offset of the Basel Face Model', scale=float(np.cbrt(np.linalg.det(S[:3, :3]))), shift_m=S[:3, 3].tolist(), landmarks_rms_px=rms)
     return move_cameras(S, t.poses), about
 
@@ -189,19 +211,24 @@ def _fill_poses(poses, ids, n): # the same for rigid matrices
 # %% ../nbs/01a_adnerf.ipynb #c2f9e493
 def _read_picture(path):
     import cv2
-    try: data = np.fromfile(path, np.uint8)
-    except OSError: raise MissingError(f"the picture {path} is missing or not readable; copy it there, or take the frame out of the json file") from None
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        raise MissingError(f"the picture {path} is missing or not readable; copy it there, or take the frame out of the json file") from None
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if picture is None: raise InputError(f"{path} is not a picture that can be read; write it again")
+    if picture is None:
+        raise InputError(f"{path} is not a picture that can be read; write it again")
     return picture[..., ::-1]
 
 def _check_size(picture, shape, path):
-    if picture.shape[:2] != shape: raise InputError(f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels but the other pictures are {shape[1]}x{shape[0]}; all pictures of a folder must have one size")
+    if picture.shape[:2] != shape:
+        raise InputError(f"{path} is {picture.shape[1]}x{picture.shape[0]} pixels but the other pictures are {shape[1]}x{shape[0]}; all pictures of a folder must have one size")
     return picture
 
 def _resize(picture, size, exact=False): # exact: labels, not colours
     import cv2
-    if picture.shape[0] == size: return picture
+    if picture.shape[0] == size:
+        return picture
     return cv2.resize(np.ascontiguousarray(picture), (size, size), interpolation=cv2.INTER_NEAREST if exact else cv2.INTER_AREA)
 
 def _classes(parsing): # RGB (H, W, 3) -> (H, W): blue is head, white background, green neck and red torso
@@ -215,7 +242,8 @@ class _Pictures:
     "Frames and classes of a folder, one at a time."
     def __init__(self, folder, ids, images, plate):
         there = [k for k in ([images] if images else PICTURES) if (folder/k).is_dir()]
-        if not there: raise MissingError(f"there is no {images or ' or '.join(PICTURES)} in {folder}; give a folder that was prepared to the end")
+        if not there:
+            raise MissingError(f"there is no {images or ' or '.join(PICTURES)} in {folder}; give a folder that was prepared to the end")
         self.folder, self.kind, self.listed, self.plate, self.shape = folder, there[0], set(ids.tolist()), plate, plate.shape[:2]
         self.last = self.listed_frame(ids[0])
 
@@ -230,7 +258,8 @@ class _Pictures:
         return _check_size(_read_picture(path), self.shape, path), self.parsing(i)
 
     def __call__(self, i): # uint8 (H, W, 3) and (H, W)
-        if i in self.listed: self.last = self.listed_frame(i)
+        if i in self.listed:
+            self.last = self.listed_frame(i)
         elif (self.folder/'ori_imgs'/f'{i}.jpg').is_file():
             path = self.folder/'ori_imgs'/f'{i}.jpg'
             frame = _check_size(_read_picture(path), self.shape, path)
@@ -243,7 +272,8 @@ def _write_pictures(out, pictures, n, size, show):
     with NpyWriter(out/'frames.npy', (size, size, 3)) as frames, NpyWriter(out/'masks.npy', (size, size)) as masks:
         for i in progress(range(n), desc='reading pictures', unit='frames', disable=not show):
             frame, mask = pictures(i)
-            frames.append(_resize(frame, size)); masks.append(_resize(mask, size, exact=True))
+            frames.append(_resize(frame, size))
+            masks.append(_resize(mask, size, exact=True))
 
 def _write_png(path, image): # RGB or RGBA
     import cv2
@@ -253,9 +283,12 @@ def _read_points(folder, ids): # (F, 68, 2), NaN where there is no file
     out = np.full((len(ids), 68, 2), np.nan)
     for row, i in enumerate(ids):
         path = folder/'ori_imgs'/f'{i}.lms'
-        if not path.is_file(): continue
-        try: out[row] = np.array(path.read_text().split(), float).reshape(68, 2)
-        except ValueError: raise InputError(f"{path} does not hold 68 landmarks, one 'x y' a line; detect them again or delete the file") from None
+        if not path.is_file():
+            continue
+        try:
+            out[row] = np.array(path.read_text().split(), float).reshape(68, 2)
+        except ValueError:
+            raise InputError(f"{path} does not hold 68 landmarks, one 'x y' a line; detect them again or delete the file") from None
     return out
 
 # %% ../nbs/01a_adnerf.ipynb #0c2000f0
@@ -263,12 +296,16 @@ def _read_sound(path, n): # float32 (640 n,)
     from math import gcd
     from scipy.io import wavfile
     from scipy.signal import resample_poly
-    try: sr, wav = wavfile.read(path)
-    except FileNotFoundError: raise MissingError(f"there is no sound {path}; extract it from the video: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
-    except ValueError as e: raise InputError(f"{path} is not a WAV file that can be read ({e}); extract it again: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
+    try:
+        sr, wav = wavfile.read(path)
+    except FileNotFoundError:
+        raise MissingError(f"there is no sound {path}; extract it from the video: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
+    except ValueError as e:
+        raise InputError(f"{path} is not a WAV file that can be read ({e}); extract it again: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
     wav = (wav - 128)/127 if wav.dtype == np.uint8 else wav/np.iinfo(wav.dtype).max if wav.dtype.kind == 'i' else wav
     wav = wav.mean(1) if wav.ndim > 1 else wav
-    if sr != SAMPLE_RATE: wav = resample_poly(wav, SAMPLE_RATE//gcd(sr, SAMPLE_RATE), sr//gcd(sr, SAMPLE_RATE))
+    if sr != SAMPLE_RATE:
+        wav = resample_poly(wav, SAMPLE_RATE//gcd(sr, SAMPLE_RATE), sr//gcd(sr, SAMPLE_RATE))
     if abs(len(wav)/SAMPLE_RATE - n/FPS) > 1 + .02*n/FPS:
         raise InputError(f"{path} lasts {len(wav)/SAMPLE_RATE:.1f} s but {n} pictures at {FPS} a second last {n/FPS:.1f} s; was the video at another frame rate, or cut? convert it (ffmpeg -r {FPS}) and prepare it again")
     return np.pad(wav[:n*SAMPLES_PER_FRAME], (0, max(0, n*SAMPLES_PER_FRAME - len(wav)))).astype(np.float32)
@@ -276,45 +313,59 @@ def _read_sound(path, n): # float32 (640 n,)
 # %% ../nbs/01a_adnerf.ipynb #092e8309
 def _write_features(out, folder, n, train, block=500):
     path = next((folder/k for k in ('aud_ds.npy', 'aud.npy') if (folder/k).is_file()), None)
-    if path is None: return None
-    try: rows = np.load(path, mmap_mode='r')
-    except ValueError as e: raise InputError(f"{path} cannot be read ({e}); extract the features again, or delete it") from None
-    if rows.ndim != 3 or rows.shape[1] != 16 or not len(rows): raise InputError(f"{path} has the shape {rows.shape}, not (frames, 16, D); delete it, the features can be made from the sound")
+    if path is None:
+        return None
+    try:
+        rows = np.load(path, mmap_mode='r')
+    except ValueError as e:
+        raise InputError(f"{path} cannot be read ({e}); extract the features again, or delete it") from None
+    if rows.ndim != 3 or rows.shape[1] != 16 or not len(rows):
+        raise InputError(f"{path} has the shape {rows.shape}, not (frames, 16, D); delete it, the features can be made from the sound")
     name, D = 'deepspeech' if rows.shape[2] == 29 else 'aud', rows.shape[2]
     steps = np.array(rows[train.start:train.stop, 8:10], np.float64).reshape(-1, D)     # the two steps that are this frame's own
     mean, std = (steps.mean(0), np.where(steps.std(0) > 1e-6, steps.std(0), 1)) if len(steps) else (np.zeros(D), np.ones(D))
     (out/'embeddings').mkdir()
     with NpyWriter(out/'embeddings'/f'{name}.npy', (16, D), 'float32') as f:
-        for lo in range(0, n, block): f.append((rows[np.arange(lo, min(lo + block, n)).clip(0, len(rows) - 1)] - mean)/std)   # their rule: the last row serves all later frames
+        for lo in range(0, n, block):
+            f.append((rows[np.arange(lo, min(lo + block, n)).clip(0, len(rows) - 1)] - mean)/std)   # their rule: the last row serves all later frames
     write_json(out/'embeddings'/f'{name}.json', dict(name=name, key=f'{path.name} {sha256(path)}', imported=path.name, dims=D, model=None, window=16, steps_hz=2*FPS, mean=mean.tolist(), std=std.tolist()))
     return name
 
 # %% ../nbs/01a_adnerf.ipynb #4ebc0b0c
 def _splits(n, test):
-    if not 2 <= test < n: return split_frames(n)
+    if not 2 <= test < n:
+        return split_frames(n)
     guard = min(8, n//100)
     val = test - max(1, round(test/20))
-    if val - guard < 1: return split_frames(n)
+    if val - guard < 1:
+        return split_frames(n)
     return {'train': (0, val - guard), 'val': (val, test - guard), 'test': (test, n)}
 
 # %% ../nbs/01a_adnerf.ipynb #51889b3b
 def _check_import(folder, name, size, home, force):
-    if not folder.is_dir(): raise MissingError(f"there is no folder {folder}; give a folder that AD-NeRF, RAD-NeRF or ER-NeRF has prepared")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 2048): raise InputError(f"size is {size!r}; give a whole number of pixels between 16 and 2048")
+    if not folder.is_dir():
+        raise MissingError(f"there is no folder {folder}; give a folder that AD-NeRF, RAD-NeRF or ER-NeRF has prepared")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 2048):
+        raise InputError(f"size is {size!r}; give a whole number of pixels between 16 and 2048")
     final = Path(home or default_data_dir())/check_name(name)
-    if final.exists() and not force: raise InputError(f"there is a subject {name!r} already ({final}); choose another name, or force=True to replace it")
+    if final.exists() and not force:
+        raise InputError(f"there is a subject {name!r} already ({final}); choose another name, or force=True to replace it")
     return final
 
 def _check_camera(t, plate, path):
     H, W = plate.shape[:2]
-    if H != W: raise InputError(f"{path} is {W}x{H} pixels; this package needs square portraits: crop the video and prepare it again")
-    if not t.focal > 0: raise InputError(f"the json says that the focal length is {t.focal}; it must be a positive number of pixels")
-    if max(abs(c - W/2) for c in t.centre) > .01*W: raise InputError(f"the json says that the camera's centre is at {t.centre}, but the middle of the {W}x{H} pictures is at {(W/2, H/2)}; are the pictures those that were tracked?")
+    if H != W:
+        raise InputError(f"{path} is {W}x{H} pixels; this package needs square portraits: crop the video and prepare it again")
+    if not t.focal > 0:
+        raise InputError(f"the json says that the focal length is {t.focal}; it must be a positive number of pixels")
+    if max(abs(c - W/2) for c in t.centre) > .01*W:
+        raise InputError(f"the json says that the camera's centre is at {t.centre}, but the middle of the {W}x{H} pictures is at {(W/2, H/2)}; are the pictures those that were tracked?")
 
 def _open_folder(folder): # json with true numbers, landmarks, plate, number of frames
     t = read_transforms(folder)
     t.ids, listed = true_numbers(t.ids, _numbers(folder/'ori_imgs', '.lms')), t.ids
-    if t.test >= 0: t.test = int(t.ids[np.searchsorted(listed, t.test)])
+    if t.test >= 0:
+        t.test = int(t.ids[np.searchsorted(listed, t.test)])
     plate = _read_picture(folder/'bc.jpg')
     _check_camera(t, plate, folder/'bc.jpg')
     n = max([t.ids[-1], *_numbers(folder/'ori_imgs', '.jpg')]) + 1
@@ -329,11 +380,13 @@ def _write_motion(out, folder, t, points, n, own, size): # poses, landmarks, ble
     poses, about = _ours(t, points, own)
     poses, focal, some = _fill_poses(poses, t.ids, n), t.focal*size/own, np.isfinite(points).all((1, 2))
     every = np.full((n, 68, 2), np.nan)
-    if some.any(): every = _fill(points[some], t.ids[some], n)
+    if some.any():
+        every = _fill(points[some], t.ids[some], n)
     table = (folder/'au.csv').is_file()
     scores = _read_blinks(folder/'au.csv', n) if table else blinks(every) if some.any() else np.zeros((n, 2))
     for name, a in dict(poses=poses, landmarks=mesh_landmarks(every*size/own, poses, focal, size), blendshapes=scores).items():
-        with NpyWriter(out/f'{name}.npy', a.shape[1:], np.float32) as f: f.append(a)
+        with NpyWriter(out/f'{name}.npy', a.shape[1:], np.float32) as f:
+            f.append(a)
     about['landmarks'] = 'canonical face, 68 points measured' if some.any() else 'canonical face at the pose, not measured'
     return focal, BLINKS if table or some.any() else (), about
 
@@ -380,7 +433,8 @@ def _face_rect(points, size): # as AD-NeRF's process_data has it: x, y, width, h
 
 def _write_transforms(out, subject, points):
     test, tracked = subject.split('test').start, np.flatnonzero(subject.tracked)
-    entry = lambda i: dict(img_id=int(i), aud_id=int(i), transform_matrix=subject.poses[i].astype(float).tolist(), face_rect=_face_rect(points[i], subject.size))
+    def entry(i):
+        return dict(img_id=int(i), aud_id=int(i), transform_matrix=subject.poses[i].astype(float).tolist(), face_rect=_face_rect(points[i], subject.size))
     for name, part in (('train', tracked[tracked < test]), ('val', tracked[tracked >= test])):
         write_json(out/f'transforms_{name}.json', dict(focal_len=subject.focal, cx=subject.size/2, cy=subject.size/2, frames=[entry(i) for i in part], dnerf=dict(head_space='canonical', unit='metre')))
 
@@ -390,12 +444,15 @@ def _write_jpg(path, image, quality):
     path.write_bytes(cv2.imencode('.jpg', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])[1].tobytes())
 
 def _export_frame(out, i, frame, mask, plate, quality, tracked):
-    at = lambda folder, suffix='jpg': out/folder/f'{i}.{suffix}'
+    def at(folder, suffix='jpg'):
+        return out/folder/f'{i}.{suffix}'
     _write_jpg(at('ori_imgs'), frame, quality)
     _write_png(at('parsing', 'png'), _CLASS_COLOUR[mask])
-    if not tracked: return
+    if not tracked:
+        return
     whole = np.where((mask == BACKGROUND)[..., None], plate, frame)
-    for folder in ('com_imgs', 'gt_imgs'): _write_jpg(at(folder), whole, quality)
+    for folder in ('com_imgs', 'gt_imgs'):
+        _write_jpg(at(folder), whole, quality)
     _write_jpg(at('head_imgs'), np.where((mask == HEAD)[..., None], frame, plate), quality)
     torso = (mask == TORSO)[..., None]
     _write_png(at('torso_imgs', 'png'), np.concatenate([frame*torso, torso*np.uint8(255)], -1))
@@ -403,15 +460,18 @@ def _export_frame(out, i, frame, mask, plate, quality, tracked):
 # %% ../nbs/01a_adnerf.ipynb #c86fa502
 def _export_features(out, subject, block=1500):
     path = subject.folder/'embeddings'/'deepspeech.npy'
-    if not path.is_file(): return
+    if not path.is_file():
+        return
     about, rows = read_json(path.with_suffix('.json')), subject.embedding('deepspeech')
     mean, std = (np.array(about[k], np.float32) for k in ('mean', 'std'))
     with NpyWriter(out/'aud.npy', rows.shape[1:], 'float32') as f:
-        for lo in range(0, len(rows), block): f.append(rows[lo:lo + block]*std + mean)
+        for lo in range(0, len(rows), block):
+            f.append(rows[lo:lo + block]*std + mean)
 
 def _export_blinks(out, subject):
     columns = [subject.blendshape_names.index(k) for k in BLINKS if k in subject.blendshape_names]
-    if not columns: return
+    if not columns:
+        return
     blink = np.asarray(subject.blendshapes[:, columns]).mean(1)*2
     rows = [f'{i + 1}, {i/FPS:.3f}, {b:.5f}' for i, b in enumerate(blink)]
     (out/'au.csv').write_text('\n'.join(['frame, timestamp, AU45_r', *rows]) + '\n')
@@ -430,18 +490,24 @@ def export_adnerf(
 ) -> Path:             # The folder
     "Write a subject in AD-NeRF's layout."
     final = Path(folder).expanduser().resolve()
-    if final.exists(): raise InputError(f"{final} exists already; give a folder that does not")
+    if final.exists():
+        raise InputError(f"{final} exists already; give a folder that does not")
     n, size, plate, tracked = subject.n_frames, subject.size, subject.background, subject.tracked
-    if not tracked.any(): raise InputError(f"no frame of subject {subject.name!r} has a face; there is nothing to export")
+    if not tracked.any():
+        raise InputError(f"no frame of subject {subject.name!r} has a face; there is nothing to export")
     points = np.array(subject.landmarks[:, list(MESH_OF_68), :2], float)
     need_space(final, n*size*size*4, f"exporting {subject.name}")
     with staged_dir(final) as out:
-        for k in ('ori_imgs', 'parsing', 'com_imgs', 'gt_imgs', 'head_imgs', 'torso_imgs', 'logs'): (out/k).mkdir()
+        for k in ('ori_imgs', 'parsing', 'com_imgs', 'gt_imgs', 'head_imgs', 'torso_imgs', 'logs'):
+            (out/k).mkdir()
         _write_transforms(out, subject, points)
-        for i in progress(range(n), desc=f'exporting {subject.name}', unit='frames', disable=not show): _export_frame(out, i, subject.frames[i], subject.masks[i], plate, quality, tracked[i])
-        for i in np.flatnonzero(tracked): np.savetxt(out/'ori_imgs'/f'{i}.lms', points[i], '%f')
+        for i in progress(range(n), desc=f'exporting {subject.name}', unit='frames', disable=not show):
+            _export_frame(out, i, subject.frames[i], subject.masks[i], plate, quality, tracked[i])
+        for i in np.flatnonzero(tracked):
+            np.savetxt(out/'ori_imgs'/f'{i}.lms', points[i], '%f')
         _write_jpg(out/'bc.jpg', plate, quality)
         write_wav(out/'aud.wav', subject.wav)
-        _export_features(out, subject); _export_blinks(out, subject)
+        _export_features(out, subject)
+        _export_blinks(out, subject)
         _export_configs(out, final, subject.name, float(np.linalg.norm(subject.poses[:, :3, 3], axis=1).mean()))
     return final

@@ -100,10 +100,12 @@ def table1(
     from dnerf.evaluation.table import Table, findings, show_differences, show_table
     from dnerf.video.sources import open_subject
     table = Table(open_subject(subject, size), rows, seeds, preset, minutes, steps, overrides)
-    for row, reason in table.embed().items(): print(f"{row} is missing: {reason.split(';')[0]}")
+    for row, reason in table.embed().items():
+        print(f"{row} is missing: {reason.split(';')[0]}")
     table.fill(jobs)
     results = table.results()
-    for name, text in table.pictures().items(): print(f'{name}: {text}')
+    for name, text in table.pictures().items():
+        print(f'{name}: {text}')
     print(show_table(results), show_differences(results), *findings(results), f'results: {table.folder}', sep='\n')
 
 # %% ../nbs/90_cli.ipynb #8d4785bd
@@ -111,7 +113,9 @@ def doctor() -> int: # 0 if `make train` and `make test` can work
     "Say what is here, what is missing, and how to get it: packages, models, devices, weights, disk, subjects, runs."
     from dnerf.doctor import examine, verdict
     checks = []
-    for check in examine(): checks.append(check); print(check, flush=True)
+    for check in examine():
+        checks.append(check)
+        print(check, flush=True)
     sentence, code = verdict(checks)
     print(sentence)
     return code
@@ -137,16 +141,21 @@ def add_parameter(
     "One parameter of a function as an argument of a command line."
     text = text.replace('`', '').replace('%', '%%') + ('' if p.default in (None, '', False) else f' (default: {p.default})')
     kind = dict(type=p.annotation if p.annotation in (int, float) else str)
-    if p.annotation is bool: kind = dict(action='store_true')
-    elif p.annotation == bool|str: kind = dict(nargs='?', const=True, metavar='FILE')
-    elif bare: kind.update(nargs='?', metavar=p.name.upper())
-    else: kind['metavar'] = 'N' if kind['type'] in (int, float) else 'TEXT'
+    if p.annotation is bool:
+        kind = dict(action='store_true')
+    elif p.annotation == bool|str:
+        kind = dict(nargs='?', const=True, metavar='FILE')
+    elif bare:
+        kind.update(nargs='?', metavar=p.name.upper())
+    else:
+        kind['metavar'] = 'N' if kind['type'] in (int, float) else 'TEXT'
     parser.add_argument(p.name if bare else f'--{p.name}', default=p.default, help=text, **kind)
 
 # %% ../nbs/90_cli.ipynb #240ca337
 _NOTE = '\n\nIn the environment that make env builds: source .venv/bin/activate. Subjects and runs are in data/ and runs/ of the clone, or of DNERF_HOME.'
 
-def _examples(lines): return 'examples:\n' + '\n'.join(f'  {line}' for line in lines)
+def _examples(lines):
+    return 'examples:\n' + '\n'.join(f'  {line}' for line in lines)
 
 def add_verb(
     commands, # From `add_subparsers`
@@ -156,9 +165,11 @@ def add_verb(
     parameters, texts = inspect.signature(f).parameters, docments(f)
     parser = commands.add_parser(f.__name__, help=f.__doc__, description=f.__doc__, epilog=_examples(EXAMPLES[f.__name__]), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     for name, p in parameters.items():
-        if name != 'overrides': add_parameter(parser, p, texts[name], name in POSITIONAL[f.__name__])
+        if name != 'overrides':
+            add_parameter(parser, p, texts[name], name in POSITIONAL[f.__name__])
     parser.add_argument('--debug', action='store_true', help='show where in the program an error arose')
-    if 'overrides' in parameters: parser.usage = parser.format_usage()[len('usage: '):].rstrip() + ' [-- KEY=VALUE ...]'
+    if 'overrides' in parameters:
+        parser.usage = parser.format_usage()[len('usage: '):].rstrip() + ' [-- KEY=VALUE ...]'
     return parser
 
 def make_parser() -> tuple: # The parser of the command, and verb to parser
@@ -177,21 +188,30 @@ def understand(
     "What a command line asks for; leaves by `SystemExit` with 2 if it makes no sense, with 0 after a help text."
     at = words.index('--') if '--' in words else len(words)
     (words, tail), (parser, verbs) = (words[:at], words[at + 1:]), make_parser()
-    if not words: parser.print_help(sys.stderr); parser.exit(2)
-    if not words[0].startswith('-') and words[0] not in verbs: parser.error(f"there is no verb {words[0]!r}; the verbs are {', '.join(verbs)}{did_you_mean(words[0], verbs)}")
-    if words[0] not in verbs: parser.parse_args(words); parser.error('say what to do: dnerf VERB ...')
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if not words[0].startswith('-') and words[0] not in verbs:
+        parser.error(f"there is no verb {words[0]!r}; the verbs are {', '.join(verbs)}{did_you_mean(words[0], verbs)}")
+    if words[0] not in verbs:
+        parser.parse_args(words)
+        parser.error('say what to do: dnerf VERB ...')
     verb = words[0]
     options = ['--help', '--debug', *(f'--{name}' for name in inspect.signature(VERBS[verb]).parameters if name != 'overrides' and name not in POSITIONAL.get(verb, ()))]
     for word in (w.partition('=')[0] for w in words[1:]):
-        if word.startswith('--') and word not in options: verbs[verb].error(f'{verb} has no option {word}{did_you_mean(word, options)}')
+        if word.startswith('--') and word not in options:
+            verbs[verb].error(f'{verb} has no option {word}{did_you_mean(word, options)}')
     asked = vars(verbs[verb].parse_intermixed_args(words[1:]))
-    if 'overrides' in inspect.signature(VERBS[verb]).parameters: asked['overrides'] = ' '.join(tail)
-    elif tail: verbs[verb].error(f"{verb} takes no overrides, so nothing can come after --")
+    if 'overrides' in inspect.signature(VERBS[verb]).parameters:
+        asked['overrides'] = ' '.join(tail)
+    elif tail:
+        verbs[verb].error(f"{verb} takes no overrides, so nothing can come after --")
     return verb, asked
 
 # %% ../nbs/90_cli.ipynb #f046160f
 def _close_bars(): # progress bars that an error left open; each would be drawn once more below the sentence
-    for bar in list(getattr(getattr(sys.modules.get('tqdm'), 'tqdm', None), '_instances', ())): bar.close()
+    for bar in list(getattr(getattr(sys.modules.get('tqdm'), 'tqdm', None), '_instances', ())):
+        bar.close()
 
 def carry_out(
     verb,           # Function
@@ -199,14 +219,19 @@ def carry_out(
     debug:bool=False, # Show where an error arose
 ) -> int:           # 0, 1 or 130, or what the verb says
     "Call a verb; its errors become a sentence and a number."
-    try: return verb(**parameters) or 0
-    except DnerfError as e: error, code, sentence = e, 1, f'dnerf: {e}'
-    except ImportError as e: error, code, sentence = e, 1, f'dnerf: {e}; dnerf doctor says what this installation lacks'
+    try:
+        return verb(**parameters) or 0
+    except DnerfError as e:
+        error, code, sentence = e, 1, f'dnerf: {e}'
+    except ImportError as e:
+        error, code, sentence = e, 1, f'dnerf: {e}; dnerf doctor says what this installation lacks'
     except (KeyboardInterrupt, SystemExit) as e:
-        if not isinstance(e, KeyboardInterrupt) and not isinstance(e.__context__, KeyboardInterrupt): raise
+        if not isinstance(e, KeyboardInterrupt) and not isinstance(e.__context__, KeyboardInterrupt):
+            raise
         error, code, sentence = e, 130, 'dnerf: stopped'
     _close_bars()
-    if debug: traceback.print_exception(error)
+    if debug:
+        traceback.print_exception(error)
     print(sentence, file=sys.stderr)
     return code
 
@@ -220,4 +245,5 @@ def main(
     return carry_out(VERBS[verb], asked, debug)
 
 # %% ../nbs/90_cli.ipynb #b5f26cdc
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main()) # as a program, not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    sys.exit(main()) # as a program, not in a notebook

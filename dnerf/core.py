@@ -33,7 +33,8 @@ def did_you_mean(
     known,     # Names that there are
 ) -> str:      # `; did you mean ...?`, or empty if no name is close
     "The end of a sentence about a name that does not exist."
-    split = lambda name: name.lstrip('-').rpartition('.')
+    def split(name):
+        return name.lstrip('-').rpartition('.')
     def likeness(name):
         "In [0, 1]; of names in the same group only the last part counts."
         (group, _, last), (group2, _, last2) = split(word), split(name)
@@ -48,7 +49,8 @@ def _package() -> Path: # Folder of the installed package
 
 def home() -> Path: # The folder that holds `data/` and `runs/`
     "`DNERF_HOME`, else the root of the repository, else the working directory."
-    if os.environ.get('DNERF_HOME'): return Path(os.environ['DNERF_HOME']).expanduser().resolve()
+    if os.environ.get('DNERF_HOME'):
+        return Path(os.environ['DNERF_HOME']).expanduser().resolve()
     root = _package().parent
     return root if (root/'settings.ini').is_file() else Path.cwd()
 
@@ -66,7 +68,8 @@ def asset(
 ) -> Path: # Its path
     "A bundled file; raises `MissingError` when the installation lacks it."
     path = _package()/'assets'/name
-    if not path.is_file(): raise MissingError(f"the bundled file {name} is missing from this installation of dnerf; reinstall the package")
+    if not path.is_file():
+        raise MissingError(f"the bundled file {name} is missing from this installation of dnerf; reinstall the package")
     return path
 
 # %% ../nbs/00_core.ipynb #2c993332
@@ -88,10 +91,12 @@ def _storage_errors(
     reasons = {errno.ENOSPC: "the disk is full; free some space", errno.EDQUOT: "your disk quota is used up; free some space",
                errno.EFBIG: "the file became larger than this disk or process may write; free some space or raise the limit",
                errno.EACCES: "there is no permission to write there; choose a folder you may write to", errno.EROFS: "the disk is read-only; choose another folder"}
-    try: yield
+    try:
+        yield
     except OSError as e:
         code = errno.ENOSPC if e.errno is None and 'requested and' in str(e) else e.errno     # NumPy reports a short write without a number
-        if isinstance(e, DnerfError) or code not in reasons: raise
+        if isinstance(e, DnerfError) or code not in reasons:
+            raise
         raise StorageError(f"could not write {where}: {reasons[code]} and run the same command again (nothing half-written was kept)") from e
 
 # %% ../nbs/00_core.ipynb #7e7128f8
@@ -107,7 +112,8 @@ def staged_file(
         try:
             yield tmp
             os.replace(tmp, final)
-        finally: tmp.unlink(missing_ok=True)
+        finally:
+            tmp.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #a470b825
 @contextlib.contextmanager
@@ -124,10 +130,13 @@ def locked(
         try:
             import fcntl # on Unix only; elsewhere there is no lock
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError: pass
-        except BlockingIOError: raise StorageError(f"another process is working on {what} ({folder}); wait for it, or stop it") from None
+        except ImportError:
+            pass
+        except BlockingIOError:
+            raise StorageError(f"another process is working on {what} ({folder}); wait for it, or stop it") from None
         yield
-    finally: handle.close()
+    finally:
+        handle.close()
 
 # %% ../nbs/00_core.ipynb #a9d0d4cb
 @contextlib.contextmanager
@@ -138,18 +147,23 @@ def staged_dir(
     final = Path(final)
     tmp, retired = (final.with_name(f'.{final.name}.{kind}') for kind in ('partial', 'retired'))
     with locked(final, final.name), _storage_errors(final):
-        if retired.exists() and not final.exists(): retired.rename(final)     # killed between the two renames below
-        for old in (tmp, retired): shutil.rmtree(old, ignore_errors=True)
+        if retired.exists() and not final.exists():
+            retired.rename(final)     # killed between the two renames below
+        for old in (tmp, retired):
+            shutil.rmtree(old, ignore_errors=True)
         tmp.mkdir()
         try:
             yield tmp
-            if final.exists(): final.rename(retired)
+            if final.exists():
+                final.rename(retired)
             tmp.rename(final)
             shutil.rmtree(retired, ignore_errors=True)
         except BaseException:
-            if retired.exists() and not final.exists(): retired.rename(final)
+            if retired.exists() and not final.exists():
+                retired.rename(final)
             raise
-        finally: shutil.rmtree(tmp, ignore_errors=True)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #8f63573a
 def need_space(
@@ -159,9 +173,11 @@ def need_space(
 ):
     "Raise `StorageError` when the disk of `folder` has less than `nbytes` free."
     folder = Path(folder).resolve()
-    while not folder.exists(): folder = folder.parent
+    while not folder.exists():
+        folder = folder.parent
     free = shutil.disk_usage(folder).free
-    if free < nbytes: raise StorageError(f"{what} needs {nbytes/1e6:.0f} MB but only {free/1e6:.0f} MB are free in {folder}; free some space or set DNERF_HOME to another disk")
+    if free < nbytes:
+        raise StorageError(f"{what} needs {nbytes/1e6:.0f} MB but only {free/1e6:.0f} MB are free in {folder}; free some space or set DNERF_HOME to another disk")
 
 # %% ../nbs/00_core.ipynb #b232c147
 def write_json(
@@ -177,9 +193,12 @@ def read_json(
     path:Path, # Where
 ):             # What was in it
     "Read a JSON file; `MissingError` if absent, `InputError` if damaged."
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise MissingError(f"there is no file {path}") from None
-    except ValueError as e: raise InputError(f"{path} is damaged ({e}); delete its folder and make it again") from None
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise MissingError(f"there is no file {path}") from None
+    except ValueError as e:
+        raise InputError(f"{path} is damaged ({e}); delete its folder and make it again") from None
 
 def sha256(
     path:Path, # A file of any size
@@ -187,7 +206,8 @@ def sha256(
     "Hash of a file's content, read in blocks."
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
-        while block := f.read(1 << 20): digest.update(block)
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 # %% ../nbs/00_core.ipynb #e45dab3e
@@ -196,15 +216,20 @@ def pick_device(
 ): # The torch device
     "The device to compute on; `InputError` for one that this machine lacks."
     import torch
-    if device == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as e: raise InputError(f"device {device!r} is not available here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f"device {device!r} is not available here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
 
 # %% ../nbs/00_core.ipynb #cee3cfa6
 def keep_memory() -> bool: # Whether the allocator could be told
     "Ask glibc's allocator to keep freed memory for the next step (`M_TRIM_THRESHOLD`, `M_MMAP_THRESHOLD`)."
-    try: mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError): return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
     return bool(mallopt(-1, 2**31 - 1) & mallopt(-3, 2**30))
 
 # %% ../nbs/00_core.ipynb #e0170b08

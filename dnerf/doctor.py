@@ -38,7 +38,8 @@ def check_of_error(
 ) -> Check:           # `missing` or `problem`
     "An error as a line of the list."
     text, _, remedy = (str(error).strip().splitlines() or [''])[0].partition('; ')
-    if not isinstance(error, DnerfError): text = f'{type(error).__name__}: {text}'
+    if not isinstance(error, DnerfError):
+        text = f'{type(error).__name__}: {text}'
     return Check(name, 'missing' if isinstance(error, MissingError) else 'problem', text, remedy, needed)
 
 # %% ../nbs/80_doctor.ipynb #6b03dcc2
@@ -50,7 +51,8 @@ def check_python(
     "Is this a Python that dnerf is tested with?"
     version = tuple(version or sys.version_info[:3])
     text, (old, new) = '.'.join(map(str, version)), ('.'.join(map(str, v)) for v in PYTHONS)
-    if PYTHONS[0] <= version[:2] <= PYTHONS[1]: return Check('Python', 'ok', text)
+    if PYTHONS[0] <= version[:2] <= PYTHONS[1]:
+        return Check('Python', 'ok', text)
     return Check('Python', 'problem', f'{text}; dnerf is tested with {old} to {new}', f'remove .venv, and make env PYTHON=python{new}')
 
 # %% ../nbs/80_doctor.ipynb #8b533cfb
@@ -59,7 +61,8 @@ def requirements(
 ) -> list[str]:     # E.g. `torch>=2.4`
     "Packages that the library, its notebooks and its tests need."
     config = ConfigParser(delimiters=['='], interpolation=None)
-    if config.read((root or _package().parent)/'settings.ini', encoding='utf-8'): return (config['DEFAULT']['requirements'] + ' ' + config['DEFAULT']['dev_requirements']).split()
+    if config.read((root or _package().parent)/'settings.ini', encoding='utf-8'):
+        return (config['DEFAULT']['requirements'] + ' ' + config['DEFAULT']['dev_requirements']).split()
     return [r for r in metadata.requires('dnerf') or () if 'extra' not in r or 'extra == "dev"' in r]
 
 # %% ../nbs/80_doctor.ipynb #d74abb2b
@@ -73,12 +76,18 @@ def check_packages(
     from packaging.requirements import Requirement
     absent, other, found = [], [], {}
     for need in map(Requirement, requirements() if needs is None else needs):
-        if need.marker and not need.marker.evaluate({'extra': 'dev'}): continue
-        try: found[need.name] = version(need.name)
-        except metadata.PackageNotFoundError: absent.append(need.name); continue
-        if not need.specifier.contains(found[need.name], prereleases=True): other.append(f'{need.name} is {found[need.name]}, not {need.specifier}')
+        if need.marker and not need.marker.evaluate({'extra': 'dev'}):
+            continue
+        try:
+            found[need.name] = version(need.name)
+        except metadata.PackageNotFoundError:
+            absent.append(need.name)
+            continue
+        if not need.specifier.contains(found[need.name], prereleases=True):
+            other.append(f'{need.name} is {found[need.name]}, not {need.specifier}')
     wrong = ([f"not installed: {', '.join(absent)}"] if absent else []) + other
-    if wrong: return Check('packages', 'missing' if absent else 'problem', '; '.join(wrong), _INSTALL)
+    if wrong:
+        return Check('packages', 'missing' if absent else 'problem', '; '.join(wrong), _INSTALL)
     told = ', '.join(f'{k} {found[k]}' for k in ('torch', 'lightning', 'mediapipe', 'av', 'librosa') if k in found)
     return Check('packages', 'ok', f'all {len(found)} as settings.ini asks' + (f': {told}' if told else ''))
 
@@ -87,11 +96,14 @@ def check_opencv(
     names=None, # Names of installed packages with OpenCV in them; None: look
 ) -> Check:     # Of the module `cv2`
     "Is there exactly one OpenCV?"
-    if names is None: names = [d.metadata['Name'] or '' for d in metadata.distributions()]
+    if names is None:
+        names = [d.metadata['Name'] or '' for d in metadata.distributions()]
     names = sorted({n for n in names if n.lower().startswith('opencv-')})
     again = 'pip install -c constraints.txt --force-reinstall --no-deps opencv-contrib-python'
-    if not names: return Check('OpenCV', 'missing', 'no package with the module cv2 is installed', again)
-    if len(names) > 1: return Check('OpenCV', 'problem', f"{' and '.join(names)} write over each other in the folder cv2", f"pip uninstall -y {' '.join(names)} && {again}")
+    if not names:
+        return Check('OpenCV', 'missing', 'no package with the module cv2 is installed', again)
+    if len(names) > 1:
+        return Check('OpenCV', 'problem', f"{' and '.join(names)} write over each other in the folder cv2", f"pip uninstall -y {' '.join(names)} && {again}")
     return Check('OpenCV', 'ok', f'{names[0]}, and no second one')
 
 # %% ../nbs/80_doctor.ipynb #28f3ecfc
@@ -105,10 +117,13 @@ def check_libraries(
     "Are the system libraries of MediaPipe and OpenCV there?"
     def absent(name):
         "Can it not be loaded?"
-        try: load(name)
-        except OSError: return True
+        try:
+            load(name)
+        except OSError:
+            return True
     gone = [name for name in names if absent(name)]
-    if gone and sys.platform == 'linux': return Check('system libraries', 'missing', f"{', '.join(gone)}; MediaPipe or OpenCV may need them", _APT, needed=False)
+    if gone and sys.platform == 'linux':
+        return Check('system libraries', 'missing', f"{', '.join(gone)}; MediaPipe or OpenCV may need them", _APT, needed=False)
     return Check('system libraries', 'ok', 'those of MediaPipe and OpenCV are here' if not gone else f'other names than on Linux ({sys.platform})')
 
 # %% ../nbs/80_doctor.ipynb #82520d7c
@@ -116,17 +131,22 @@ def open_models():
     "Open the bundled models as `prepare` does."
     from dnerf.video.matting import person_segmenter
     from dnerf.video.tracking import face_landmarker, quiet_native
-    with quiet_native(): landmarker = face_landmarker()
-    landmarker.close(); person_segmenter().close()
+    with quiet_native():
+        landmarker = face_landmarker()
+    landmarker.close()
+    person_segmenter().close()
 
 # %% ../nbs/80_doctor.ipynb #724e9517
 def check_mediapipe(
     models=open_models, # Opens them or raises
 ) -> Check:             # Of MediaPipe
     "Does MediaPipe open its two bundled models?"
-    try: models()
-    except DnerfError as e: return check_of_error('MediaPipe', e)
-    except Exception as e: return Check('MediaPipe', 'problem', check_of_error('', e).text, f'{_APT}; if that is no help: {_INSTALL}')
+    try:
+        models()
+    except DnerfError as e:
+        return check_of_error('MediaPipe', e)
+    except Exception as e:
+        return Check('MediaPipe', 'problem', check_of_error('', e).text, f'{_APT}; if that is no help: {_INSTALL}')
     return Check('MediaPipe', 'ok', 'opens the bundled face landmarker and segmenter')
 
 # %% ../nbs/80_doctor.ipynb #f55f9f04
@@ -145,10 +165,14 @@ def check_video(
 ) -> Check:            # Of PyAV, which carries ffmpeg
     "Can a video that plays in a browser be written?"
     again = 'pip install -c constraints.txt --force-reinstall --no-deps av'
-    try: codecs = trial()
-    except MissingError as e: return check_of_error('video', e)
-    except Exception as e: return Check('video', 'problem', check_of_error('', e).text, again)
-    if codecs != ('h264', 'aac'): return Check('video', 'problem', f'PyAV writes {codecs[0]} and {codecs[1]}, not h264 and aac', again)
+    try:
+        codecs = trial()
+    except MissingError as e:
+        return check_of_error('video', e)
+    except Exception as e:
+        return Check('video', 'problem', check_of_error('', e).text, again)
+    if codecs != ('h264', 'aac'):
+        return Check('video', 'problem', f'PyAV writes {codecs[0]} and {codecs[1]}, not h264 and aac', again)
     return Check('video', 'ok', 'PyAV writes and reads H.264 and AAC')
 
 # %% ../nbs/80_doctor.ipynb #453ae9c1
@@ -163,7 +187,8 @@ def check_processor(
     threads = threads or torch.get_num_threads()
     fast = pick_precision('auto', torch.device('cpu')) == 'bf16-mixed'
     text = f"{cores} core{'s' if cores > 1 else ''}, {threads} thread{'s' if threads > 1 else ''}, {'bfloat16 with units for it (AMX)' if fast else 'float32'}"
-    if threads > cores: return Check('processor', 'problem', f'{text}: they get in each other\'s way', f'set OMP_NUM_THREADS={cores}', needed=False)
+    if threads > cores:
+        return Check('processor', 'problem', f'{text}: they get in each other\'s way', f'set OMP_NUM_THREADS={cores}', needed=False)
     return Check('processor', 'ok', text)
 
 # %% ../nbs/80_doctor.ipynb #1abdab05
@@ -180,7 +205,8 @@ def check_memory(
 ) -> Check:          # Of the memory
     "Is there enough for a portrait of 256 pixels?"
     size = (memory_bytes() if nbytes is None else nbytes)/2**30
-    if size < 2: return Check('memory', 'problem', f'{size:.1f} GiB; a portrait of 256 pixels needs about 2', 'use a larger machine, or train a smaller portrait: make train SIZE=128')
+    if size < 2:
+        return Check('memory', 'problem', f'{size:.1f} GiB; a portrait of 256 pixels needs about 2', 'use a larger machine, or train a smaller portrait: make train SIZE=128')
     return Check('memory', 'ok', f'{size:.1f} GiB')
 
 # %% ../nbs/80_doctor.ipynb #fc487529
@@ -194,12 +220,14 @@ def check_gpu(
     if cuda.is_available():
         told = [f'{p.name} with {p.total_memory/2**30:.0f} GiB' for p in map(cuda.get_device_properties, range(cuda.device_count()))]
         return Check('GPU', 'ok', ', '.join(told))
-    if driver: return Check('GPU', 'problem', f'there is an NVIDIA driver, but PyTorch {torch.__version__} cannot use it', 'update the driver, or install the PyTorch build for its version of CUDA', needed=False)
+    if driver:
+        return Check('GPU', 'problem', f'there is an NVIDIA driver, but PyTorch {torch.__version__} cannot use it', 'update the driver, or install the PyTorch build for its version of CUDA', needed=False)
     return Check('GPU', 'ok', 'none that PyTorch can use; the processor computes')
 
 # %% ../nbs/80_doctor.ipynb #9d12859e
 def _found(name, variable, url, find, use): # what a search for weights says
-    try: return Check(name, 'ok', f'{find()}, for {use}', needed=False)
+    try:
+        return Check(name, 'ok', f'{find()}, for {use}', needed=False)
     except DnerfError as e:
         check = check_of_error(name, e, needed=False)
         fetched = '' if check.state != 'missing' or os.environ.get(variable) else f'; the first use fetches {url} (DNERF_MIRROR names another place)'
@@ -227,12 +255,14 @@ def check_lpips(
     "Are torchvision and AlexNet's weights on this machine?"
     import torch
     try:
-        if torchvision is None: import torchvision
+        if torchvision is None:
+            import torchvision
     except (ImportError, RuntimeError): # the second: of another version
         return Check('LPIPS', 'missing', f'there is no torchvision that fits torch {torch.__version__}; only the measure lpips needs it', 'pip install torchvision, in the version that belongs to this torch and from the same index', needed=False)
     url = torchvision.models.AlexNet_Weights.DEFAULT.url
     path = Path(folder or torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
-    if path.is_file(): return Check('LPIPS', 'ok', f'{path}, for the measure lpips', needed=False)
+    if path.is_file():
+        return Check('LPIPS', 'ok', f'{path}, for the measure lpips', needed=False)
     return Check('LPIPS', 'missing', "there are no weights of AlexNet; only the measure lpips needs them", f'put {url} into {path.parent}, or just use it: they are fetched', needed=False)
 
 # %% ../nbs/80_doctor.ipynb #3660a37d
@@ -243,17 +273,22 @@ def check_place(
 ) -> Check:             # Of the folder
     "Can it be written to, and is there room?"
     place = Path(folder)
-    while not place.exists(): place = place.parent
+    while not place.exists():
+        place = place.parent
     elsewhere = 'choose a folder that you may write to and set DNERF_HOME to it'
     try:
-        with tempfile.TemporaryFile(dir=place): pass
+        with tempfile.TemporaryFile(dir=place):
+            pass
         need_space(place, nbytes, name)
-    except StorageError as e: return check_of_error(name, e)
-    except OSError as e: return Check(name, 'problem', f'{folder} cannot be written ({e.strerror})', elsewhere)
+    except StorageError as e:
+        return check_of_error(name, e)
+    except OSError as e:
+        return Check(name, 'problem', f'{folder} cannot be written ({e.strerror})', elsewhere)
     return Check(name, 'ok', f'{folder}, {shutil.disk_usage(place).free/1e9:.0f} GB free')
 
 # %% ../nbs/80_doctor.ipynb #cd402186
-def _listed(names): return ', '.join(names) or 'none yet'
+def _listed(names):
+    return ', '.join(names) or 'none yet'
 
 def check_subjects(
     folder:Path=None, # `data/`; None: that of this project
@@ -263,12 +298,16 @@ def check_subjects(
     from dnerf.video.sources import VIDEO_ENDINGS
     folder, good, bad = folder or data_dir(), [], []
     for path in sorted(folder.glob('[!.]*/subject.json')):
-        try: Subject(path.parent); good.append(path.parent.name)
-        except (DnerfError, KeyError, TypeError) as e: bad.append(f"{path.parent.name} ({check_of_error('', e).text})")
+        try:
+            Subject(path.parent)
+            good.append(path.parent.name)
+        except (DnerfError, KeyError, TypeError) as e:
+            bad.append(f"{path.parent.name} ({check_of_error('', e).text})")
     bad += [f"{p.name[1:-len('.partial')]} (being prepared, or left by a preparation that was stopped)" for p in sorted(folder.glob('.*.partial')) if p.is_dir()]
     waiting = sorted(p.stem for p in folder.glob('*') if p.suffix.lower() in VIDEO_ENDINGS and p.stem not in good)
     text = _listed(good) + (f"; videos to prepare: {', '.join(waiting)}" if waiting else '')
-    if bad: return Check('subjects', 'problem', f"{text}; incomplete: {', '.join(bad)}", 'prepare them again', needed=False)
+    if bad:
+        return Check('subjects', 'problem', f"{text}; incomplete: {', '.join(bad)}", 'prepare them again', needed=False)
     return Check('subjects', 'ok', text)
 
 # %% ../nbs/80_doctor.ipynb #629259d5
@@ -280,9 +319,12 @@ def check_runs(
     folder, good, bad = folder or runs_dir(), [], []
     for path in sorted({p.parent for part in PARTS_OF_A_RUN[:2] for p in folder.glob(f'[!.]*/[!.]*/{part}')}):
         gone, name = [part for part in PARTS_OF_A_RUN if not (path/part).is_file()], path.relative_to(folder).as_posix()
-        if gone: bad.append(f"{name} ({', '.join(gone)} missing)")
-        else: good.append(name)
-    if bad: return Check('runs', 'problem', f"{_listed(good)}; incomplete (in training, or stopped): {', '.join(bad)}", 'train with the same settings again: an interrupted training goes on', needed=False)
+        if gone:
+            bad.append(f"{name} ({', '.join(gone)} missing)")
+        else:
+            good.append(name)
+    if bad:
+        return Check('runs', 'problem', f"{_listed(good)}; incomplete (in training, or stopped): {', '.join(bad)}", 'train with the same settings again: an interrupted training goes on', needed=False)
     return Check('runs', 'ok', _listed(good))
 
 # %% ../nbs/80_doctor.ipynb #28e07be7
@@ -298,8 +340,10 @@ def examine(
 ): # Yields `Check`s
     "Look at one thing after the other."
     for name, check in (all_checks() if checks is None else checks).items():
-        try: yield check()
-        except Exception as e: yield Check(name, 'problem', check_of_error('', e).text, _INSTALL)
+        try:
+            yield check()
+        except Exception as e:
+            yield Check(name, 'problem', check_of_error('', e).text, _INSTALL)
 
 # %% ../nbs/80_doctor.ipynb #6d1d6d51
 def verdict(
@@ -307,6 +351,7 @@ def verdict(
 ) -> tuple[str, int]: # A sentence, and 0 or 1
     "Do the commands of the README work?"
     wrong = [c.name for c in checks if c.needed and c.state != 'ok']
-    if wrong: return f"first mend what `make train` and `make test` need: {', '.join(wrong)}", 1
+    if wrong:
+        return f"first mend what `make train` and `make test` need: {', '.join(wrong)}", 1
     rest = [c.name for c in checks if c.state != 'ok']
     return 'all that `make train` and `make test` need is there' + (f"; of the rest, see {', '.join(rest)}" if rest else ''), 0

@@ -30,7 +30,8 @@ def split_frames(
     guard = min(guard, n//100)
     test = n - max(1, round(n/11))
     val = test - max(1, round(test/20))
-    if val - guard < 1: raise InputError(f"{n} frames are too few to split into training, validation and test; a subject needs at least 4")
+    if val - guard < 1:
+        raise InputError(f"{n} frames are too few to split into training, validation and test; a subject needs at least 4")
     return {'train': (0, val - guard), 'val': (val, test - guard), 'test': (test, n)}
 
 # %% ../nbs/01_subject.ipynb #fe94b034
@@ -54,15 +55,19 @@ class NpyWriter:
     ):
         "Add one or several rows."
         rows = np.ascontiguousarray(rows, self.dtype).reshape(-1, *self.shape_tail)
-        self.file.write(rows.data); self.n += len(rows)
+        self.file.write(rows.data)
+        self.n += len(rows)
 
     def close(self):
         "Write the final length into the header."
         if not self.file.closed:
-            self._header(); self.file.close()
+            self._header()
+            self.file.close()
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self
+    def __exit__(self, *exc):
+        self.close()
 
 # %% ../nbs/01_subject.ipynb #df2cc316
 def write_wav(
@@ -72,7 +77,9 @@ def write_wav(
 ) -> Path:          # The path
     "Write mono 16-bit PCM."
     with wave.open(str(path), 'wb') as f:
-        f.setnchannels(1); f.setsampwidth(2); f.setframerate(sr)
+        f.setnchannels(1)
+        f.setsampwidth(2)
+        f.setframerate(sr)
         f.writeframes((np.clip(wav, -1, 1)*32767).round().astype('<i2').tobytes())
     return Path(path)
 
@@ -80,7 +87,8 @@ def read_wav(
     path:Path,      # A mono 16-bit file written by `write_wav`
 ) -> np.ndarray:    # float32 `(samples,)` in [-1, 1]
     "Read it back."
-    with wave.open(str(path), 'rb') as f: return np.frombuffer(f.readframes(f.getnframes()), '<i2').astype(np.float32)/32767
+    with wave.open(str(path), 'rb') as f:
+        return np.frombuffer(f.readframes(f.getnframes()), '<i2').astype(np.float32)/32767
 
 # %% ../nbs/01_subject.ipynb #e6f384ea
 SCHEMA = 1 # version of the layout of a subject folder; raised when an old one can no longer be read
@@ -92,8 +100,10 @@ def software_versions(
     from importlib.metadata import PackageNotFoundError, version
     def look(name):
         "Version of one package."
-        try: return version(name)
-        except PackageNotFoundError: return 'not installed'
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return 'not installed'
     return {name: look(name) for name in names}
 
 # %% ../nbs/01_subject.ipynb #3bfd5a32
@@ -130,18 +140,24 @@ class Subject:
         self._check()
 
     def _check(self):
-        if self.protocol.get('schema') != SCHEMA: raise InputError(f"{self.folder} was prepared by another version of dnerf (layout {self.protocol.get('schema')}, this one reads {SCHEMA}); prepare it again")
+        if self.protocol.get('schema') != SCHEMA:
+            raise InputError(f"{self.folder} was prepared by another version of dnerf (layout {self.protocol.get('schema')}, this one reads {SCHEMA}); prepare it again")
         for array in self.arrays:
             n = len(self._array(array))
-            if n != self.n_frames: raise InputError(f"{self.folder/array}.npy has {n} frames but the protocol says {self.n_frames}; prepare the subject again")
+            if n != self.n_frames:
+                raise InputError(f"{self.folder/array}.npy has {n} frames but the protocol says {self.n_frames}; prepare the subject again")
 
     def _array(self, name):
         path = self.folder/f'{name}.npy'
-        try: return np.load(path, mmap_mode='r')
-        except FileNotFoundError: raise MissingError(f"{path} is missing; prepare the subject again") from None
-        except ValueError as e: raise InputError(f"{path} is damaged ({e}); prepare the subject again") from None
+        try:
+            return np.load(path, mmap_mode='r')
+        except FileNotFoundError:
+            raise MissingError(f"{path} is missing; prepare the subject again") from None
+        except ValueError as e:
+            raise InputError(f"{path} is damaged ({e}); prepare the subject again") from None
 
-    def __repr__(self): return f"Subject({self.name!r}, {self.n_frames} frames, {self.size} px, {self.n_frames/FPS:.1f} s)"
+    def __repr__(self):
+        return f"Subject({self.name!r}, {self.n_frames} frames, {self.size} px, {self.n_frames/FPS:.1f} s)"
 
 # %% ../nbs/01_subject.ipynb #c630b756
 @patch(as_prop=True)
@@ -205,7 +221,8 @@ def wav(self:Subject): # float32 `(640 N,)`
 def tracked(self:Subject): # bool `(N,)`
     "False where no face was found; pose and landmarks are interpolated there."
     ok = np.ones(self.n_frames, bool)
-    for a, b in self.protocol['lost']: ok[a:b] = False
+    for a, b in self.protocol['lost']:
+        ok[a:b] = False
     return ok
 
 @patch
@@ -223,7 +240,8 @@ def split(self:Subject,
     name:str, # `train`, `val` or `test`
 ) -> range:   # Frame indices
     "The frames of one split."
-    if name not in self.protocol['splits']: raise InputError(f"there is no split {name!r}; the splits are {', '.join(self.protocol['splits'])}")
+    if name not in self.protocol['splits']:
+        raise InputError(f"there is no split {name!r}; the splits are {', '.join(self.protocol['splits'])}")
     return range(*self.protocol['splits'][name])
 
 # %% ../nbs/01_subject.ipynb #e00deeaa

@@ -132,7 +132,8 @@ def test_a_hand_made_folder(dnerf_home):
     about = guo.protocol["adnerf"]
     assert about["head_space"] == "fitted to the landmarks" and about["landmarks_rms_px"] < 0.2 and not about["renumbered"]
     assert np.abs(guo.poses - cameras())[np.arange(N) != MISSING].max() < 0.01, "head space is ours again"
-    corner = lambda subject: subject.frames[:, 1, 1, 0].astype(int)
+    def corner(subject):
+        return subject.frames[:, 1, 1, 0].astype(int)
     assert np.abs(corner(guo) - 5 * np.arange(N))[guo.tracked].max() < 8, "every frame kept its number"
     assert corner(guo)[MISSING] == 150, "a frame that com_imgs lacks has the empty room put in"
     assert np.abs(corner(load(dnerf_home / "guo", name="raw", images="ori_imgs")) - 5 * np.arange(N)).max() < 8

@@ -90,7 +90,8 @@ def test_test_speech_changes_no_weight_and_no_scale(subject):
 
 def test_nothing_stale_is_served(subject):
     paths = [subject.folder / "speechsplit.ckpt", subject.folder / "embeddings" / "rhythm.npy"]
-    stamp = lambda: [p.stat().st_mtime_ns for p in paths]
+    def stamp():
+        return [p.stat().st_mtime_ns for p in paths]
     embed_subject(subject, "rhythm", steps=2, **BUDGET)
     made = stamp()
     embed_subject(subject, "rhythm", steps=2, **BUDGET)

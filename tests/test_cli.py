@@ -181,10 +181,14 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
 
     class StandIn(table.Table):
         "A table that is not filled."
-        embed = lambda self: {"deepspeech": "no weights; fetch them"}
-        fill = lambda self, jobs: asked.append((self.rows, self.seeds, self.budget, self.overrides, jobs))
-        results = lambda self: {}
-        pictures = lambda self: {}
+        def embed(self):
+            return {"deepspeech": "no weights; fetch them"}
+        def fill(self, jobs):
+            return asked.append((self.rows, self.seeds, self.budget, self.overrides, jobs))
+        def results(self):
+            return {}
+        def pictures(self):
+            return {}
 
     monkeypatch.setattr(table, "Table", StandIn)
     for name, text in (("show_table", "the table"), ("show_differences", "the differences"), ("findings", ["a finding"])):

@@ -125,7 +125,8 @@ def test_gradients_are_right():
 def test_randomness_is_the_generators():
     S, track = torch.rand(4, 192, 80), torch.rand(4, 192)
     lengths = torch.full((4,), 192)
-    made = lambda seed: contaminate(S, track, lengths, seeded(seed))
+    def made(seed):
+        return contaminate(S, track, lengths, seeded(seed))
     state = torch.get_rng_state()
     assert all(torch.equal(a, b) for a, b in zip(made(0), made(0)))
     assert not torch.equal(made(0)[0], made(1)[0])

@@ -107,9 +107,11 @@ def slow_direction(x, kernel, bias):
 
 def slow_network(x, w):
     "DeepSpeech as its program reads, in float64; the backward direction runs over the reversed sequence and is reversed again."
-    dense = lambda x, n: np.minimum(np.maximum(x @ w[f"h{n}"].astype(float) + w[f"b{n}"], 0), 20)
+    def dense(x, n):
+        return np.minimum(np.maximum(x @ w[f"h{n}"].astype(float) + w[f"b{n}"], 0), 20)
     x = dense(dense(dense(x, 1), 2), 3)
-    way = lambda x, d: slow_direction(x, w[f"bidirectional_rnn/{d}/basic_lstm_cell/kernel"], w[f"bidirectional_rnn/{d}/basic_lstm_cell/bias"])
+    def way(x, d):
+        return slow_direction(x, w[f"bidirectional_rnn/{d}/basic_lstm_cell/kernel"], w[f"bidirectional_rnn/{d}/basic_lstm_cell/bias"])
     x = np.concatenate([way(x, "fw"), way(x[::-1], "bw")[::-1]], axis=1)
     return dense(x, 5) @ w["h6"].astype(float) + w["b6"]
 

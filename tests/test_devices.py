@@ -69,7 +69,8 @@ def tell(*words):
 def in_each_process():
     "What both processes do: four runs, one of them in two parts, then gradients in the group that Lightning has made."
     toy = Subject.load("toy")
-    settings = lambda preset, overrides, **more: compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
+    def settings(preset, overrides, **more):
+        return compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
     runs = [settings("cpu", PRESETS["cpu"], steps=8), settings("paper", PRESETS["paper"] + " save_every=0.02", minutes=0.03), settings("adnerf", PRESETS["paper"], steps=5)]
     for config in runs:
         tell("folder", train(toy, toy.embedding("made"), config, show=False))

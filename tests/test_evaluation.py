@@ -206,7 +206,8 @@ def test_every_entry_belongs_to_a_measure():
 def test_scores_of_sync_come_to_their_entries(run, monkeypatch):
     """Networks that are stand-ins: a clip's score is its mean colour, which is darker in the rendered one."""
     clips = ("rendered", "ground_truth")
-    score = lambda net, frames, landmarks, wav, device="cpu": {"confidence": float(np.mean(frames)), "distance": 2.0, "offset": len(wav) // len(frames) - 640, "margin": 0.5}
+    def score(net, frames, landmarks, wav, device="cpu"):
+        return {"confidence": float(np.mean(frames)), "distance": 2.0, "offset": len(wav) // len(frames) - 640, "margin": 0.5}
     anchors = {name: {"confidence": 3.0, "distance": 1.0, "offset": k, "margin": 0.1} for k, name in enumerate(("ground_truth", "shifted", "other_speaker"))}
     waits = iter([StorageError("another process is working on the judge; wait for it"), None])
 

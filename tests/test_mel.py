@@ -134,11 +134,13 @@ def test_blocks_of_pitch_do_not_show():
 def test_warnings_say_what_is_odd():
     wav, _ = synthetic_speech(2.0)
     noise = np.random.default_rng(0).normal(size=32000) * 0.05
-    told = lambda x, sr=16000: speech_warnings(x, sr, estimate_f0(x, sr)[1])
+    def told(x, sr=16000):
+        return speech_warnings(x, sr, estimate_f0(x, sr)[1])
     assert told(wav) == []
     wide = synthetic_speech(2.0, sr=48000)[0]
     stereo = np.stack([np.clip(20 * wide, -1, 1), 0.3 * wide], 1)  # the mixture of the two is not flat, nor is anything that was resampled
-    pcm = lambda x: (x * 32767).astype(np.int16)
+    def pcm(x):
+        return (x * 32767).astype(np.int16)
     assert told(pcm(np.stack([wide, wide], 1)), 48000) == []
     for x, sr, word in ((np.zeros(32000), 16000, "silent"), (np.clip(20 * wav, -1, 1), 16000, "clipped"), (noise, 16000, "pitch"), (wav[::2], 8000, "4 kHz"),
                         (stereo, 48000, "clipped"), (pcm(stereo), 48000, "clipped"), (pcm(stereo).T, 48000, "clipped")):

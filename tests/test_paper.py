@@ -111,7 +111,8 @@ def test_field_forward_is_the_published_one():
     def encode(v, octaves):
         return torch.cat([v] + [f(v * 2**k) for k in range(octaves) for f in (torch.sin, torch.cos)], -1)
 
-    line = lambda layer, v: v @ layer.weight.T + layer.bias
+    def line(layer, v):
+        return v @ layer.weight.T + layer.bias
     assert torch.allclose(positional_encoding(x, 10), encode(x, 10)) and encode(x, 10).shape[1] == 63 and encode(d, 4).shape[1] == 27
     e = h = torch.cat([encode(x, 10), a], -1)
     for i, layer in enumerate(field.trunk):
@@ -268,7 +269,8 @@ def stop_at(monkeypatch, last, run):
 def test_resume_before_and_after_attention_starts(dnerf_home, monkeypatch, last):
     "The attention's parameters are in the checkpoint from the start, without optimiser state; stopped and resumed, a run ends as if it had not been."
     toy = toy_subject(dnerf_home / "data" / "toy")
-    make = lambda name: compose_config("paper", SMALL + " portrait.attention_start=2", subject="toy", steps=4, name=name)
+    def make(name):
+        return compose_config("paper", SMALL + " portrait.attention_start=2", subject="toy", steps=4, name=name)
     stop_at(monkeypatch, last, lambda: train(toy, speech_of(toy), make("resumed"), show=False))
     early = torch.load(dnerf_home / "runs/toy/resumed/checkpoints/last.ckpt", weights_only=True)
     assert bool(early["state_dict"]["portrait.smoothing"]) == (last == 3) and any("attention" in k for k in early["state_dict"])
@@ -343,7 +345,8 @@ def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
 
     monkeypatch.setattr(PortraitTraining, "on_train_batch_start", watch)
     toy = toy_subject(dnerf_home / "data" / "toy")
-    make = lambda name: compose_config("adnerf", SMALL + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4", subject="toy", steps=10, name=name)
+    def make(name):
+        return compose_config("adnerf", SMALL + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4", subject="toy", steps=10, name=name)
     ends = []
     for name, last in (("whole", 0), ("early", 2), ("late", 7)):
         if last:
@@ -388,7 +391,8 @@ def test_baseline_learns_head_and_torso(dnerf_home):
     i = toy.split("test")[0]
     (_, image), = render_frames(run, [i])
     truth, mask = toy.frames[i] / 255.0, toy.masks[i]
-    psnr = lambda a: -10 * math.log10(((a - truth) ** 2).mean())
+    def psnr(a):
+        return -10 * math.log10(((a - truth) ** 2).mean())
     assert psnr(image) > psnr(toy.background / 255.0) + 5, (psnr(image), psnr(toy.background / 255.0))
     assert bool(run.portrait.smoothing) and int(run.portrait.torso_begin) == 48 and abs(image - truth)[mask == TORSO].mean() < 0.1
 

@@ -60,7 +60,8 @@ def copy(tmp_path_factory):
 def differences(copy: Path, folder: str, suffix: str) -> list:
     "Names of files below `folder` that differ between the repository and its copy."
     names = {str(p.relative_to(base)) for base in (ROOT, copy) for p in (base / folder).rglob("*" + suffix) if ".ipynb_checkpoints" not in p.parts}
-    same = lambda n: (ROOT / n).is_file() and (copy / n).is_file() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+    def same(n):
+        return (ROOT / n).is_file() and (copy / n).is_file() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
     return sorted(n for n in names if not same(n))
 
 

@@ -222,5 +222,6 @@ def test_light_and_dark(chromium, served, scheme):  # noqa: F811
     tab.goto(served + "nerf/rendering.html")
     ground, ink = (tab.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
     tab.context.close()
-    brightness = lambda colour: sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 / 255
+    def brightness(colour):
+        return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 / 255
     assert (brightness(ground) < .3 < .6 < brightness(ink)) if scheme == "dark" else (brightness(ground) > .9 > .4 > brightness(ink))

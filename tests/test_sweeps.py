@@ -91,8 +91,10 @@ def test_wrong_jobs_are_refused_before_any_run(dnerf_home, elsewhere, capsys):
 
 def test_several_devices_need_someone_who_starts_them(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
-    job = lambda kind: SimpleNamespace(overrides=SimpleNamespace(task=["trainer.devices=2"]), launcher=SimpleNamespace(_target_=kind))
-    config = lambda: compose_config("cpu", "trainer.devices=2", audio="mel")
+    def job(kind):
+        return SimpleNamespace(overrides=SimpleNamespace(task=["trainer.devices=2"]), launcher=SimpleNamespace(_target_=kind))
+    def config():
+        return compose_config("cpu", "trainer.devices=2", audio="mel")
     with pytest.raises(InputError, match="one device"):
         sweeps._settings(config(), job("hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"))
     assert sweeps._settings(config(), job("hydra._internal.core_plugins.basic_launcher.BasicLauncher")).trainer.devices == 2

@@ -105,7 +105,8 @@ def test_a_killed_table_goes_on(dnerf_home, toy, capsys):
     code = ("from dnerf.evaluation.table import Table; from dnerf.subject import Subject;"
             f"t = Table(Subject.load('toy'), preset='cpu', **{slow!r}); t.embed(show=False); t.fill(show=False)")
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    found = lambda: list((dnerf_home / "runs" / "toy").glob("table1-mel-cpu-seed1*/checkpoints/last.ckpt"))
+    def found():
+        return list((dnerf_home / "runs" / "toy").glob("table1-mel-cpu-seed1*/checkpoints/last.ckpt"))
     deadline = time.time() + 120
     while not found() and time.time() < deadline and first.poll() is None:
         time.sleep(0.01)

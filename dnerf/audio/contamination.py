@@ -95,7 +95,8 @@ def contaminate_pitch(
     bins:int=MEL.f0_bins, # Bins of the pitch
 ) -> Tensor:         # $C_p$ `(B, T', bins + 1)` one-hot, index 0 is unvoiced
     "C_p: the melody, without timing and sounds."
-    if draw is None: return quantise_f0(track, bins)
+    if draw is None:
+        return quantise_f0(track, bins)
     behind = torch.arange(draw[0].shape[1], device=track.device) >= draw[1][:, None]
     return quantise_f0(resample(track[..., None], *draw)[..., 0].masked_fill(behind, UNVOICED), bins)
 
@@ -125,9 +126,11 @@ def align(
     for c in cost[1:]:
         before = torch.stack([F.pad(best, (k, 0), value=torch.inf)[:len(B)] for k in range(jump + 1)])
         low, step = before.min(0)
-        best = low + c; steps.append(step)
+        best = low + c
+        steps.append(step)
     path = [int(best.argmin())]
-    for step in reversed(steps): path.append(path[-1] - int(step[path[-1]]))
+    for step in reversed(steps):
+        path.append(path[-1] - int(step[path[-1]]))
     return torch.tensor(path[::-1])
 
 # %% ../../nbs/audio/01_contamination.ipynb #bd2102a4
@@ -139,7 +142,8 @@ def _before_after(
 ) -> tuple[np.ndarray, np.ndarray]: # Spectrograms `(T, 80)`, or pitch tracks `(T,)` with NaN where unvoiced, before and after
     "What the encoder of `code` would be given without and with contamination."
     n = int(draw[1])
-    if code == 'pitch': return tuple(torch.where(x < 0, torch.nan, x).numpy() for x in (track, resample(track[None, :, None], *draw)[0, :n, 0]))
+    if code == 'pitch':
+        return tuple(torch.where(x < 0, torch.nan, x).numpy() for x in (track, resample(track[None, :, None], *draw)[0, :n, 0]))
     C = contaminate_content(S[None], draw)[0, :n] if code == 'content' else contaminate_rhythm(S)
     return S.numpy(), C.numpy()
 
@@ -148,8 +152,11 @@ def _picture(before, after) -> bytes: # PNG
     from matplotlib.figure import Figure
     fig, buffer = Figure(figsize=(6, 3), layout='constrained'), io.BytesIO()
     for ax, y, name in zip(fig.subplots(2, 1, sharex=True, sharey=True), (before, after), ('before', 'after')):
-        if y.ndim == 2: ax.imshow(y.T, origin='lower', aspect='auto', vmin=0, vmax=1, extent=(0, len(y)/MEL.rate, 0, y.shape[1]))
-        else: ax.plot(np.arange(len(y))/MEL.rate, y, '.', ms=3); ax.set_ylim(0, 1)
+        if y.ndim == 2:
+            ax.imshow(y.T, origin='lower', aspect='auto', vmin=0, vmax=1, extent=(0, len(y)/MEL.rate, 0, y.shape[1]))
+        else:
+            ax.plot(np.arange(len(y))/MEL.rate, y, '.', ms=3)
+            ax.set_ylim(0, 1)
         ax.set_ylabel(f"{name}\n({'mel band' if y.ndim == 2 else 'normalised F0'})")
     ax.set(xlabel='time (s)', xlim=(0, max(len(before), len(after))/MEL.rate))
     fig.savefig(buffer, format='png', dpi=80)
@@ -182,8 +189,10 @@ def contamination_widget(
     def play(button):
         "Fill the player with what the button names."
         ui['sound'].value = wav_bytes(_sound(shown[button.description.split()[-1]], stats))
-    for name in ('code', 'segment', 'stretch', 'seed'): ui[name].observe(redraw, 'value')
-    for name in ('before', 'after'): ui[name].on_click(play)
+    for name in ('code', 'segment', 'stretch', 'seed'):
+        ui[name].observe(redraw, 'value')
+    for name in ('before', 'after'):
+        ui[name].on_click(play)
     redraw()
     box = W.VBox([ui['code'], W.HBox([ui['segment'], ui['stretch'], ui['seed']]), ui['picture'], W.HBox([ui['before'], ui['after'], ui['sound']])])
     box.controls = ui

@@ -39,7 +39,8 @@ def stretch_rhythm(
 ) -> tuple[Tensor, Tensor]: # S `(T', 80)` and track `(T',)`
     "The same sounds and melody, slower (above 1) or faster (below 1); `InputError` if a factor is not positive."
     durations = np.broadcast_to(np.asarray(durations, float), len(S))
-    if not (durations > 0).all(): raise InputError(f"speech cannot be stretched by {durations.min():g}; give factors above 0")
+    if not (durations > 0).all():
+        raise InputError(f"speech cannot be stretched by {durations.min():g}; give factors above 0")
     begins = np.concatenate([[0], np.cumsum(durations)]) - durations[0]/2 # new time of each frame's beginning; the first centre stays at 0
     centres = (begins[1:] + begins[:-1])/2
     n = int(round(durations.sum()))
@@ -84,7 +85,9 @@ def controlled_codes(
     "Codes of speech of which one aspect was changed."
     stats = stats or model.f0_stats
     S, track = speech_features(wav, sr, stats, keep)
-    if controls.duration != 1: S, track = stretch_rhythm(S, track, controls.duration)
+    if controls.duration != 1:
+        S, track = stretch_rhythm(S, track, controls.duration)
     codes = encode_features(model, S, scale_pitch(shift_pitch(track, controls.pitch_shift, stats), controls.pitch_range), decimated)
-    if content_from is None: return codes
+    if content_from is None:
+        return codes
     return {**codes, 'content': _borrowed_content(model, content_from, sr, len(S), decimated)}

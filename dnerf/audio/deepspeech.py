@@ -56,7 +56,8 @@ def _triangles(c): # float64 (n_fft/2 + 1, n_mfcc)
     return np.clip(np.minimum((i - low)/(mid - low), (high - i)/(high - mid)), 0, None)
 
 def _cepstra(frames, c): # (n, window) pre-emphasised samples -> (n, n_mfcc)
-    safe = lambda x: np.where(x == 0, np.finfo(float).eps, x)
+    def safe(x):
+        return np.where(x == 0, np.finfo(float).eps, x)
     power = abs(rfft(frames, c.n_fft))**2/c.n_fft
     cepstra = dct(np.log(safe(power @ _triangles(c))), norm='ortho')*(1 + c.lifter/2*np.sin(np.pi*np.arange(c.n_mfcc)/c.lifter))
     cepstra[:, 0] = np.log(safe(power.sum(1)))
@@ -111,8 +112,10 @@ class DeepSpeech(nn.Module):
         x:torch.Tensor, # `(B, T, 494)` standardised rows
     ) -> torch.Tensor:  # `(B, T, 29)` logits
         "Logits of each step."
-        clipped = lambda y: y.clamp(0, self.c.relu_clip)
-        for dense in (self.dense1, self.dense2, self.dense3): x = clipped(dense(x))
+        def clipped(y):
+            return y.clamp(0, self.c.relu_clip)
+        for dense in (self.dense1, self.dense2, self.dense3):
+            x = clipped(dense(x))
         return self.dense6(clipped(self.dense5(self.lstm(x)[0])))
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #0a3359f0
@@ -124,7 +127,8 @@ def lstm_weights(
     "One direction of TensorFlow's BasicLSTMCell for `torch.nn.LSTM`."
     i, j, f, o = np.split(np.arange(len(bias)), 4)
     order, inputs = np.concatenate([i, f, j, o]), len(kernel) - len(bias)//4
-    forget = np.zeros_like(bias); forget[f] = forget_bias
+    forget = np.zeros_like(bias)
+    forget[f] = forget_bias
     both = kernel[:, order].T
     return {'weight_ih': both[:, :inputs].copy(), 'weight_hh': both[:, inputs:].copy(), 'bias_ih': (bias + forget)[order], 'bias_hh': np.zeros_like(bias)}
 
@@ -146,15 +150,19 @@ def _nodes(path): # name -> node of a graph file
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     graph = GraphDef()
-    try: graph.ParseFromString(Path(path).read_bytes())
-    except OSError as e: raise MissingError(f"the DeepSpeech weights {path} cannot be read ({e.strerror}); give the path of {_FILE}") from None
-    except DecodeError: raise InputError(f"{path} is not a TensorFlow graph; give the path of {_FILE}, unpacked from its zip file") from None
+    try:
+        graph.ParseFromString(Path(path).read_bytes())
+    except OSError as e:
+        raise MissingError(f"the DeepSpeech weights {path} cannot be read ({e.strerror}); give the path of {_FILE}") from None
+    except DecodeError:
+        raise InputError(f"{path} is not a TensorFlow graph; give the path of {_FILE}, unpacked from its zip file") from None
     return {node.name: node for node in graph.node}
 
 def _prefix(path, constants): # what stands before all names
     key = 'bidirectional_rnn/fw/basic_lstm_cell/kernel'
     found = [n for n in constants if n == key or n.endswith('/' + key)]
-    if not found: raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {key!r}; give the path of {_FILE} (other releases are other networks)")
+    if not found:
+        raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {key!r}; give the path of {_FILE} (other releases are other networks)")
     return min(found, key=len)[:-len(key)]
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #c73af4cd
@@ -169,12 +177,15 @@ def read_weights(
     prefix, shapes, weights = _prefix(path, constants), weight_shapes(c), {}
     for name, shape in shapes.items():
         tensor = constants.get(prefix + name)
-        if tensor is None: raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {prefix + name!r}; give the path of {_FILE}")
+        if tensor is None:
+            raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {prefix + name!r}; give the path of {_FILE}")
         has = tuple(d.size for d in tensor.tensor_shape.dim)
-        if has != shape: raise InputError(f"{path} is not DeepSpeech 0.1.0: its node {prefix + name!r} has the shape {has}, not {shape}; give the path of {_FILE}")
+        if has != shape:
+            raise InputError(f"{path} is not DeepSpeech 0.1.0: its node {prefix + name!r} has the shape {has}, not {shape}; give the path of {_FILE}")
         weights[name] = make_ndarray(tensor).astype(np.float32, copy=False)
     extra = sorted(n for n in constants if n + '/read' in nodes and n.removeprefix(prefix) not in shapes)
-    if extra: raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has a variable {extra[0]!r} that is not known; give the path of {_FILE}")
+    if extra:
+        raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has a variable {extra[0]!r} that is not known; give the path of {_FILE}")
     return weights
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #d9b27619
@@ -189,7 +200,8 @@ def load_deepspeech(
     for way, end in (('fw', 'l0'), ('bw', 'l0_reverse')):
         kernel, bias = (w.pop(f'bidirectional_rnn/{way}/basic_lstm_cell/{kind}') for kind in ('kernel', 'bias'))
         state |= {f'lstm.{k}_{end}': v for k, v in lstm_weights(kernel, bias, c.forget_bias).items()}
-    with torch.device('meta'): model = DeepSpeech(c) # no numbers yet
+    with torch.device('meta'):
+        model = DeepSpeech(c) # no numbers yet
     model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, assign=True)
     return model.requires_grad_(False).eval().to(pick_device(device))
 
@@ -198,7 +210,8 @@ def _run(model, frames, c, bar): # (K, n_mfcc) -> float32 (K, letters)
     mean, std = _moments(frames, c)
     out, device = np.empty((len(frames), c.letters), np.float32), next(model.parameters()).device
     chunk, margin = round(c.chunk_s*c.rate), round(c.margin_s*c.rate)
-    if len(frames) <= chunk + 2*margin: chunk = len(frames) # no longer than a chunk with its margins
+    if len(frames) <= chunk + 2*margin:
+        chunk = len(frames) # no longer than a chunk with its margins
     with torch.inference_mode(), progress(total=len(frames), desc='DeepSpeech', unit='step', disable=not bar) as show:
         for lo in range(0, len(frames), chunk):
             hi = min(lo + chunk, len(frames))
@@ -220,7 +233,8 @@ def deepspeech_features(
 ) -> tuple[np.ndarray, float]:     # float32 `(frames, 29)` logits, and 50. Hz; logit k is centred at second k / 50
     "Letter logits of DeepSpeech 0.1.0, as AD-NeRF uses them."
     pcm = np.clip((to_mono(wav, sr)*32767).round(), -32768, 32767) # as `to_mono` scales 16-bit PCM: exact for it
-    if centred: pcm = np.pad(pcm, (c.window//2, 0))
+    if centred:
+        pcm = np.pad(pcm, (c.window//2, 0))
     model = load_deepspeech(weights or deepspeech_weights(), device, c)
     return _run(model, mfcc(pcm, c.every, c), c, bar), c.rate
 
@@ -241,13 +255,15 @@ _SHA1 = 'b90017e816572ddce84f5843f1fa21e6a377975e'
 def _sha1(path):
     digest = hashlib.sha1()
     with open(path, 'rb') as f:
-        while block := f.read(1 << 20): digest.update(block)
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 def _download(url, to, final):
     import pooch, requests
     need_space(to.parent, 10**9, 'fetching and unpacking DeepSpeech')
-    try: pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(to), None)
+    try:
+        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(to), None)
     except (requests.RequestException, ValueError) as e:
         raise MissingError(f"the DeepSpeech weights could not be downloaded from {url} ({type(e).__name__}); fetch that file on another machine and put it, or the {_FILE} inside, into {final.parent}, or set DNERF_DEEPSPEECH to the path of the latter") from None
 
@@ -255,14 +271,16 @@ def _download(url, to, final):
 def _unpack(archive, source, final, sha1): # the graph from its zip, checked
     with staged_file(final) as part:
         try:
-            with zipfile.ZipFile(archive) as z, z.open([n for n in z.namelist() if n.endswith('.pb')][0]) as graph, open(part, 'wb') as out: shutil.copyfileobj(graph, out, 1 << 20)
+            with zipfile.ZipFile(archive) as z, z.open([n for n in z.namelist() if n.endswith('.pb')][0]) as graph, open(part, 'wb') as out:
+                shutil.copyfileobj(graph, out, 1 << 20)
         except (zipfile.BadZipFile, IndexError, EOFError, zlib.error):
             raise InputError(f"{source} is not the zip file of {_FILE}; delete it if it is yours, or set DNERF_MIRROR to another place to fetch it from") from None
         _check(part, source, sha1)
 
 def _check(path, source, sha1):
     found = _sha1(path)
-    if found != sha1: raise InputError(f"{source} is not the published file {_FILE} (SHA-1 {found[:8]}, expected {sha1[:8]}); delete it and fetch it again, or set DNERF_DEEPSPEECH if it is an export of your own")
+    if found != sha1:
+        raise InputError(f"{source} is not the published file {_FILE} (SHA-1 {found[:8]}, expected {sha1[:8]}); delete it and fetch it again, or set DNERF_DEEPSPEECH if it is an export of your own")
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #5d38b09b
 def deepspeech_weights(
@@ -274,19 +292,25 @@ def deepspeech_weights(
     "Find DeepSpeech's weights, fetching them on first use; `MissingError` says where to put them."
     import pooch
     if own := os.environ.get('DNERF_DEEPSPEECH'):
-        if not Path(own).expanduser().is_file(): raise MissingError(f"DNERF_DEEPSPEECH names {own}, which is not a file; set it to the path of {_FILE}, or remove it")
+        if not Path(own).expanduser().is_file():
+            raise MissingError(f"DNERF_DEEPSPEECH names {own}, which is not a file; set it to the path of {_FILE}, or remove it")
         return Path(own).expanduser()
     final, usual = Path(folder or pooch.os_cache('dnerf'))/_FILE, Path.home()/'.tensorflow'/'models'/_FILE
-    if not folder and not final.is_file() and usual.is_file() and _sha1(usual) == sha1: return usual
-    if not fetch and not any(p.is_file() for p in (final, final.with_name(final.name + '.zip'))): raise MissingError(f"there are no DeepSpeech weights on this machine; put {_FILE} or its zip into {final.parent}, or set DNERF_DEEPSPEECH to its path")
+    if not folder and not final.is_file() and usual.is_file() and _sha1(usual) == sha1:
+        return usual
+    if not fetch and not any(p.is_file() for p in (final, final.with_name(final.name + '.zip'))):
+        raise MissingError(f"there are no DeepSpeech weights on this machine; put {_FILE} or its zip into {final.parent}, or set DNERF_DEEPSPEECH to its path")
     with locked(final, 'the DeepSpeech weights'):
-        if final.is_file(): _check(final, final, sha1)
-        else: _fetch(final, url or f"{os.environ.get('DNERF_MIRROR', _RELEASE).rstrip('/')}/{_FILE}.zip", sha1)
+        if final.is_file():
+            _check(final, final, sha1)
+        else:
+            _fetch(final, url or f"{os.environ.get('DNERF_MIRROR', _RELEASE).rstrip('/')}/{_FILE}.zip", sha1)
     return final
 
 def _fetch(final, url, sha1): # from a zip that lies there, or from the network
     archive = final.with_name(final.name + '.zip')
-    if archive.is_file(): return _unpack(archive, archive, final, sha1)
+    if archive.is_file():
+        return _unpack(archive, archive, final, sha1)
     with staged_file(archive) as part:
         _download(url, part, final)
         _unpack(part, url, final, sha1)
@@ -300,5 +324,6 @@ def weights_id(
 ) -> str:           # SHA-1 and number of the method
     "What a key of cached DeepSpeech features must contain."
     path = path or os.environ.get('DNERF_DEEPSPEECH')
-    if path and not Path(path).expanduser().is_file(): raise MissingError(f"there are no DeepSpeech weights at {path}; give the path of {_FILE}")
+    if path and not Path(path).expanduser().is_file():
+        raise MissingError(f"there are no DeepSpeech weights at {path}; give the path of {_FILE}")
     return f"deepspeech-{_sha1(Path(path).expanduser()) if path else _SHA1}-{_METHOD}"

@@ -101,7 +101,8 @@ def probe_r2(
     "How well a linear map reads a property from a code."
     keep, keep_test = (np.isfinite(a).all(1) for a in (y, y_test))
     x, y, x_test, y_test = x[keep], y[keep], x_test[keep_test], y_test[keep_test]
-    if len(x) < 10 or len(x_test) < 2 or (np.ptp(y_test, 0) == 0).any(): return float('nan')
+    if len(x) < 10 or len(x_test) < 2 or (np.ptp(y_test, 0) == 0).any():
+        return float('nan')
     error = ((y_test - ridge_fit(x, y, choose_ridge(x, y))(x_test))**2).sum(0)/((y_test - y_test.mean(0))**2).sum(0)
     return float(1 - error.mean())
 
@@ -132,14 +133,16 @@ def swaps(
 ) -> dict[str, dict]:  # code -> part -> rms change / rms difference of A and B
     "What goes over with a code."
     factor, frames = model.config.factor, span.stop - span.start
-    if frames < 2*factor: raise InputError(f"{frames} frames of held-out speech are too few to swap codes between two utterances; give at least {2*factor}")
+    if frames < 2*factor:
+        raise InputError(f"{frames} frames of held-out speech are too few to swap codes between two utterances; give at least {2*factor}")
     w = min(model.config.window, frames//2//factor*factor)
     starts = torch.linspace(span.start, span.stop - w, n + 1).long()
     windows = starts[:, None] + torch.arange(w)
     codes = model.encode(S[windows], track[windows])
     a, b = ({k: v[i] for k, v in codes.items()} for i in (slice(0, n), slice(1, None)))
     A, B = model.decode(a), model.decode(b)
-    flat = lambda x: x.reshape(-1, x.shape[-1]).numpy()
+    def flat(x):
+        return x.reshape(-1, x.shape[-1]).numpy()
     whole = part_errors(flat(A), flat(B))
     changed = {k: part_errors(flat(A), flat(model.decode({**a, k: b[k]}))) for k in CODES}
     return {k: {part: (e[part]/whole[part])**.5 for part in e} for k, e in changed.items()}
@@ -160,7 +163,8 @@ def stretched(
     factors:tuple=(.8, 1.25), # How much longer it becomes
 ) -> dict[str, dict]:   # code -> `x factor` -> distance after alignment
     "Which codes notice the speed of speech."
-    codes = lambda x: encode(model, x, decimated=False)
+    def codes(x):
+        return encode(model, x, decimated=False)
     plain = codes(wav)
     slow = {f: codes(compiled_librosa().effects.time_stretch(wav, rate=1/f)) for f in factors}
     return {k: {f'x {f:g}': warped_distance(plain[k], slow[f][k]) for f in factors} for k in CODES}
@@ -188,9 +192,12 @@ def claims(
 ) -> dict[str, bool]: # Claim -> whether the numbers say so
     "What the method promises, checked."
     remove, probe, swap, stretch = (result[k] for k in ('remove', 'probe', 'swap', 'stretch'))
-    most = lambda rows, column: max(rows, key=lambda k: rows[k][column])
-    worst = lambda row: max((k for k in row if k != 'all'), key=row.get)
-    mean = lambda row: float(np.mean(list(row.values())))
+    def most(rows, column):
+        return max(rows, key=lambda k: rows[k][column])
+    def worst(row):
+        return max((k for k in row if k != 'all'), key=row.get)
+    def mean(row):
+        return float(np.mean(list(row.values())))
     return {'removing any code raises the error': all(row['all'] > 1 for row in remove.values()),
             'without pitch the harmonics suffer most': worst(remove['pitch']) == 'harmonics',
             'without content the formants suffer most': worst(remove['content']) == 'formants',

@@ -40,7 +40,8 @@ def register(
     "Make `f(wav, sr) -> (features (frames, D), rate in Hz)` an embedding; feature k is centred at second k / rate."
     def add(f):
         "Enter `f`; it stays what it is."
-        if not hasattr(f, '__code__'): raise InputError(f"the embedding {name!r} must be a plain function, so that a change of it is noticed, not {type(f).__name__}; wrap it: def f(wav, sr): return ...")
+        if not hasattr(f, '__code__'):
+            raise InputError(f"the embedding {name!r} must be a plain function, so that a change of it is noticed, not {type(f).__name__}; wrap it: def f(wav, sr): return ...")
         REGISTRY[name] = Embedding(f, codes, identity)
         return f
     return add
@@ -112,8 +113,10 @@ def parse_embedding(
     "Split a sum into known names; `InputError` lists them."
     parts = [p.strip() for p in str(name).split('+')]
     for p in parts:
-        if p not in REGISTRY: raise InputError(f"the audio embedding {p!r} is not available; known are: {', '.join(known_embeddings())} (several can be joined by '+')")
-    if len(set(parts)) < len(parts): raise InputError(f"the audio embedding {name!r} names a part twice; name each once")
+        if p not in REGISTRY:
+            raise InputError(f"the audio embedding {p!r} is not available; known are: {', '.join(known_embeddings())} (several can be joined by '+')")
+    if len(set(parts)) < len(parts):
+        raise InputError(f"the audio embedding {name!r} names a part twice; name each once")
     return parts
 
 # %% ../../nbs/audio/04_embedding.ipynb #eaa7ff2e
@@ -128,7 +131,8 @@ def to_steps(
     "Linear interpolation to two steps per video frame."
     features = np.asarray(features, np.float32)
     p = np.clip(np.arange(STEPS_PER_FRAME*n_frames)*rate_hz/(STEPS_PER_FRAME*FPS), 0, len(features) - 1)
-    lo = p.astype(int); hi = np.minimum(lo + 1, len(features) - 1)
+    lo = p.astype(int)
+    hi = np.minimum(lo + 1, len(features) - 1)
     w = (p - lo).astype(np.float32)[:, None]
     return features[lo]*(1 - w) + features[hi]*w
 
@@ -171,7 +175,8 @@ def subject_speechsplit(
                config=asdict(as_config(config)), minutes=minutes, steps=steps, seed=seed, version=_METHOD)
     train, val = ((r.start/FPS, r.stop/FPS) for r in splits.values())
     with locked(path, f'the SpeechSplit of {subject.name}'):
-        if not force and path.is_file() and read_checkpoint(path).get('key') == key: return path
+        if not force and path.is_file() and read_checkpoint(path).get('key') == key:
+            return path
         return train_speechsplit(subject.wav, train_range_s=train, val_range_s=val, config=config, seed=seed, device=device, folder=path.parent, minutes=minutes, steps=steps, bar=bar, key=key)[0]
 
 # %% ../../nbs/audio/04_embedding.ipynb #afdea1c0
@@ -188,7 +193,8 @@ def part_steps(
 ) -> dict[str, np.ndarray]: # Name of each part -> float32 `(2 N, d)`
     "Features of each part at 50 Hz, not standardised; `InputError` if pitch or content shall change in a part that is not made of codes."
     parts = {p: REGISTRY[p] for p in parse_embedding(name)}
-    if content_from is not None or replace(controls, duration=1.) != Controls(): _check_changeable(parts)
+    if content_from is not None or replace(controls, duration=1.) != Controls():
+        _check_changeable(parts)
     codes = {kind: controlled_codes(model, wav, sr, controls, content_from, stats, keep, decimated=kind == 'decimated') for kind in {e.codes for e in parts.values()} - {''}}
     feats_50hz = {}
     for p, e in parts.items():
@@ -202,11 +208,13 @@ def raw_steps(*args, **kwargs) -> np.ndarray: # float32 `(2 N, D)`
 
 def _check_changeable(parts): # of name -> entry
     for p, e in parts.items():
-        if not e.codes: raise InputError(f"the embedding {p!r} has no pitch or content of its own to change; only SpeechSplit's codes have ({', '.join(k for k, v in REGISTRY.items() if v.codes)})")
+        if not e.codes:
+            raise InputError(f"the embedding {p!r} has no pitch or content of its own to change; only SpeechSplit's codes have ({', '.join(k for k, v in REGISTRY.items() if v.codes)})")
 
 
 # %% ../../nbs/audio/04_embedding.ipynb #869ad800
-def _standardise(feats_50hz, mean, std): return ((feats_50hz - mean)/std).astype(np.float32)
+def _standardise(feats_50hz, mean, std):
+    return ((feats_50hz - mean)/std).astype(np.float32)
 
 def _train_scale(feats_50hz, train): # mean and spread over the training frames; constant dimensions keep scale 1
     part = feats_50hz[STEPS_PER_FRAME*train.start:STEPS_PER_FRAME*train.stop]
@@ -215,9 +223,11 @@ def _train_scale(feats_50hz, train): # mean and spread over the training frames;
 
 # %% ../../nbs/audio/04_embedding.ipynb #950137de
 def _code(f): # what a function or a constant in it is, whatever its place in memory
-    if isinstance(f, frozenset): return sorted(map(repr, f)) # the order of a set changes from process to process
+    if isinstance(f, frozenset):
+        return sorted(map(repr, f)) # the order of a set changes from process to process
     code = getattr(f, '__code__', f)
-    if not hasattr(code, 'co_code'): return repr(f)
+    if not hasattr(code, 'co_code'):
+        return repr(f)
     defaults = [*(getattr(f, '__defaults__', None) or ()), *(v for _, v in sorted((getattr(f, '__kwdefaults__', None) or {}).items()))]
     return code.co_code.hex(), code.co_names, [_code(k) for k in code.co_consts], [_code(k) for k in defaults]
 
@@ -228,7 +238,8 @@ def _embedding_key(subject, name, checkpoint): # depends on the audio, the split
                 functions=functions, layout=(WINDOW, STEPS_PER_FRAME, _METHOD))
 
 # %% ../../nbs/audio/04_embedding.ipynb #12b819b1
-def _needs_codes(name): return any(REGISTRY[p].codes for p in parse_embedding(name))
+def _needs_codes(name):
+    return any(REGISTRY[p].codes for p in parse_embedding(name))
 
 def embed_subject(
     subject:Subject,     # Prepared subject
@@ -255,7 +266,8 @@ def _embed(subject, name, config, minutes, steps, seed, device, force, bar):
 
 def _fresh(path, key): # whether path was made with this key, or came with an imported subject
     about = path.with_suffix('.json')
-    if not (path.is_file() and about.is_file()): return False
+    if not (path.is_file() and about.is_file()):
+        return False
     about = read_json(about)
     return about.get('key') == key or 'imported' in about
 
@@ -267,7 +279,8 @@ def _write_embedding(subject, name, path, key, model, model_hash, block=1500): #
     path.with_suffix('.json').unlink(missing_ok=True) # from here on the old array is not to be trusted
     with staged_file(path) as tmp:
         with NpyWriter(tmp, (WINDOW, feats_50hz.shape[1]), 'float32') as out:
-            for lo in range(0, subject.n_frames, block): out.append(windows(feats_50hz, lo, min(lo + block, subject.n_frames)))
+            for lo in range(0, subject.n_frames, block):
+                out.append(windows(feats_50hz, lo, min(lo + block, subject.n_frames)))
     write_json(path.with_suffix('.json'), dict(name=name, key=key, dims=feats_50hz.shape[1], model=model_hash, window=WINDOW, steps_hz=FPS*STEPS_PER_FRAME, mean=mean.tolist(), std=std.tolist()))
 
 # %% ../../nbs/audio/04_embedding.ipynb #c0mp0n02
@@ -280,7 +293,8 @@ def component_columns(
     for part, d in dims.items():
         columns.setdefault(part, []).extend(range(at, at + d))
         if d == sum(sizes.values()) and REGISTRY[part].codes:
-            for k, n in zip(sizes, np.cumsum(list(sizes.values()))): columns.setdefault(k, []).extend(range(at + n - sizes[k], at + n))
+            for k, n in zip(sizes, np.cumsum(list(sizes.values()))):
+                columns.setdefault(k, []).extend(range(at + n - sizes[k], at + n))
         at += d
     return columns
 
@@ -300,20 +314,24 @@ def speech_steps(
     "New speech, scaled as the subject's; `MissingError` if the subject was never embedded, `InputError` if its SpeechSplit or the function has changed since."
     name, x = '+'.join(parse_embedding(name)), to_mono(wav, sr)
     about = subject.folder/'embeddings'/f'{name}.json'
-    if not about.is_file(): raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
+    if not about.is_file():
+        raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
     about, checkpoint = read_json(about), subject.folder/'speechsplit.ckpt'
     model = load_speechsplit(checkpoint, device) if _needs_codes(name) else None
-    if model and sha256(checkpoint) != about['model']: raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit than the one that is there now; train with it again")
+    if model and sha256(checkpoint) != about['model']:
+        raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit than the one that is there now; train with it again")
     if 'imported' not in about and about['key'] != _embedding_key(subject, name, checkpoint if model else None):
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, or from other speech, than there is now; train with it again")
-    if content_from is not None: content_from = to_mono(content_from, sr)
+    if content_from is not None:
+        content_from = to_mono(content_from, sr)
     n = n_frames or int(len(x)*controls.duration)//SAMPLES_PER_FRAME
     with tempfile.TemporaryDirectory() as keep: # statistics and codes need the same pitch track
         parts = part_steps(name, x, MEL.sr, n, model, speaker_stats(x, MEL.sr, keep) if other_voice and model else None, keep, controls, content_from)
     steps = _standardise(np.concatenate(list(parts.values()), 1), np.array(about['mean'], np.float32), np.array(about['std'], np.float32))
     columns = component_columns({p: v.shape[1] for p, v in parts.items()}, model.sizes if model else {})
     for component, factor in (weights or {}).items():
-        if component not in columns: raise InputError(f"the embedding {name!r} has no component {component!r} to weigh; it has {', '.join(columns)}")
+        if component not in columns:
+            raise InputError(f"the embedding {name!r} has no component {component!r} to weigh; it has {', '.join(columns)}")
         steps[:, columns[component]] *= factor
     return steps
 

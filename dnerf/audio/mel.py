@@ -88,8 +88,10 @@ def _mono(wav): # float32 (samples,) of a block (samples,) or (samples, channels
 def _mono_block(wav, lo, hi, sr): # the same for wav[lo:hi], checked
     x = _mono(wav[lo:hi])
     bad = np.flatnonzero(~(abs(x) < 100)) # NaN included
-    if len(bad) and np.isfinite(x[bad[0]]): raise InputError(f"audio reaches {abs(x[bad[0]]):.0f} at {(lo + bad[0])/sr:.2f} s, but samples given as floats must lie in [-1, 1]; give integers or divide by full scale")
-    if len(bad): raise InputError(f"audio holds samples that are not finite numbers, the first at {(lo + bad[0])/sr:.2f} s; export the sound again")
+    if len(bad) and np.isfinite(x[bad[0]]):
+        raise InputError(f"audio reaches {abs(x[bad[0]]):.0f} at {(lo + bad[0])/sr:.2f} s, but samples given as floats must lie in [-1, 1]; give integers or divide by full scale")
+    if len(bad):
+        raise InputError(f"audio holds samples that are not finite numbers, the first at {(lo + bad[0])/sr:.2f} s; export the sound again")
     return x
 
 # %% ../../nbs/audio/00_mel.ipynb #adf0003c
@@ -100,10 +102,14 @@ def to_mono(
 ) -> np.ndarray:       # float32 `(samples at 16 kHz,)`; `wav` itself if it is that already
     "One channel at 16 kHz; raises `InputError` for empty, very short or non-finite audio."
     wav = np.asanyarray(wav)
-    if wav.ndim not in (1, 2) or wav.dtype.kind not in 'iuf': raise InputError(f"audio has shape {wav.shape} and type {wav.dtype}; give (samples,) or (samples, channels) of numbers")
-    if not 1000 <= sr <= 1e6: raise InputError(f"a sampling rate of {sr} Hz cannot be right; give the rate of the recording, for example 16000")
-    if wav.ndim == 2 and wav.shape[0] < wav.shape[1]: wav = wav.T
-    if len(wav) < c.min_seconds*sr: raise InputError(f"audio is {len(wav)/sr:.2f} s long, at least {c.min_seconds} s are needed; give a longer recording")
+    if wav.ndim not in (1, 2) or wav.dtype.kind not in 'iuf':
+        raise InputError(f"audio has shape {wav.shape} and type {wav.dtype}; give (samples,) or (samples, channels) of numbers")
+    if not 1000 <= sr <= 1e6:
+        raise InputError(f"a sampling rate of {sr} Hz cannot be right; give the rate of the recording, for example 16000")
+    if wav.ndim == 2 and wav.shape[0] < wav.shape[1]:
+        wav = wav.T
+    if len(wav) < c.min_seconds*sr:
+        raise InputError(f"audio is {len(wav)/sr:.2f} s long, at least {c.min_seconds} s are needed; give a longer recording")
     up, down = c.sr//gcd(int(sr), c.sr), int(sr)//gcd(int(sr), c.sr)
     ready = up == down == 1 and wav.ndim == 1 and wav.dtype == np.float32
     out = wav if ready else np.empty(-(-len(wav)*up//down), np.float32)
@@ -111,8 +117,10 @@ def to_mono(
     for a in range(0, len(wav), step):
         lo, hi, to = max(a - margin, 0), min(a + step + margin, len(wav)), a*up//down
         x = _mono_block(wav, lo, hi, sr)
-        if up != down: x = resample_poly(x, up, down)
-        if not ready: out[to:to + step*up//down] = x[(a - lo)*up//down:][:min(step*up//down, len(out) - to)]
+        if up != down:
+            x = resample_poly(x, up, down)
+        if not ready:
+            out[to:to + step*up//down] = x[(a - lo)*up//down:][:min(step*up//down, len(out) - to)]
     return out
 
 # %% ../../nbs/audio/00_mel.ipynb #fadc487e
@@ -144,7 +152,8 @@ def compiled_librosa(): # The module `librosa`
     notice = threading.Timer(10, print, ["librosa is compiling its pitch functions; this takes about a minute, once per installation"])
     notice.daemon = True
     with contextlib.ExitStack() as stack:
-        notice.start(); stack.callback(notice.cancel)
+        notice.start()
+        stack.callback(notice.cancel)
         own_file = stack.enter_context(open(importlib.util.find_spec('librosa').origin))
         with contextlib.suppress(ImportError, OSError): # no such locks on Windows and on some network disks
             import fcntl
@@ -182,7 +191,8 @@ def _pyin(x, fmin, fmax, hop, step, c): # f0 in Hz and voiced, one per hop; x (s
 
 def _excerpts(x, c, n=10, seconds=3.): # up to n evenly spaced pieces, together (samples,)
     k = int(seconds*c.sr)
-    if len(x) <= n*k: return x
+    if len(x) <= n*k:
+        return x
     return np.concatenate([x[a:a + k] for a in np.linspace(0, len(x) - k, n).astype(int)])
 
 def estimate_f0_range(
@@ -192,14 +202,16 @@ def estimate_f0_range(
 ) -> tuple[float, float]: # Lowest and highest pitch to look for, Hz
     "First pass: the range of this voice, from the quartiles of a coarse track."
     f0, voiced = _pyin(_excerpts(to_mono(wav, sr, c), c), c.f0_floor, c.f0_ceil, 4*c.hop_length, .5, c)
-    if voiced.sum() < 5: return c.f0_floor, c.f0_ceil
+    if voiced.sum() < 5:
+        return c.f0_floor, c.f0_ceil
     q1, q3 = np.percentile(f0[voiced], [25, 75])
     return max(c.f0_floor, float(.6*q1)), min(c.f0_ceil, float(2*q3))
 
 # %% ../../nbs/audio/00_mel.ipynb #10d14fe1
 def _refine(x, f0, c, n=512, reach=.012): # f0 (T,) Hz, 0 where unvoiced; every voiced one moved to the best period within 1.2 %, 20 cents
     k = np.flatnonzero(f0)
-    if not len(k): return f0
+    if not len(k):
+        return f0
     lag, pieces = c.sr/f0[k], np.lib.stride_tricks.sliding_window_view(np.pad(x, c.n_fft), n)
     tau = np.round(lag).astype(int)[:, None] + np.arange(-int(reach*lag.max()) - 2, int(reach*lag.max()) + 3) # (voiced, candidates)
     start = k[:, None]*c.hop_length + c.n_fft - (n + tau)//2
@@ -257,10 +269,12 @@ def kept_f0(
     digest = hashlib.sha256(np.ascontiguousarray(x))
     digest.update(repr((f0_range, c, _METHOD)).encode())
     path = Path(folder)/f"{digest.hexdigest()[:32]}.npy"
-    try: f0 = np.load(path)
+    try:
+        f0 = np.load(path)
     except (FileNotFoundError, ValueError, EOFError): # not there, or damaged
         f0, _ = estimate_f0(x, c.sr, f0_range, c)
-        with staged_file(path) as tmp: np.save(tmp, f0)
+        with staged_file(path) as tmp:
+            np.save(tmp, f0)
     return f0, f0 > 0
 
 # %% ../../nbs/audio/00_mel.ipynb #a88596b0
@@ -280,7 +294,8 @@ def f0_stats(
     f0_range:tuple=(50., 600.),  # Range it was searched in, Hz
 ) -> F0Stats:                    # Statistics; the defaults if fewer than two frames are voiced
     "Mean and spread of a speaker's log-F0."
-    if voiced.sum() < 2: return F0Stats(low=float(f0_range[0]), high=float(f0_range[1]))
+    if voiced.sum() < 2:
+        return F0Stats(low=float(f0_range[0]), high=float(f0_range[1]))
     lf0 = np.log(f0_hz[voiced])
     return F0Stats(float(lf0.mean()), float(max(lf0.std(), .02)), float(f0_range[0]), float(f0_range[1]))
 
@@ -323,7 +338,8 @@ def dequantise_f0(
 # %% ../../nbs/audio/00_mel.ipynb #8f619df9
 def _stuck(wav, block=1 << 20): # share of the samples of one channel that repeat the one before them at the largest value
     channel = wav if wav.ndim == 1 else wav[:, 0] if wav.shape[0] >= wav.shape[1] else wav[0]
-    pieces = lambda: (_mono(channel[max(a - 1, 0):a + block]) for a in range(0, len(channel), block))
+    def pieces():
+        return (_mono(channel[max(a - 1, 0):a + block]) for a in range(0, len(channel), block))
     limit = .99*max(float(abs(x).max()) for x in pieces())
     return sum(int(((np.diff(x) == 0) & (abs(x[1:]) > limit)).sum()) for x in pieces())/len(channel)
 
@@ -336,11 +352,15 @@ def speech_warnings(
     "What is unusual about a recording: silent, clipped, without pitch, or without high frequencies."
     x = to_mono(wav, sr, c)
     said, peak = [], float(max(x.max(), -x.min()))
-    if peak < 1e-3: return [f"the sound is silent (it peaks at {20*np.log10(max(peak, 1e-5)):.0f} dB); check that the recording has its speech"]
+    if peak < 1e-3:
+        return [f"the sound is silent (it peaks at {20*np.log10(max(peak, 1e-5)):.0f} dB); check that the recording has its speech"]
     stuck = _stuck(np.asanyarray(wav))
-    if stuck > 1e-3: said.append(f"the sound is clipped ({stuck:.1%} of the samples are stuck at the limit); record again at a lower level if you can")
-    if voiced is not None and voiced.mean() < .05: said.append(f"a pitch was found in only {voiced.mean():.0%} of the sound; whispered speech has none, and a pitch code learns nothing from it")
-    if sr < c.sr: said.append(f"the sound has {sr} samples a second and so nothing above {sr/2000:g} kHz; consonants are hard to tell apart, use a recording of at least {c.sr} Hz")
+    if stuck > 1e-3:
+        said.append(f"the sound is clipped ({stuck:.1%} of the samples are stuck at the limit); record again at a lower level if you can")
+    if voiced is not None and voiced.mean() < .05:
+        said.append(f"a pitch was found in only {voiced.mean():.0%} of the sound; whispered speech has none, and a pitch code learns nothing from it")
+    if sr < c.sr:
+        said.append(f"the sound has {sr} samples a second and so nothing above {sr/2000:g} kHz; consonants are hard to tell apart, use a recording of at least {c.sr} Hz")
     return said
 
 # %% ../../nbs/audio/00_mel.ipynb #b8d3e7b4
@@ -349,7 +369,8 @@ def _amplitudes(S, c, steps=20): # float32 (T, 513) with the given mel-spectrogr
     mel = 10**((np.clip(S, 0, 1)*c.range_db - c.range_db + c.ref_db)/20)
     weight = np.maximum(basis.sum(1), 1e-12)
     A = mel @ basis.T/weight
-    for _ in range(steps): A = A*((mel/np.maximum(A @ basis, 1e-12)) @ basis.T)/weight
+    for _ in range(steps):
+        A = A*((mel/np.maximum(A @ basis, 1e-12)) @ basis.T)/weight
     return A
 
 def griffin_lim(
@@ -371,7 +392,8 @@ def hum(
     "A buzz that follows a melody and is silent where there is none."
     f0_hz = np.asarray(f0_hz, float)
     time, voiced = np.arange((len(f0_hz) - 1)*c.hop_length)/c.hop_length, f0_hz > 0
-    if not voiced.any(): return np.zeros(len(time), np.float32)
+    if not voiced.any():
+        return np.zeros(len(time), np.float32)
     phase = 2*np.pi*np.cumsum(np.interp(time, np.flatnonzero(voiced), f0_hz[voiced]))/c.sr
     return (.2*np.interp(time, np.arange(len(f0_hz)), voiced)*sum(np.sin(k*phase)/k for k in range(1, 9))).astype(np.float32)
 

@@ -16,8 +16,10 @@ from ..core import MissingError
 PHONES = ('SIL AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH +').split() # the last is noise: breath, a cough, the unintelligible
 
 def _pocketsphinx(): # the module, or one sentence
-    try: import pocketsphinx
-    except ImportError: raise MissingError("the speech feature 'phones' needs PocketSphinx, which is not installed; install it with: pip install pocketsphinx") from None
+    try:
+        import pocketsphinx
+    except ImportError:
+        raise MissingError("the speech feature 'phones' needs PocketSphinx, which is not installed; install it with: pip install pocketsphinx") from None
     return pocketsphinx
 
 # %% ../../nbs/audio/03a_phones.ipynb #faf4599e
@@ -27,7 +29,9 @@ def decode_phones(
     "What PocketSphinx hears, phone by phone."
     ps = _pocketsphinx()
     decoder = ps.Decoder(allphone=ps.get_model_path('en-us/en-us-phone.lm.bin'), lm=None, lw=2., beam=1e-20, pbeam=1e-20, loglevel='FATAL')
-    decoder.start_utt(); decoder.process_raw(np.asarray(pcm, '<i2').tobytes(), full_utt=True); decoder.end_utt()
+    decoder.start_utt()
+    decoder.process_raw(np.asarray(pcm, '<i2').tobytes(), full_utt=True)
+    decoder.end_utt()
     return [(s.word, s.start_frame, s.end_frame) for s in decoder.seg() or ()]
 
 # %% ../../nbs/audio/03a_phones.ipynb #f257c771
@@ -38,7 +42,8 @@ def _labels(pcm, lo, hi): # column of PHONES for the frames lo..hi
     a, b = lo*_STEP - _HALF, (hi - 1)*_STEP + _HALF
     piece = np.pad(pcm[max(a, 0):b], (max(-a, 0), max(b - len(pcm), 0)))
     out = np.zeros(hi - lo, int) # silence, unless something is heard
-    for phone, first, last in decode_phones(piece): out[first:last + 1] = PHONES.index(phone) if phone in PHONES else 40
+    for phone, first, last in decode_phones(piece):
+        out[first:last + 1] = PHONES.index(phone) if phone in PHONES else 40
     hops = np.pad(piece[_HALF - _STEP//2:], (0, _STEP))[:len(out)*_STEP].reshape(-1, _STEP).astype(float)
     return np.where((hops**2).mean(1) < _SILENT**2, 0, out)
 
@@ -52,7 +57,8 @@ def phone_features(
     "Which phone is spoken (PocketSphinx, American English)."
     pcm = np.clip((to_mono(wav, sr)*32767).round(), -32768, 32767).astype('<i2')
     T, chunk, margin = 1 + len(pcm)//_STEP, round(chunk_s*_RATE), round(margin_s*_RATE)
-    if T <= chunk + 2*margin: chunk = T
+    if T <= chunk + 2*margin:
+        chunk = T
     labels = np.empty(T, int)
     for lo in range(0, T, chunk):
         a, b = max(lo - margin, 0), min(lo + chunk + margin, T)

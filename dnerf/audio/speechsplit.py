@@ -65,27 +65,36 @@ PRESETS = dict(
     fast=SpeechSplitConfig(EncoderConfig(64, 3, 2, 8), EncoderConfig(64, 1, 1, 1), EncoderConfig(64, 3, 1, 32), decoder_units=96, decoder_layers=1,
         stretch_min=.75, stretch_max=1.25, resample_layers=False, min_crop=192, max_crop=192, batch=4, lr=3e-3, lr_end=.02, warmup=.05, clip=1., steps=450, minutes=2., val_every=25, threads=1))
 
-for _name, _preset in PRESETS.items(): ConfigStore.instance().store(group='speechsplit', name=_name, node=_preset)
+for _name, _preset in PRESETS.items():
+    ConfigStore.instance().store(group='speechsplit', name=_name, node=_preset)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #f18a18bb
 def _checked(c): # the same configuration, if it can be built
     for name, encoder in dict(content=c.content, rhythm=c.rhythm, pitch=c.pitch).items():
-        if encoder.channels < 16 or encoder.channels % 16: raise InputError(f"SpeechSplit cannot have {name}.channels = {encoder.channels}; give a multiple of 16")
-    if c.factor < 1 or c.window < 2*c.factor or c.window % (2*c.factor): raise InputError(f"SpeechSplit cannot have window = {c.window} with factor = {c.factor}; give a window that is a multiple of {2*max(c.factor, 1)} frames, two codes")
-    if not 0 < c.stretch_min <= c.stretch_max: raise InputError(f"SpeechSplit cannot stretch speech by {c.stretch_min:g} to {c.stretch_max:g}; give 0 < stretch_min <= stretch_max")
+        if encoder.channels < 16 or encoder.channels % 16:
+            raise InputError(f"SpeechSplit cannot have {name}.channels = {encoder.channels}; give a multiple of 16")
+    if c.factor < 1 or c.window < 2*c.factor or c.window % (2*c.factor):
+        raise InputError(f"SpeechSplit cannot have window = {c.window} with factor = {c.factor}; give a window that is a multiple of {2*max(c.factor, 1)} frames, two codes")
+    if not 0 < c.stretch_min <= c.stretch_max:
+        raise InputError(f"SpeechSplit cannot stretch speech by {c.stretch_min:g} to {c.stretch_max:g}; give 0 < stretch_min <= stretch_max")
     return c
 
 def as_config(
     config='fast', # Name of a preset, a `SpeechSplitConfig`, or a dictionary of changes to `paper`
 ) -> SpeechSplitConfig: # A copy
     "The configuration meant by `config`; `InputError` lists the presets if there is none of that name, or says which setting cannot be."
-    if isinstance(config, SpeechSplitConfig): return _checked(copy.deepcopy(config))
+    if isinstance(config, SpeechSplitConfig):
+        return _checked(copy.deepcopy(config))
     if isinstance(config, str):
-        if config not in PRESETS: raise InputError(f"there is no SpeechSplit preset {config!r}; the presets are {', '.join(PRESETS)}")
+        if config not in PRESETS:
+            raise InputError(f"there is no SpeechSplit preset {config!r}; the presets are {', '.join(PRESETS)}")
         return copy.deepcopy(PRESETS[config])
-    try: return _checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeechSplitConfig), config)))
-    except InputError: raise
-    except (OmegaConfBaseException, ValueError) as e: raise InputError(f"these are no settings of SpeechSplit ({str(e).splitlines()[0]}); the names and types are those of SpeechSplitConfig") from None
+    try:
+        return _checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeechSplitConfig), config)))
+    except InputError:
+        raise
+    except (OmegaConfBaseException, ValueError) as e:
+        raise InputError(f"these are no settings of SpeechSplit ({str(e).splitlines()[0]}); the names and types are those of SpeechSplitConfig") from None
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #31a57e7e
 class ConvStack(nn.Module):
@@ -98,7 +107,8 @@ class ConvStack(nn.Module):
         widths = [n_in] + [c.channels]*c.convs
         self.convs = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in zip(widths, widths[1:]))
         self.norms = nn.ModuleList(nn.GroupNorm(c.channels//16, c.channels) for _ in self.convs)
-        for conv in self.convs: nn.init.xavier_uniform_(conv.weight, nn.init.calculate_gain('relu'))
+        for conv in self.convs:
+            nn.init.xavier_uniform_(conv.weight, nn.init.calculate_gain('relu'))
 
     def forward(self,
         x:Tensor,    # `(B, T, n_in)`
@@ -107,7 +117,8 @@ class ConvStack(nn.Module):
         "Features at the rate of the input."
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms)):
             x = F.relu(norm(conv(x.mT))).mT
-            if draws: x = resample(x, *draws[i])
+            if draws:
+                x = resample(x, *draws[i])
         return x
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #aa73843b
@@ -203,11 +214,13 @@ def encode(self:SpeechSplit,
     decimated:bool=True,            # False: outputs of the LSTMs at the mel rate
 ) -> dict[str, Tensor]:             # `content`, `rhythm`, `pitch`: `(B, T / factor, D)`, or `(B, T, D)` if not decimated
     "The three codes (eq. 5)."
-    if lengths is None: lengths = torch.full((len(S),), S.shape[1], device=S.device)
+    if lengths is None:
+        lengths = torch.full((len(S),), S.shape[1], device=S.device)
     c = self.config
     stretch, full, draws = (c.stretch_min, c.stretch_max), torch.full_like(lengths, S.shape[1]), None
     inputs = dict(zip(CODES, contaminate(S, track, lengths, generator, self.training, stretch=stretch)))
-    if self.training and c.resample_layers: draws = [resample_positions(full, S.shape[1], generator, stretch=stretch) for _ in range(max(c.content.convs, c.pitch.convs))]
+    if self.training and c.resample_layers:
+        draws = [resample_positions(full, S.shape[1], generator, stretch=stretch) for _ in range(max(c.content.convs, c.pitch.convs))]
     return {k: getattr(self, k)(x, draws) if decimated else getattr(self, k).sequence(x, draws) for k, x in inputs.items()}
 
 @patch
@@ -281,7 +294,8 @@ class Crops(IterableDataset):
         return dict(S=self.S[i]*valid[..., None], track=self.track[i].masked_fill(~valid, UNVOICED), lengths=lengths, valid=valid)
 
     def __iter__(self):
-        for step in itertools.count(self.start): yield self.batch(step)
+        for step in itertools.count(self.start):
+            yield self.batch(step)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #c0b85db0
 def masked_mse(
@@ -368,7 +382,8 @@ class SpeechSplitTraining(L.LightningModule):
 @patch
 def on_train_batch_start(self:SpeechSplitTraining, batch, batch_idx):
     "Set the learning rate."
-    for group in self.optimizers().param_groups: group['lr'] = self.rate(self.done())
+    for group in self.optimizers().param_groups:
+        group['lr'] = self.rate(self.done())
 
 @patch
 def training_step(self:SpeechSplitTraining, batch, batch_idx):
@@ -382,8 +397,10 @@ def training_step(self:SpeechSplitTraining, batch, batch_idx):
 def on_train_batch_end(self:SpeechSplitTraining, outputs, batch, batch_idx):
     "Stop at the end of the budget; refuse a loss that is no number."
     self.last_train = float(outputs['loss'])
-    if not math.isfinite(self.last_train): raise DivergedError(f"SpeechSplit training diverged at step {self.global_step}; use a smaller learning rate")
-    if self.done() >= 1: self.trainer.should_stop = True
+    if not math.isfinite(self.last_train):
+        raise DivergedError(f"SpeechSplit training diverged at step {self.global_step}; use a smaller learning rate")
+    if self.done() >= 1:
+        self.trainer.should_stop = True
 
 @patch
 def validation_step(self:SpeechSplitTraining, batch, batch_idx):
@@ -391,7 +408,8 @@ def validation_step(self:SpeechSplitTraining, batch, batch_idx):
     mse = float(masked_mse(self.model(batch['S'], batch['track']), batch['S'], batch['valid']))
     self.log('val/mse', mse, batch_size=1)
     self.history.append(dict(step=self.global_step, train=self.last_train, val=mse))
-    if mse < self.best[0]: self.best = mse, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+    if mse < self.best[0]:
+        self.best = mse, {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #2f523f04
 @patch
@@ -407,26 +425,33 @@ def on_load_checkpoint(self:SpeechSplitTraining, checkpoint):
 # %% ../../nbs/audio/02_speechsplit.ipynb #9c8979ef
 class _Save(L.Callback):
     "The state to a file every `every_s` seconds."
-    def __init__(self, path, every_s): self.path, self.every_s, self.saved = path, every_s, time.monotonic()
+    def __init__(self, path, every_s):
+        self.path, self.every_s, self.saved = path, every_s, time.monotonic()
     def on_train_batch_end(self, trainer, module, *_):
         "Save now and then."
-        if time.monotonic() - self.saved < self.every_s: return
-        with staged_file(self.path) as tmp: trainer.save_checkpoint(tmp)
+        if time.monotonic() - self.saved < self.every_s:
+            return
+        with staged_file(self.path) as tmp:
+            trainer.save_checkpoint(tmp)
         self.saved = time.monotonic()
 
 class _Bar(L.Callback):
     "Per cent of the budget, by steps or by the clock."
-    def __init__(self): self.bar = None
+    def __init__(self):
+        self.bar = None
     def on_train_start(self, trainer, module):
         "Open the bar."
         self.bar = progress(total=100, desc='SpeechSplit', unit='%')
     def on_train_batch_end(self, trainer, module, *_):
         "Move the bar."
         new = min(100, int(100*module.done()))
-        if new > self.bar.n: self.bar.update(new - self.bar.n); self.bar.set_postfix(mse=f'{module.last_train:.4f}')
+        if new > self.bar.n:
+            self.bar.update(new - self.bar.n)
+            self.bar.set_postfix(mse=f'{module.last_train:.4f}')
     def teardown(self, trainer, module, stage):
         "Close the bar, also after an error."
-        if self.bar: self.bar.close()
+        if self.bar:
+            self.bar.close()
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #b4984d8b
 @contextlib.contextmanager
@@ -435,16 +460,21 @@ def _quiet(): # without those hints
     level = log.level
     log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        for text in hints: warnings.filterwarnings('ignore', text)
-        try: yield
-        finally: log.setLevel(level)
+        for text in hints:
+            warnings.filterwarnings('ignore', text)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 @contextlib.contextmanager
 def _threads(n): # torch on n CPU threads for a while
     before = torch.get_num_threads()
     torch.set_num_threads(n or before)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #ade08c0d
 def _trainer(c, device, callbacks): # Lightning's, for one device
@@ -462,16 +492,20 @@ def save_speechsplit(
     "Write a model to one file, whole or not at all."
     data = io.BytesIO() # on a full disk `torch.save` to a file fails in a way of its own, writing bytes raises an OSError
     torch.save(dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra), data)
-    with staged_file(path) as tmp: tmp.write_bytes(data.getbuffer())
+    with staged_file(path) as tmp:
+        tmp.write_bytes(data.getbuffer())
     return Path(path)
 
 def read_checkpoint(
     path:Path, # Written by `save_speechsplit`
 ) -> dict:     # Its content
     "The raw content of a checkpoint; a damaged one is an `InputError`."
-    if not Path(path).is_file(): raise MissingError(f"there is no SpeechSplit checkpoint {path}; train one first")
-    try: return torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError): raise InputError(f"{path} is not a SpeechSplit checkpoint or is damaged; delete it and train again") from None
+    if not Path(path).is_file():
+        raise MissingError(f"there is no SpeechSplit checkpoint {path}; train one first")
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+        raise InputError(f"{path} is not a SpeechSplit checkpoint or is damaged; delete it and train again") from None
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #92c94dff
 def load_speechsplit(
@@ -483,7 +517,8 @@ def load_speechsplit(
     try:
         model = SpeechSplit(as_config(ckpt['config']), F0Stats(**ckpt['f0_stats']))
         model.load_state_dict(ckpt['weights'])
-    except (KeyError, TypeError, RuntimeError, InputError): raise InputError(f"{path} holds a model of other sizes than its configuration says; delete it and train again") from None
+    except (KeyError, TypeError, RuntimeError, InputError):
+        raise InputError(f"{path} holds a model of other sizes than its configuration says; delete it and train again") from None
     return model.to(pick_device(device)).eval()
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #5b5891f6
@@ -504,12 +539,15 @@ def new_speechsplit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SpeechSplit(config, stats)
-    if mean_frame is not None: model.decoder.out.bias.data.copy_(mean_frame)
+    if mean_frame is not None:
+        model.decoder.out.bias.data.copy_(mean_frame)
     return model
 
 def _budget(c, minutes, steps): # a budget given by the caller replaces both of the configuration's
-    if minutes is not None or steps is not None: c.minutes, c.steps = minutes or 0., steps or 0
-    if not c.minutes and not c.steps: raise InputError("SpeechSplit needs a budget: give minutes or steps above 0")
+    if minutes is not None or steps is not None:
+        c.minutes, c.steps = minutes or 0., steps or 0
+    if not c.minutes and not c.steps:
+        raise InputError("SpeechSplit needs a budget: give minutes or steps above 0")
     return c
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #eeb7035e
@@ -517,19 +555,24 @@ def _state_key(S, track, train, val, c, seed): # everything that the course of a
     return hashlib.sha256(S.numpy().tobytes() + track.numpy().tobytes() + repr((train, val, c, seed)).encode()).hexdigest()
 
 def _resumable(path, key): # step of a saved state of this very training, else 0
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError): return 0
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return 0
     return state['global_step'] if state.get('training_key') == key else 0
 
 def _fit(model, data, seed, device, bar, save, key): # trains in place, leaves the best weights; returns the history and their error
     c, module, step = model.config, SpeechSplitTraining(model, seed, key), _resumable(save.path, key)
-    if step: print(f'SpeechSplit goes on at step {step}')
+    if step:
+        print(f'SpeechSplit goes on at step {step}')
     data.crops.start = step
     with _quiet(), _threads(c.threads):
         trainer = _trainer(c, device, [save] + [_Bar()]*bar)
         trainer.fit(module, data, ckpt_path=save.path if step else None, weights_only=True)
-    if trainer.global_step < c.steps: print(f'SpeechSplit was stopped by the clock at step {trainer.global_step} of {c.steps}')
-    if module.best[1] is None: raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
+    if trainer.global_step < c.steps:
+        print(f'SpeechSplit was stopped by the clock at step {trainer.global_step} of {c.steps}')
+    if module.best[1] is None:
+        raise DivergedError("SpeechSplit training gave no finite validation error; use a smaller learning rate")
     model.load_state_dict(module.best[1])
     model.cpu().eval()
     return module.history, module.best[0]
@@ -557,11 +600,13 @@ def train_speechsplit(
     a, b = (int(t*MEL.sr) for t in train_range_s)
     x = x[:int(max(train_range_s[1], val_range_s[1])*MEL.sr)] # whatever comes later is never looked at
     train, val = (frames_in(r, n_frames(len(x))) for r in (train_range_s, val_range_s))
-    if train[1] - train[0] < 3*c.factor or val[1] <= val[0]: raise InputError(f"{train_range_s[1] - train_range_s[0]:.2f} s of speech are too short to train SpeechSplit; give a longer recording")
+    if train[1] - train[0] < 3*c.factor or val[1] <= val[0]:
+        raise InputError(f"{train_range_s[1] - train_range_s[0]:.2f} s of speech are too short to train SpeechSplit; give a longer recording")
     span = estimate_f0_range(x[a:b])
     f0, voiced = estimate_f0(x, f0_range=span)
     recorded = np.asanyarray(wav) if np.ndim(wav) == 1 or np.shape(wav)[0] >= np.shape(wav)[1] else np.asanyarray(wav).T
-    for text in speech_warnings(recorded[int(train_range_s[0]*sr):int(train_range_s[1]*sr)], sr, voiced[slice(*train)]): print(f'warning: in the training speech {text}')
+    for text in speech_warnings(recorded[int(train_range_s[0]*sr):int(train_range_s[1]*sr)], sr, voiced[slice(*train)]):
+        print(f'warning: in the training speech {text}')
     stats = f0_stats(f0[slice(*train)], voiced[slice(*train)], span)
     S, track = torch.from_numpy(mel_spectrogram(x)), torch.from_numpy(normalise_f0(f0, voiced, stats))
     model = new_speechsplit(c, stats, S[slice(*train)].mean(0), seed)
@@ -586,9 +631,12 @@ def _overlapped(fn, S, track, c, device, batch=16): # fn(S, track) -> (B, n, D) 
         i = some[:, None] + torch.arange(window)
         y = fn(S[i].to(device), track[i].to(device)).cpu()
         n = y.shape[1]
-        if isinstance(out, int): out, weight = torch.zeros(len(S)*n//window, y.shape[2]), torch.zeros(len(S)*n//window, 1)
+        if isinstance(out, int):
+            out, weight = torch.zeros(len(S)*n//window, y.shape[2]), torch.zeros(len(S)*n//window, 1)
         ramp = torch.minimum(torch.arange(n) + .5, n - torch.arange(n) - .5)[:, None]
-        for a, codes in zip((some*n//window).tolist(), y): out[a:a + n] += codes*ramp; weight[a:a + n] += ramp
+        for a, codes in zip((some*n//window).tolist(), y):
+            out[a:a + n] += codes*ramp
+            weight[a:a + n] += ramp
     return out/weight
 
 def _padded(S, track, factor): # the last frame repeated up to a multiple of factor
@@ -616,9 +664,11 @@ def encode_features(
 ) -> dict[str, np.ndarray]: # As from `encode`
     "Codes of features, as `encode` gives them for a waveform."
     device = next(model.parameters()).device
-    fn = lambda S, track: torch.cat([v for v in model.encode(S, track, decimated=decimated).values()], -1)
+    def fn(S, track):
+        return torch.cat([v for v in model.encode(S, track, decimated=decimated).values()], -1)
     codes = _overlapped(fn, S, track, model.config, device)
-    if decimated: codes = upsample(codes[None], model.config.factor)[0]
+    if decimated:
+        codes = upsample(codes[None], model.config.factor)[0]
     return dict(zip(CODES, (v.numpy() for v in codes[:len(S)].split(list(model.sizes.values()), -1))))
 
 @torch.no_grad()
@@ -647,5 +697,6 @@ def reconstruction_error(
     "Reconstruction of a held-out range, and its baseline."
     S, track = speech_features(wav, sr, model.f0_stats, keep)
     a, b = frames_in(span_s, len(S))
-    error = lambda y: float(((y - S)[a:b]**2).mean())
+    def error(y):
+        return float(((y - S)[a:b]**2).mean())
     return error(reconstruct(model, S, track, without)), error(mean_frame)

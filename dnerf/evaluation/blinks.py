@@ -26,7 +26,8 @@ def closure(
     "How far the lids are down, against the open eye around that time."
     opening, t = np.asarray(opening, float), np.arange(len(opening))
     known = np.isfinite(opening)
-    if not known.any(): return np.zeros(len(opening))
+    if not known.any():
+        return np.zeros(len(opening))
     opening = np.interp(t, t[known], opening[known])
     around = percentile_filter(opening, 75, 2*round(AROUND*fps) + 1, mode='nearest')
     return (1 - opening/np.maximum(around, .5)).clip(0, 1)
@@ -70,10 +71,12 @@ def closures(
     down, found = closure(opening, fps), []
     peaks, details = find_peaks(np.pad(down, 1), height=HALF, prominence=HALF/2)      # padded: the clip's ends count as open
     for peak, prominence in zip(peaks - 1, details['prominences']):
-        if prominence < down[peak]/2 or not np.isfinite(opening[peak]): continue
+        if prominence < down[peak]/2 or not np.isfinite(opening[peak]):
+            continue
         start, end, cut = _half_depth(down, peak)
         length = 1000*(end - start)/fps
-        if length <= LONGEST and (cut or length >= SHORTEST): found.append(Closure(float(start), float(end), float(down[peak]), cut))
+        if length <= LONGEST and (cut or length >= SHORTEST):
+            found.append(Closure(float(start), float(end), float(down[peak]), cut))
     return found
 
 def blinks(
@@ -100,9 +103,14 @@ def match_blinks(
     pairs, i, j = [], 0, 0
     while i < len(rendered) and j < len(real):
         gap = rendered[i] - real[j]
-        if abs(gap) < near + .5: pairs.append((i, j)); i += 1; j += 1
-        elif gap < 0: i += 1
-        else: j += 1
+        if abs(gap) < near + .5:
+            pairs.append((i, j))
+            i += 1
+            j += 1
+        elif gap < 0:
+            i += 1
+        else:
+            j += 1
     return pairs
 
 def blink_scores(
@@ -136,8 +144,10 @@ def blink_metrics(
     found = [closures(np.where(seen, eyelid_opening(clip, level), np.nan), fps) for clip in (rendered, real)]
     scores = blink_scores(*([c.middle() for c in blinks(f)] for f in found))
     none = {'precision': 'the rendered clip has no blink', 'recall': 'the real clip has no blink', 'f1': 'neither clip has a blink'}
-    entry = lambda value, reason: (None, reason if seen.any() else 'no frame has a face in both clips') if math.isnan(value) else (value, None)
+    def entry(value, reason):
+        return (None, reason if seen.any() else 'no frame has a face in both clips') if math.isnan(value) else (value, None)
     out = {f'blink.{key}': entry(value, none[key]) for key, value in scores.items()}
     for clip, f in zip(('rendered', 'ground_truth'), found):
-        for key, value in blink_numbers(f, seen.sum()/fps, fps).items(): out[f'blink.{key}.{clip}'] = entry(value, f'the {clip.replace("_", " ")} clip has no blink' + ' that is whole'*(key == 'duration'))
+        for key, value in blink_numbers(f, seen.sum()/fps, fps).items():
+            out[f'blink.{key}.{clip}'] = entry(value, f'the {clip.replace("_", " ")} clip has no blink' + ' that is whole'*(key == 'duration'))
     return out

@@ -24,7 +24,8 @@ class FaceClip:
     names:list             # the 52 names of the blendshapes; empty when no frame has a face
     found:np.ndarray       # (N,) bool, False where the values are interpolated
     size:tuple             # (height, width) of the frames, pixels
-    def __len__(self): return len(self.found)
+    def __len__(self):
+        return len(self.found)
 
 def watch_faces(
     frames,        # Iterator of uint8 `(H, W, 3)`, rendered or real
@@ -35,7 +36,8 @@ def watch_faces(
     def checked():
         "The frames, if they are what the landmarker expects."
         for i, frame in enumerate(frames):
-            if frame.dtype != np.uint8: raise InputError(f"frame {i} has colours of type {frame.dtype}, the tracker needs uint8; convert it first")
+            if frame.dtype != np.uint8:
+                raise InputError(f"frame {i} has colours of type {frame.dtype}, the tracker needs uint8; convert it first")
             yield frame
     track = track_faces(checked(), fps)
     return FaceClip(track.landmarks, track.blendshapes, track.names, track.found, (track.height, track.width))
@@ -45,7 +47,8 @@ OUTER_CORNERS = EYE_CORNERS[0][0], EYE_CORNERS[1][1]
 INNER_LIPS = (13, 14), (82, 87), (312, 317), (81, 178), (311, 402)                                # upper and lower, along the middle of the mouth
 LIDS = ((160, 144), (159, 145), (158, 153)), ((387, 373), (386, 374), (385, 380))                 # upper and lower lid of the person's right eye, left eye
 
-def _where_found(clip, values): return np.where(clip.found, values, np.nan) # (N,), nan where no face was found
+def _where_found(clip, values):
+    return np.where(clip.found, values, np.nan) # (N,), nan where no face was found
 
 def _gap(clip, pairs, dims=3): # (N,) mean distance of pairs of landmarks, pixels
     return np.mean([np.linalg.norm(clip.landmarks[:, a, :dims].astype(float) - clip.landmarks[:, b, :dims], axis=1) for a, b in pairs], 0)
@@ -61,7 +64,8 @@ def lip_opening(
     clip:FaceClip, # N frames
 ) -> np.ndarray:   # `(N,)` per cent of the distance of the outer eye corners; nan where no face was found
     "Gap between the inner lips."
-    with np.errstate(invalid='ignore', divide='ignore'): return 100*_gap(clip, INNER_LIPS)/eye_span(clip)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return 100*_gap(clip, INNER_LIPS)/eye_span(clip)
 
 def jaw_opening(
     clip:FaceClip, # N frames
@@ -91,7 +95,8 @@ def eyelid_opening(
 ) -> np.ndarray:      # `(N,)` 0 shut, 1 open; nan where no face was found
     "Opening of the lids in units of the person's open eye."
     aspect = eyelid_aspect(clip)
-    with np.errstate(invalid='ignore', divide='ignore'): return aspect/(open_level(aspect) if level is None else level)
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return aspect/(open_level(aspect) if level is None else level)
 
 # %% ../../nbs/evaluation/00a_faces.ipynb #505740cb
 FACE_POINTS = tuple(range(468))
@@ -104,7 +109,8 @@ def landmark_distance(
     "LMD of each frame (Chen et al. 2018), centred and normalised."
     a, b = (clip.landmarks[:, list(points), :2].astype(float) for clip in (rendered, real))
     gap = np.linalg.norm((a - a.mean(1, keepdims=True)) - (b - b.mean(1, keepdims=True)), axis=-1).mean(1)
-    with np.errstate(invalid='ignore', divide='ignore'): return _where_found(rendered, 100*gap/eye_span(real))
+    with np.errstate(invalid='ignore', divide='ignore'):
+        return _where_found(rendered, 100*gap/eye_span(real))
 
 # %% ../../nbs/evaluation/00a_faces.ipynb #369fe025
 REACH = 10       # frames, largest shift that is tried
@@ -117,9 +123,12 @@ def correlation(
     lag:int=0,           # Rendered frame `t + lag` is put beside real frame `t`
 ) -> float:              # In [-1, 1]; nan for a flat curve or fewer than `MIN_FRAMES` pairs
     "Pearson's correlation of two curves, one of them shifted."
-    n = max(0, len(real) - abs(lag)); a, b = rendered[max(lag, 0):][:n], real[max(-lag, 0):][:n]
-    both = np.isfinite(a) & np.isfinite(b); a, b = a[both], b[both]
-    if len(a) < MIN_FRAMES or min(np.std(a), np.std(b)) < 1e-9: return math.nan
+    n = max(0, len(real) - abs(lag))
+    a, b = rendered[max(lag, 0):][:n], real[max(-lag, 0):][:n]
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    if len(a) < MIN_FRAMES or min(np.std(a), np.std(b)) < 1e-9:
+        return math.nan
     return float(np.corrcoef(a, b)[0, 1])
 
 def best_lag(
@@ -129,7 +138,8 @@ def best_lag(
 ) -> tuple[int|None, float]: # Frames by which the rendered curve is late, None when no shift makes them alike; the correlation there
     "The shift at which two curves agree best."
     r = np.array([correlation(rendered, real, lag) for lag in range(-reach, reach + 1)])
-    if np.isnan(r).all(): return None, math.nan
+    if np.isnan(r).all():
+        return None, math.nan
     best = int(np.nanargmax(r))
     return (best - reach if r[best] >= ALIKE else None), float(r[best])
 
@@ -151,7 +161,8 @@ STILL = 3/255 # a pixel of the real clip that changes by no more over two frames
 
 class Flicker:
     "Flicker of a rendered and a real clip, frame by frame; keeps three frames of each."
-    def __init__(self): self.last, self.sums, self.count = [], np.zeros(2), 0
+    def __init__(self):
+        self.last, self.sums, self.count = [], np.zeros(2), 0
 
     def add(self,
         rendered:np.ndarray,   # `(H, W, 3)` uint8, or float in [0, 1]
@@ -159,13 +170,17 @@ class Flicker:
         where:np.ndarray=None, # bool `(H, W)`, the pixels to look at, e.g. the person; all if not given
     ):
         "Take the next frame."
-        if np.shape(rendered) != np.shape(real): raise InputError(f"a frame was rendered as {np.shape(rendered)} but the real one is {np.shape(real)}; render at the subject's own size")
+        if np.shape(rendered) != np.shape(real):
+            raise InputError(f"a frame was rendered as {np.shape(rendered)} but the real one is {np.shape(real)}; render at the subject's own size")
         self.last = self.last[-2:] + [(np.stack([as_unit(rendered), as_unit(real)]), where)]
-        if len(self.last) < 3: return
+        if len(self.last) < 3:
+            return
         (before, _), (here, where), (after, _) = self.last
         still = np.abs(after[1] - before[1]).max(-1) <= STILL + 1e-9
-        if where is not None: still &= where
-        self.sums += np.abs(here - (before + after)/2).mean(-1)[:, still].sum(-1); self.count += int(still.sum())
+        if where is not None:
+            still &= where
+        self.sums += np.abs(here - (before + after)/2).mean(-1)[:, still].sum(-1)
+        self.count += int(still.sum())
 
     def metrics(self) -> dict: # `flicker.rendered` and `flicker.ground_truth`: (per cent or None, reason or None)
         "Mean over all still pixels of all frames so far."
@@ -181,8 +196,10 @@ def seen_in_both(
     real:FaceClip,     # The same instants
 ) -> np.ndarray:       # `(N,)` bool
     "Frames with a face in both clips; `InputError` when the clips do not belong together."
-    if len(rendered) != len(real): raise InputError(f"the rendered clip has {len(rendered)} frames but the real one has {len(real)}; give the same instants of both")
-    if rendered.size != real.size: raise InputError(f"the rendered frames are {rendered.size} pixels but the real ones are {real.size}; render at the subject's own size")
+    if len(rendered) != len(real):
+        raise InputError(f"the rendered clip has {len(rendered)} frames but the real one has {len(real)}; give the same instants of both")
+    if rendered.size != real.size:
+        raise InputError(f"the rendered frames are {rendered.size} pixels but the real ones are {real.size}; render at the subject's own size")
     return rendered.found & real.found
 
 def _curve_metrics(name, rendered, real): # correlation and lag of one opening
@@ -200,7 +217,8 @@ def face_metrics(
     "All numbers of lips, jaw, lids and head."
     seen = seen_in_both(rendered, real)
     nobody = 'no frame has a face in both clips'
-    mean = lambda values: _entry(float(np.mean(values[seen])) if seen.any() else math.nan, nobody)
+    def mean(values):
+        return _entry(float(np.mean(values[seen])) if seen.any() else math.nan, nobody)
     level = open_level(eyelid_aspect(real))
     lips, jaws, lids = ([f(clip) for clip in (rendered, real)] for f in (lip_opening, jaw_opening, lambda clip: eyelid_opening(clip, level)))
     out = {f'lost_faces.{name}': (int((~clip.found).sum()), None) for name, clip in (('rendered', rendered), ('ground_truth', real))}

@@ -45,7 +45,8 @@ def patch_boxes(
     xy, half = landmarks[:, :2], np.array(EYE_PATCH)/2*eye_distance(landmarks)
     margin = LIP_MARGIN*np.linalg.norm(np.subtract(*xy[list(MOUTH_CORNERS)]))
     lips, eyes = xy[list(LIPS)], eye_centres(landmarks)[:, :2]
-    box = lambda low, high: np.concatenate([np.floor(low), np.ceil(high)], -1).astype(int).reshape(-1, 4)
+    def box(low, high):
+        return np.concatenate([np.floor(low), np.ceil(high)], -1).astype(int).reshape(-1, 4)
     return {'face': box(xy[:468].min(0), xy[:468].max(0)), 'eyes': box(eyes - half, eyes + half), 'lips': box(lips.min(0) - margin, lips.max(0) + margin)}
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #d172c570
@@ -62,9 +63,11 @@ def regions(
     mask = np.asarray(subject.masks[i])
     head = mask == HEAD
     out = {'frame': np.ones_like(head), 'person': mask != BACKGROUND, 'head': head} | {name: np.zeros_like(head) for name in ('face', 'eyes', 'lips')}
-    if not subject.tracked[i]: return out
+    if not subject.tracked[i]:
+        return out
     for name, boxes in patch_boxes(np.asarray(subject.landmarks[i])).items():
-        for x0, y0, x1, y1 in boxes.clip(0): out[name][y0:y1, x0:x1] = True
+        for x0, y0, x1, y1 in boxes.clip(0):
+            out[name][y0:y1, x0:x1] = True
     return out
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #f9b4ddcc
@@ -72,14 +75,16 @@ def psnr(
     mse, # Mean squared error, colours in [0, 1]: number or array
 ):       # Same shape, dB; infinite for equal pictures, nan where there was nothing to compare
     "Peak signal-to-noise ratio."
-    with np.errstate(divide='ignore'): return -10*np.log10(mse)
+    with np.errstate(divide='ignore'):
+        return -10*np.log10(mse)
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #120eaa32
 class RegionErrors:
     "Squared errors by region, collected frame by frame."
     def __init__(self,
         names=REGIONS, # Regions to measure
-    ): self.names, self.index, self.sums, self.counts = tuple(names), [], [], []
+    ):
+        self.names, self.index, self.sums, self.counts = tuple(names), [], [], []
 
     def add(self,
         index:int,               # Frame index, kept so that a frame can be found again
@@ -107,8 +112,10 @@ def squared_error(
     what:str='the frame', # What is compared, for the message
 ) -> np.ndarray:          # float64 `(H, W)`
     "Squared colour error of each pixel, mean over the channels."
-    if np.shape(rendered) != np.shape(truth): raise InputError(f"{what} was rendered as {np.shape(rendered)} but the real one is {np.shape(truth)}; render at the subject's own size")
-    if not np.isfinite(rendered).all(): raise DivergedError(f"{what} was rendered with values that are not finite; train again with a smaller learning rate")
+    if np.shape(rendered) != np.shape(truth):
+        raise InputError(f"{what} was rendered as {np.shape(rendered)} but the real one is {np.shape(truth)}; render at the subject's own size")
+    if not np.isfinite(rendered).all():
+        raise DivergedError(f"{what} was rendered with values that are not finite; train again with a smaller learning rate")
     return ((as_unit(rendered) - as_unit(truth))**2).mean(-1)
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #8327ccd3
@@ -118,15 +125,18 @@ def mse(self:RegionErrors,
 ) -> dict:            # Region to number, or to float `(frames,)`; nan where the region had no pixel
     "Mean squared error of each region."
     sums, counts = (np.array(a, float).reshape(-1, len(self.names)) for a in (self.sums, self.counts))
-    if pooled: sums, counts = sums.sum(0), counts.sum(0)
-    with np.errstate(invalid='ignore'): return dict(zip(self.names, (sums/counts).T))
+    if pooled:
+        sums, counts = sums.sum(0), counts.sum(0)
+    with np.errstate(invalid='ignore'):
+        return dict(zip(self.names, (sums/counts).T))
 
 @patch
 def psnr(self:RegionErrors,
     pooled:bool=True, # Our convention (else the mean over frames of each frame's PSNR)
 ) -> dict[str, float]: # Region to dB
     "PSNR of each region over all frames so far."
-    if pooled: return {k: float(psnr(v)) for k, v in self.mse().items()}
+    if pooled:
+        return {k: float(psnr(v)) for k, v in self.mse().items()}
     frames = {k: v[~np.isnan(v)] for k, v in self.mse(pooled=False).items()}
     return {k: float(psnr(v).mean()) if len(v) else math.nan for k, v in frames.items()}
 
@@ -144,12 +154,14 @@ def ssim(
 # %% ../../nbs/evaluation/00_metrics.ipynb #94fdfbb5
 def lpips_net(): # A torchmetrics `LearnedPerceptualImagePatchSimilarity`, AlexNet, for colours in [0, 1]
     "The network of LPIPS; raises `MissingError` with what to install or to put where."
-    try: import torchvision
+    try:
+        import torchvision
     except (ImportError, RuntimeError) as e:            # the second: torchvision of another version
         raise MissingError("LPIPS needs the package torchvision, in the version that belongs to the installed torch; install it with `pip install torchvision`") from e
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     url = torchvision.models.AlexNet_Weights.DEFAULT.url
-    try: return LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
+    try:
+        return LearnedPerceptualImagePatchSimilarity('alex', normalize=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e: # no network, a broken download, a damaged file
         raise MissingError(f"LPIPS could not load the weights of AlexNet ({type(e).__name__}); put the file {url} into `checkpoints` in the folder that `torch.hub.get_dir()` names") from e
 
@@ -162,7 +174,8 @@ def lpips(
     "Learned perceptual distance of two frames (Zhang et al. 2018)."
     import torch
     batch = [torch.from_numpy(as_unit(a)).permute(2, 0, 1)[None].float() for a in (rendered, truth)]
-    with torch.no_grad(): return float(net(*batch))
+    with torch.no_grad():
+        return float(net(*batch))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #b514c257
 def _both(key, unit, better, text, clips=('rendered', 'ground_truth')): # entries of one number for several clips; the real one's has no direction
@@ -204,7 +217,8 @@ METRICS = PIXEL_METRICS | FACE_METRICS | SYNC_METRICS | BLINK_METRICS | { # entr
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #b517eea0
 def _look(metrics, key): # value under a dotted path; KeyError if there is none
-    for part in key.split('.'): metrics = metrics[part]
+    for part in key.split('.'):
+        metrics = metrics[part]
     return metrics
 
 def set_metric(
@@ -217,11 +231,13 @@ def set_metric(
     if isinstance(value, (float, np.floating)) and not math.isfinite(value):
         reason = reason or ('not a number: there was nothing to measure' if math.isnan(value) else 'identical: rendered and real pixels are equal, so the value is infinite')
         value = None
-    if value is None and not reason: raise InputError(f"the metric {key} has no value and no reason; say why it is missing")
+    if value is None and not reason:
+        raise InputError(f"the metric {key} has no value and no reason; say why it is missing")
     *path, last = key.split('.')
     (_look(metrics, '.'.join(path)) if path else metrics)[last] = value
     metrics['reasons'].pop(key, None)
-    if value is None: metrics['reasons'][key] = reason
+    if value is None:
+        metrics['reasons'][key] = reason
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #02712b28
 NOT_YET = 'this version does not measure it yet'
@@ -233,8 +249,10 @@ def empty_metrics(
     given = {'': reason_by_key} if isinstance(reason_by_key, str) else {'': NOT_YET} | dict(reason_by_key or {})
     metrics = {'protocol': {}, 'reasons': {}}
     for key in METRICS:
-        parts = key.split('.'); at = metrics
-        for part in parts[:-1]: at = at.setdefault(part, {})
+        parts = key.split('.')
+        at = metrics
+        for part in parts[:-1]:
+            at = at.setdefault(part, {})
         match = next(p for n in range(len(parts), -1, -1) if (p := '.'.join(parts[:n])) in given)
         set_metric(metrics, key, None, given[match])
     return metrics
@@ -242,10 +260,13 @@ def empty_metrics(
 # %% ../../nbs/evaluation/00_metrics.ipynb #cd532bf2
 def _leaves(value, path): # (dotted path, value) of everything inside
     if isinstance(value, dict):
-        for k, v in value.items(): yield from _leaves(v, f'{path}.{k}' if path else k)
+        for k, v in value.items():
+            yield from _leaves(v, f'{path}.{k}' if path else k)
     elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value): yield from _leaves(v, f'{path}.{i}')
-    else: yield path, value
+        for i, v in enumerate(value):
+            yield from _leaves(v, f'{path}.{i}')
+    else:
+        yield path, value
 
 def check_metrics(
     metrics:dict, # The content of a `metrics.json`
@@ -255,12 +276,18 @@ def check_metrics(
         "Raise, saying what is wrong."
         raise InputError(f"these metrics are not complete: {what}; evaluate the run again")
     for key in ('protocol', 'reasons', *METRICS):
-        try: value = _look(metrics, key)
-        except (KeyError, TypeError): complain(f"{key} is absent")
-        if key in ('protocol', 'reasons') and not isinstance(value, dict): complain(f"{key} is not a dictionary")
+        try:
+            value = _look(metrics, key)
+        except (KeyError, TypeError):
+            complain(f"{key} is absent")
+        if key in ('protocol', 'reasons') and not isinstance(value, dict):
+            complain(f"{key} is not a dictionary")
     for path, value in _leaves({k: v for k, v in metrics.items() if k != 'reasons'}, ''):
-        if isinstance(value, (float, np.floating)) and not math.isfinite(value): complain(f"{path} is {value}")
+        if isinstance(value, (float, np.floating)) and not math.isfinite(value):
+            complain(f"{path} is {value}")
         has_reason = bool(metrics['reasons'].get(path))
-        if value is None and not has_reason and not path.startswith('protocol.'): complain(f"{path} is null without a reason")
-        if value is not None and has_reason: complain(f"{path} is {value!r} but has a reason for being null")
+        if value is None and not has_reason and not path.startswith('protocol.'):
+            complain(f"{path} is null without a reason")
+        if value is not None and has_reason:
+            complain(f"{path} is {value!r} but has a reason for being null")
     return metrics

@@ -21,9 +21,12 @@ def value_text(
     unit:str='',  # As in `METRICS`
 ) -> str:         # For people
     "A value, not longer than it is exact."
-    if isinstance(value, bool): return 'yes' if value else 'no'
-    if isinstance(value, float): return f'{value:.2f}' if unit == 'dB' else f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.3g}'
-    if isinstance(value, dict): return ', '.join(f'{k} {value_text(v)}' for k, v in value.items())
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, float):
+        return f'{value:.2f}' if unit == 'dB' else f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.3g}'
+    if isinstance(value, dict):
+        return ', '.join(f'{k} {value_text(v)}' for k, v in value.items())
     return ', '.join(map(value_text, value)) if isinstance(value, (list, tuple)) else f'{value:,}' if isinstance(value, int) else str(value)
 
 # %% ../../nbs/evaluation/02a_page.ipynb #58186852
@@ -36,8 +39,10 @@ def metric_rows(
         "Collect the entries below a dictionary."
         for key, value in at.items():
             here = f'{path}.{key}' if path else key
-            if isinstance(value, dict) and here not in METRICS: walk(value, here)
-            else: found[here] = value
+            if isinstance(value, dict) and here not in METRICS:
+                walk(value, here)
+            else:
+                found[here] = value
     walk({k: v for k, v in metrics.items() if k not in ('protocol', 'reasons', 'figures')}, '')
     order = [key for key in METRICS if key in found] + [key for key in found if key not in METRICS]
     groups = list(dict.fromkeys(key.split('.')[0] for key in order))
@@ -53,12 +58,15 @@ def metrics_table(
         "A row with a value, or several that miss theirs for one reason."
         code = ' '.join(f"<code>{escape(row['entry'])}</code>" for row in rows)
         row = rows[0]
-        if row['value'] is None: return f"<tr><td colspan='3'>{code}<small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
+        if row['value'] is None:
+            return f"<tr><td colspan='3'>{code}<small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
         unit = '' if row['unit'] in ('', '1') else f" {row['unit']}"
         return f"<tr><td>{code}<small>{escape(row['meaning'])}</small></td><td class='value'>{escape(value_text(row['value'], row['unit']) + unit)}</td><td><small>{escape(row['better'])}</small></td></tr>"
     body, group = [], None
     for (first, reason, _), rows in groupby(metric_rows(metrics), lambda row: (row['entry'].split('.')[0], row['reason'], row['value'] is None or row['entry'])):
-        if first != group: group = first; body.append(f"<tr class='group'><th colspan='3'>{escape(group.replace('_', ' '))}</th></tr>")
+        if first != group:
+            group = first
+            body.append(f"<tr class='group'><th colspan='3'>{escape(group.replace('_', ' '))}</th></tr>")
         body.append(lines(list(rows)))
     return "<table><thead><tr><th>what</th><th>value</th><th>better</th></tr></thead><tbody>" + '\n'.join(body) + '</tbody></table>'
 
@@ -116,7 +124,8 @@ def html_report(
 ) -> Path:            # `report.html` in that folder
     "Everything about a run on one page that needs no network."
     folder, suffix = Path(folder), '' if split == 'test' else f'_{split}'
-    if not (folder/f'metrics{suffix}.json').is_file(): raise MissingError(f"the run {folder} has no metrics{suffix}.json; evaluate it first: papermill nbs/evaluate.ipynb out.ipynb -p run {'/'.join(folder.parts[-2:])}")
+    if not (folder/f'metrics{suffix}.json').is_file():
+        raise MissingError(f"the run {folder} has no metrics{suffix}.json; evaluate it first: papermill nbs/evaluate.ipynb out.ipynb -p run {'/'.join(folder.parts[-2:])}")
     metrics, video, out = read_json(folder/f'metrics{suffix}.json'), folder/f'compare{suffix}.mp4', folder/f'report{suffix}.html'
     title = f"{metrics['protocol'].get('run', folder.name)}, {split} split"
     player = f"<video controls playsinline preload='metadata' src='{data_uri(video)}'></video><div class='halves'><span>real</span><span>rendered (synthetic)</span></div>" if video.is_file() else '<p>There is no video of this split.</p>'
@@ -131,5 +140,6 @@ def html_report(
 <h2>Figures</h2>{_figures(folder/'figures', metrics.get('figures', {}))}
 </body></html>
 """
-    with staged_file(out) as tmp: tmp.write_text(page, encoding='utf-8')
+    with staged_file(out) as tmp:
+        tmp.write_text(page, encoding='utf-8')
     return out

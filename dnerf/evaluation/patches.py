@@ -43,10 +43,12 @@ def follow(
 ) -> CropTrack:            # For `crop` and `strip`
     "The path of a crop through a clip."
     from scipy.ndimage import gaussian_filter1d
-    if part not in PARTS: raise InputError(f"there is no part {part!r} to crop; the parts are {', '.join(PARTS)}")
+    if part not in PARTS:
+        raise InputError(f"there is no part {part!r} to crop; the parts are {', '.join(PARTS)}")
     landmarks, at = np.asarray(landmarks, float), np.arange(len(landmarks))
     found = np.isfinite(landmarks).all((1, 2)) & (True if found is None else np.asarray(found))
-    if not found.any(): raise InputError("no frame of the clip has a face, so there is nothing for a crop to follow; check the video and its landmarks")
+    if not found.any():
+        raise InputError("no frame of the clip has a face, so there is nothing for a crop to follow; check the video and its landmarks")
     centres, size = _lips(landmarks[found]) if part == 'lips' else _eyes(landmarks[found], part == 'eyes')
     centres = np.stack([np.interp(at, at[found], c) for c in centres.T], -1)
     return CropTrack(gaussian_filter1d(centres, smooth, axis=0, mode='nearest') if smooth else centres, tuple(float(s) for s in size))
@@ -60,7 +62,8 @@ def crop(
 ) -> np.ndarray:       # uint8 `(n, h, width, 3)`
     "Patches of a clip, all of one size, resampled."
     import cv2
-    if len(frames) != len(track.centres): raise InputError(f"the clip has {len(frames)} frames but the crop's path {len(track.centres)}; give frames and landmarks of the same instants")
+    if len(frames) != len(track.centres):
+        raise InputError(f"the clip has {len(frames)} frames but the crop's path {len(track.centres)}; give frames and landmarks of the same instants")
     width = max(width or 0, int(np.ceil(track.size[0])))
     shape, scale = (width, round(width*track.size[1]/track.size[0])), track.size[0]/width
     def cut(i):
@@ -75,7 +78,8 @@ def _face(landmarks, found): # the real clip's landmarks as the measures of face
 
 def _frame_of(extreme, measure, landmarks, found): # the frame in which a measure of the real face is at its extreme, `np.nanargmin` or `np.nanargmax`
     values = measure(_face(landmarks, found))
-    if np.isnan(values).all(): raise InputError("no frame of the clip has a face, so no rule can choose one; check the video and its landmarks")
+    if np.isnan(values).all():
+        raise InputError("no frame of the clip has a face, so no rule can choose one; check the video and its landmarks")
     return int(extreme(values))
 
 def largest_blink(
@@ -108,7 +112,8 @@ def clip_psnr(
     real,     # Same
 ) -> float:   # dB
     "PSNR of the whole frame, squared error pooled over all frames; one frame in memory at a time."
-    if len(rendered) != len(real): raise InputError(f"the rendered clip has {len(rendered)} frames but the real one {len(real)}; compare the same instants")
+    if len(rendered) != len(real):
+        raise InputError(f"the rendered clip has {len(rendered)} frames but the real one {len(real)}; compare the same instants")
     return float(psnr(np.mean([squared_error(a, b, f'frame {i}').mean() for i, (a, b) in enumerate(zip(rendered, real))])))
 
 def ordered(
@@ -140,27 +145,34 @@ def heat_figure(
     rank = ordered(clips, real, psnrs)
     maps = {name: difference(clips[name][at], real[at]) for name in rank}
     top = max(float(np.percentile(list(maps.values()), 99.5)), 2/255)
-    columns = min(columns, len(maps) + 1); rows = -(-(len(maps) + 1)//columns)
+    columns = min(columns, len(maps) + 1)
+    rows = -(-(len(maps) + 1)//columns)
     fig = Figure(figsize=(1.7*columns + .7, 2.*rows), layout='constrained', dpi=100)
     axes = fig.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat: ax.axis('off')
+    for ax in axes.flat:
+        ax.axis('off')
     first, *others = axes.flat
-    first.imshow(real[at]); first.set_title(f'real, {at/FPS:.2f} s', fontsize=8)
+    first.imshow(real[at])
+    first.set_title(f'real, {at/FPS:.2f} s', fontsize=8)
     for ax, (name, gap) in zip(others, maps.items()):
-        shown = ax.imshow(gap, vmin=0, vmax=top, cmap='magma'); ax.set_title(f'{name}\n{rank[name]:.2f} dB', fontsize=8)
+        shown = ax.imshow(gap, vmin=0, vmax=top, cmap='magma')
+        ax.set_title(f'{name}\n{rank[name]:.2f} dB', fontsize=8)
     bar = fig.colorbar(shown, ax=axes, extend='max', shrink=.8, aspect=20, pad=.01)
-    bar.set_label('absolute difference (0 to 1)', fontsize=7); bar.ax.tick_params(labelsize=7)
+    bar.set_label('absolute difference (0 to 1)', fontsize=7)
+    bar.ax.tick_params(labelsize=7)
     return fig
 
 # %% ../../nbs/evaluation/02_patches.ipynb #55779abd
 def _save(figure, path): # write a matplotlib figure, whole or not at all; its path
-    with staged_file(path) as tmp: figure.savefig(tmp)
+    with staged_file(path) as tmp:
+        figure.savefig(tmp)
     return Path(path)
 
 # %% ../../nbs/evaluation/02_patches.ipynb #c3d3ea9a
 def _cells(frames, tracks, which, width, gap=3): # one row of the figure: uint8 (h, n*(width + gap), 3), white between the cells
     patches = [crop(frames, track, width, which) for track in tracks]
-    edge = lambda a, *pad: np.pad(a, [(0, 0), *pad, (0, 0)], constant_values=255)
+    def edge(a, *pad):
+        return np.pad(a, [(0, 0), *pad, (0, 0)], constant_values=255)
     stacked = np.concatenate([edge(patches[0], (0, gap), (0, 0)), *patches[1:]], 1)
     return np.concatenate(list(edge(stacked, (0, 0), (0, gap))), 1)
 
@@ -183,8 +195,12 @@ def blink_figure(
     h, w = next(iter(pictures.values())).shape[:2]
     fig = Figure(figsize=(7.5, 6.6*h/w*len(rows) + .4), layout='constrained', dpi=100)
     for ax, (label, picture) in zip(fig.subplots(len(rows), 1, squeeze=False)[:, 0], pictures.items()):
-        ax.imshow(picture); ax.set_ylabel(label, fontsize=8, rotation=0, ha='right', va='center'); ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
-    ax.set_xticks((np.arange(len(which)) + .5)*(width + 3) - 2, [f'{i/FPS:.2f}' for i in which], fontsize=7); ax.set_xlabel('time (s)', fontsize=8)
+        ax.imshow(picture)
+        ax.set_ylabel(label, fontsize=8, rotation=0, ha='right', va='center')
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    ax.set_xticks((np.arange(len(which)) + .5)*(width + 3) - 2, [f'{i/FPS:.2f}' for i in which], fontsize=7)
+    ax.set_xlabel('time (s)', fontsize=8)
     return fig
 
 # %% ../../nbs/evaluation/02_patches.ipynb #04dd490b
@@ -194,7 +210,8 @@ def strip(
     line:str='column', # `column`: y over time; `row`: x over time
 ) -> np.ndarray:       # uint8 `(h, N, 3)`, or `(w, N, 3)`
     "The middle line of a crop over time."
-    if line not in ('column', 'row'): raise InputError(f"a strip is made of one 'column' or one 'row' of each frame, not {line!r}")
+    if line not in ('column', 'row'):
+        raise InputError(f"a strip is made of one 'column' or one 'row' of each frame, not {line!r}")
     cut = crop(frames, track)
     lines = cut[:, :, cut.shape[2]//2] if line == 'column' else cut[:, cut.shape[1]//2]
     return lines.swapaxes(0, 1)
@@ -216,12 +233,16 @@ def strips_figure(
     fig = Figure(figsize=(7.5, .75*len(rows) + .5), layout='constrained', dpi=100)
     axes = fig.subplots(len(rows), 2, squeeze=False, sharex=True)
     for column, part in zip(axes.T, ('right_eye', 'lips')):
-        track = follow(landmarks, part, found); track = CropTrack(track.centres[piece], track.size)
+        track = follow(landmarks, part, found)
+        track = CropTrack(track.centres[piece], track.size)
         for ax, (label, frames) in zip(column, rows.items()):
             ax.imshow(strip(frames[piece], track), aspect='auto', extent=(piece.start/FPS, piece.stop/FPS, track.size[1], 0), interpolation='nearest')
-            ax.set_yticks([]); ax.tick_params(labelsize=7)
-            if part == 'right_eye': ax.set_ylabel(label, fontsize=8, rotation=0, ha='right', va='center')
-        column[0].set_title(f"column of {track.size[1]:.0f} px through {part.replace('_', ' ')}", fontsize=8); column[-1].set_xlabel('time (s)', fontsize=8)
+            ax.set_yticks([])
+            ax.tick_params(labelsize=7)
+            if part == 'right_eye':
+                ax.set_ylabel(label, fontsize=8, rotation=0, ha='right', va='center')
+        column[0].set_title(f"column of {track.size[1]:.0f} px through {part.replace('_', ' ')}", fontsize=8)
+        column[-1].set_xlabel('time (s)', fontsize=8)
     return fig
 
 # %% ../../nbs/evaluation/02_patches.ipynb #d32ee833

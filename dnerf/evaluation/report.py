@@ -36,7 +36,8 @@ def _settings(
     run, # A run
 ) -> dict: # Its resolved configuration
     config = getattr(run, 'config', None) or {}
-    if isinstance(config, dict): return config
+    if isinstance(config, dict):
+        return config
     from omegaconf import OmegaConf
     return OmegaConf.to_container(config, resolve=True)
 
@@ -64,8 +65,10 @@ def same_protocol(
     "Where two protocols differ."
     def differ(x, y, path):
         "Names of the leaves that are not equal."
-        if isinstance(x, dict) and isinstance(y, dict): return [name for k in dict.fromkeys([*x, *y]) for name in differ(x.get(k), y.get(k), f'{path}.{k}')]
-        plain = lambda v: list(v) if isinstance(v, (list, tuple)) else v
+        if isinstance(x, dict) and isinstance(y, dict):
+            return [name for k in dict.fromkeys([*x, *y]) for name in differ(x.get(k), y.get(k), f'{path}.{k}')]
+        def plain(v):
+            return list(v) if isinstance(v, (list, tuple)) else v
         return [] if plain(x) == plain(y) else [path]
     a, b = (p.get('protocol', p) for p in (a, b))
     return [name for key in MUST_AGREE for name in differ(a.get(key), b.get(key), key)]
@@ -97,9 +100,12 @@ class Measure:
         truth, where = np.asarray(self.subject.frames[index]), regions(self.subject, index)
         self.errors.add(index, rendered, truth, where)
         self.flicker.add(rendered, truth, where['person'])
-        if min(truth.shape[:2]) >= 11: self.ssim.append(ssim(rendered, truth))
-        if index in self.kept: self.kept[index] = to_uint8(rendered)
-        if self.store: self.store.append(to_uint8(rendered))
+        if min(truth.shape[:2]) >= 11:
+            self.ssim.append(ssim(rendered, truth))
+        if index in self.kept:
+            self.kept[index] = to_uint8(rendered)
+        if self.store:
+            self.store.append(to_uint8(rendered))
 
     def entries(self) -> dict: # Entry to `(value, reason)`
         "The numbers of all frames so far."
@@ -132,7 +138,8 @@ def clip_of(
     progress:bool=False, # Show what takes long
 ) -> Clip:               # For the measures
     "Put the real clip beside the rendered one."
-    s, frames = run.subject, run.subject.split(split); piece = slice(frames.start, frames.stop)
+    s, frames = run.subject, run.subject.split(split)
+    piece = slice(frames.start, frames.stop)
     return Clip(s, split, rendered, s.frames[piece], np.asarray(s.landmarks[piece]), s.tracked[piece], frames_wav(s, frames), getattr(run, 'device', 'cpu'), progress)
 
 # %% ../../nbs/evaluation/03_report.ipynb #f270121f
@@ -141,7 +148,8 @@ def measure_lpips(
 ) -> dict:     # Entry to `(value, reason)`
     "Learned perceptual distance, mean over frames."
     from dnerf.evaluation.metrics import lpips, lpips_net
-    if min(clip.real.shape[1:3]) < 31: raise InputError('frames are smaller than 31 px, too small for its network')
+    if min(clip.real.shape[1:3]) < 31:
+        raise InputError('frames are smaller than 31 px, too small for its network')
     net = lpips_net()
     return {'lpips': (float(np.mean([lpips(a, b, net) for a, b in zip(clip.rendered, clip.real)])), None)}
 
@@ -167,15 +175,18 @@ def measure_sync(
     "The published SyncNet on both clips."
     from dnerf.evaluation.syncnet import load_syncnet, sync_scores
     net, found = load_syncnet(clip.device), {'sync.syncnet': ('SyncNet v2, published weights', None)}
-    for name, frames in (('rendered', clip.rendered), ('ground_truth', clip.real)): found |= _scores('sync', name, sync_scores(net, frames, clip.landmarks, clip.wav, clip.device))
+    for name, frames in (('rendered', clip.rendered), ('ground_truth', clip.real)):
+        found |= _scores('sync', name, sync_scores(net, frames, clip.landmarks, clip.wav, clip.device))
     return found
 
 def _judge(clip): # the subject's SyncNet, always of one seed, so that all runs have one judge; another process that is training it is waited for
     from dnerf.evaluation.subject_syncnet import train_subject_syncnet
     while True:
-        try: return train_subject_syncnet(clip.subject, clip.device, 0, clip.progress)
+        try:
+            return train_subject_syncnet(clip.subject, clip.device, 0, clip.progress)
         except StorageError as e:
-            if 'another process' not in str(e): raise
+            if 'another process' not in str(e):
+                raise
             time.sleep(5)
 
 def measure_subject_sync(
@@ -183,9 +194,11 @@ def measure_subject_sync(
 ) -> dict:     # Entry to `(value, reason)`
     "A SyncNet of the subject's own, with its anchors."
     from dnerf.evaluation.subject_syncnet import separates, subject_sync, sync_anchors
-    net = _judge(clip); anchors = sync_anchors(net, clip.subject, clip.split)
+    net = _judge(clip)
+    anchors = sync_anchors(net, clip.subject, clip.split)
     found = {'subject_sync.separates': (bool(separates(anchors)), None)}
-    for name, scores in {'rendered': subject_sync(net, clip.rendered, clip.landmarks, clip.wav), **anchors}.items(): found |= _scores('subject_sync', name, scores)
+    for name, scores in {'rendered': subject_sync(net, clip.rendered, clip.landmarks, clip.wav), **anchors}.items():
+        found |= _scores('subject_sync', name, scores)
     return found
 
 # %% ../../nbs/evaluation/03_report.ipynb #7508e803
@@ -199,7 +212,8 @@ def check_measures(
 ) -> dict:    # Name to function
     "Raise `InputError` for a measure that does not exist."
     measures = measures.split('+') if isinstance(measures, str) and measures else measures or tuple(MEASURES)
-    if unknown := [name for name in measures if name not in MEASURES]: raise InputError(f"there is no measure {unknown[0]!r}; known are: {', '.join(MEASURES)}")
+    if unknown := [name for name in measures if name not in MEASURES]:
+        raise InputError(f"there is no measure {unknown[0]!r}; known are: {', '.join(MEASURES)}")
     return dict(measures) if isinstance(measures, dict) else {name: MEASURES[name][0] for name in measures}
 
 def take_measures(
@@ -209,10 +223,17 @@ def take_measures(
     "Measure what was asked for; what cannot be measured has a reason."
     entries, columns, reasons = {}, {}, {}
     for name, (_, keys) in progress_bar(MEASURES.items(), desc='measuring the clip', unit='measure', disable=not clip.progress):
-        if name not in measures: reasons |= dict.fromkeys(keys, 'not asked for'); continue
-        try: found = measures[name](clip)
-        except (MissingError, InputError) as e: reasons |= dict.fromkeys(keys, str(e)); continue
-        except ImportError as e: reasons |= dict.fromkeys(keys, f'this installation cannot import {e.name}'); continue
+        if name not in measures:
+            reasons |= dict.fromkeys(keys, 'not asked for')
+            continue
+        try:
+            found = measures[name](clip)
+        except (MissingError, InputError) as e:
+            reasons |= dict.fromkeys(keys, str(e))
+            continue
+        except ImportError as e:
+            reasons |= dict.fromkeys(keys, f'this installation cannot import {e.name}')
+            continue
         columns |= {k: v for k, v in found.items() if isinstance(v, np.ndarray)}
         entries |= {k: v for k, v in found.items() if not isinstance(v, np.ndarray)}
     return entries, columns, reasons
@@ -226,7 +247,8 @@ def fill_metrics(
     metrics = empty_metrics(reasons)
     for key, (value, reason) in entries.items():
         at = metrics
-        for part in key.split('.')[:-1]: at = at.setdefault(part, {})
+        for part in key.split('.')[:-1]:
+            at = at.setdefault(part, {})
         set_metric(metrics, key, value, reason)
     return metrics
 
@@ -236,9 +258,11 @@ def write_frames(
     columns:dict,  # Name to one value per frame, nan where there is none
 ) -> Path:         # The path
     "One row per frame: its index, its second in the clip, and whatever was measured on it; an empty cell for nan."
-    text = lambda value: '' if not math.isfinite(value) else f'{value:.6g}'
+    def text(value):
+        return '' if not math.isfinite(value) else f'{value:.6g}'
     with staged_file(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
-        rows = csv.writer(f); rows.writerow(['index', 'second', *columns])
+        rows = csv.writer(f)
+        rows.writerow(['index', 'second', *columns])
         rows.writerows([i, f'{k/FPS:.2f}', *(text(float(values[k])) for values in columns.values())] for k, i in enumerate(frames))
     return Path(path)
 
@@ -249,7 +273,8 @@ def device_name(
     "What the run is on."
     import torch
     parameter = next(run.portrait.parameters(), None) if hasattr(run, 'portrait') else None
-    if parameter is None or parameter.device.type == 'cpu': return f'cpu ({torch.get_num_threads()} threads)'
+    if parameter is None or parameter.device.type == 'cpu':
+        return f'cpu ({torch.get_num_threads()} threads)'
     return torch.cuda.get_device_name(parameter.device) if parameter.device.type == 'cuda' else str(parameter.device)
 
 def write_speed(
@@ -259,14 +284,16 @@ def write_speed(
 ):
     "Enter speed of training and rendering."
     noted, device = getattr(run, 'state', None) or {}, device_name(run)
-    for key in ('train_seconds', 'rays_per_second'): set_metric(metrics, f'speed.{key}', noted.get(key), 'training did not record it')
+    for key in ('train_seconds', 'rays_per_second'):
+        set_metric(metrics, f'speed.{key}', noted.get(key), 'training did not record it')
     set_metric(metrics, 'speed.render_fps', fps)
     elsewhere = noted.get('device', '').startswith('cuda') and device.startswith('cpu')
     set_metric(metrics, 'speed.device', device + ', trained on a GPU'*elsewhere)
 
 # %% ../../nbs/evaluation/03_report.ipynb #b0868a02
 def _save(figure, path): # write a matplotlib figure, whole or not at all
-    with staged_file(path) as tmp: figure.savefig(tmp)
+    with staged_file(path) as tmp:
+        figure.savefig(tmp)
 
 # %% ../../nbs/evaluation/03_report.ipynb #c2d01c63
 def comparison_figure(
@@ -282,9 +309,12 @@ def comparison_figure(
     axes = fig.subplots(len(pairs), 3, squeeze=False)
     for row, (i, real, image), gap in zip(axes, pairs, gaps):
         shown = [row[0].imshow(real), row[1].imshow(image), row[2].imshow(gap, vmin=0, vmax=top, cmap='magma')][2]
-        for ax, title in zip(row, (f'real, {i/FPS:.2f} s', 'rendered', 'difference')): ax.set_title(title, fontsize=8); ax.axis('off')
+        for ax, title in zip(row, (f'real, {i/FPS:.2f} s', 'rendered', 'difference')):
+            ax.set_title(title, fontsize=8)
+            ax.axis('off')
     bar = fig.colorbar(shown, ax=axes[:, 2], extend='max', shrink=.8, aspect=15*len(pairs))
-    bar.set_label('absolute difference (0 to 1)', fontsize=7); bar.ax.tick_params(labelsize=7)
+    bar.set_label('absolute difference (0 to 1)', fontsize=7)
+    bar.ax.tick_params(labelsize=7)
     return fig
 
 # %% ../../nbs/evaluation/03_report.ipynb #bc36e542
@@ -294,22 +324,28 @@ def read_curves(
     "Columns of a training log, without their gaps."
     def number(text):
         "A number, NaN for a gap."
-        try: return float(text)
-        except (TypeError, ValueError): return math.nan
-    with open(path, newline='', encoding='utf-8') as f: rows = list(csv.DictReader(f))
+        try:
+            return float(text)
+        except (TypeError, ValueError):
+            return math.nan
+    with open(path, newline='', encoding='utf-8') as f:
+        rows = list(csv.DictReader(f))
     curves = {}
     for name in (rows[0] if rows else ()):
-        if name is None or name in ('step', 'epoch', 'seconds'): continue
+        if name is None or name in ('step', 'epoch', 'seconds'):
+            continue
         points = np.array([[number(row.get(k)) for k in ('step', 'seconds', name)] for row in rows])
         points = points[np.isfinite(points[:, 2])]
-        if len(points): curves[name] = dict(zip(('step', 'seconds', 'value'), points.T))
+        if len(points):
+            curves[name] = dict(zip(('step', 'seconds', 'value'), points.T))
     return curves
 
 # %% ../../nbs/evaluation/03_report.ipynb #9dd730ba
 def _time_axis(curves): # function from a curve to its x values, and the label of the axis
     known = np.concatenate([np.stack([c['step'], c['seconds']]) for c in curves.values()], 1)
     known = np.unique(known[:, np.isfinite(known).all(0)], axis=1)
-    if known.shape[1] < 2: return (lambda c: c['step']), 'step'
+    if known.shape[1] < 2:
+        return (lambda c: c['step']), 'step'
     return (lambda c: np.where(np.isfinite(c['seconds']), c['seconds'], np.interp(c['step'], *known))), 'training time (s)'
 
 def curves_figure(
@@ -319,12 +355,15 @@ def curves_figure(
     from matplotlib.figure import Figure
     curves = read_curves(path) if Path(path).is_file() else {}
     panels = [(word, unit, chosen) for word, unit in (('loss', 'loss'), ('psnr', 'PSNR (dB)')) if (chosen := {k: c for k, c in curves.items() if word in k})]
-    if not panels: return None
+    if not panels:
+        return None
     x, label = _time_axis(curves)
     fig = Figure(figsize=(3.2*len(panels), 2.3), layout='constrained', dpi=120)
     for ax, (word, unit, chosen) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels):
-        for name, c in chosen.items(): ax.plot(x(c), c['value'], '.-' if len(c['value']) < 30 else '-', lw=1, label=name)
-        ax.set(xlabel=label, ylabel=unit, yscale='log' if word == 'loss' else 'linear'); ax.legend(fontsize=7, frameon=False)
+        for name, c in chosen.items():
+            ax.plot(x(c), c['value'], '.-' if len(c['value']) < 30 else '-', lw=1, label=name)
+        ax.set(xlabel=label, ylabel=unit, yscale='log' if word == 'loss' else 'linear')
+        ax.legend(fontsize=7, frameon=False)
     return fig
 
 # %% ../../nbs/evaluation/03_report.ipynb #be26301b
@@ -336,8 +375,10 @@ def _file(folder, name, split): # `video.mp4` for the test split, `video_val.mp4
 def _scratch(run, split): # path of a file for the split's frames in 8 bits, removed at the end
     frames, path = run.subject.split(split), Path(run.folder)/f'.rendered_{split}.npy'
     need_space(path.parent, 2*len(frames)*3*run.subject.size**2, f'evaluating {run_name(run)}')
-    try: yield path
-    finally: path.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
 
 def _pictures(run, clip, kept): # write figures and the video side by side; figure to what it shows
     figures, split = Path(run.folder)/'figures', clip.split
@@ -345,7 +386,9 @@ def _pictures(run, clip, kept): # write figures and the video side by side; figu
     _save(comparison_figure(clip.subject, kept), _file(figures, 'comparison.png', split))
     with contextlib.suppress(InputError): # a clip without a face has no patches
         captions |= patch_figures(clip.real, {Path(run.folder).name: clip.rendered}, clip.landmarks, figures, clip.found, suffix='' if split == 'test' else f'_{split}')
-    if curves := curves_figure(Path(run.folder)/'metrics.csv'): _save(curves, figures/'loss.png'); captions['loss.png'] = 'loss and PSNR while training'
+    if curves := curves_figure(Path(run.folder)/'metrics.csv'):
+        _save(curves, figures/'loss.png')
+        captions['loss.png'] = 'loss and PSNR while training'
     marks = synthetic_metadata(run, f'{split} split')
     marks |= {'title': f"Left: recording, right: {marks['title'].lower()}", 'comment': 'The left half is the recording. The right half is ' + marks['comment']}
     write_video(_file(run.folder, 'compare.mp4', split), (np.concatenate(pair, 1) for pair in zip(clip.real, clip.rendered)), fps=FPS, wav=clip.wav, sr=SAMPLE_RATE, metadata=marks)
@@ -361,14 +404,16 @@ def evaluate_run(
 ) -> dict:              # The content of `metrics.json`
     "Render a split to a video with sound, measure it, and write metrics, figures and a page into the run's folder."
     from dnerf.nerf.training import load_run, render_frames, rendering_speed
-    if isinstance(run, (str, Path)): run = load_run(run)
+    if isinstance(run, (str, Path)):
+        run = load_run(run)
     render, chosen, frames = render or render_frames, check_measures(measures), run.subject.split(split)
     with _scratch(run, split) as path:
         with NpyWriter(path, run.subject.frames.shape[1:]) as store:
             measure = Measure(run.subject, evenly_spaced(frames), store)
             render_split(run, split, _file(run.folder, 'video.mp4', split), progress, measure, render)
         clip = clip_of(run, split, np.load(path, mmap_mode='r'), progress)
-        if 'pixels' in chosen: chosen['pixels'] = lambda clip: measure.entries() | measure.columns()
+        if 'pixels' in chosen:
+            chosen['pixels'] = lambda clip: measure.entries() | measure.columns()
         entries, columns, reasons = take_measures(clip, chosen)
         captions = _pictures(run, clip, measure.kept)
     metrics = fill_metrics(entries, reasons) | {'protocol': protocol(run, split), 'figures': captions}
@@ -397,11 +442,13 @@ def summary(
     def number(*path):
         "One number, or that there is none."
         value = metrics
-        for key in path: value = value.get(key) if isinstance(value, dict) else None
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
         return 'none' if value is None else f'{value:.2f}'
     sync = ('subject_sync', 'confidence')
     life = f"lips correlation {number('lips', 'correlation')}, blink F1 {number('blink', 'f1')}, subject sync {number(*sync, 'rendered')} (real clip {number(*sync, 'ground_truth')})\n"
-    if life.count('none') == 4: life = ''
+    if life.count('none') == 4:
+        life = ''
     return (f"{told['run']}: PSNR in dB on {split['frames']} {split['name']} frames at {told['subject']['size']} px: {', '.join(map(dB, metrics['psnr']))}\n{life}"
             f"rendered at {metrics['speed']['render_fps']:.1f} frames/s on {metrics['speed']['device']}\n"
             f"video: {where('video.mp4')}   metrics: {where('metrics.json')}   page: {where('report.html')}")

@@ -73,17 +73,22 @@ def toy_talker(
     y, x = np.mgrid[:size, :size]
     mouth = np.hypot((x - size/2)/(size/7), (y - .65*size)/(size/40 + loud[:, None, None]*size/8)) < 1
     L = np.zeros((n, 478, 3), np.float32)
-    for corners, at in zip(EYE_CORNERS, (-.15, .15)): L[:, list(corners), :2] = size*np.array([.5 + at, .35])
+    for corners, at in zip(EYE_CORNERS, (-.15, .15)):
+        L[:, list(corners), :2] = size*np.array([.5 + at, .35])
     ring = np.tile(np.linspace(0, 2*np.pi, 20, endpoint=False), 2)
     L[:, list(LIPS), :2] = size*np.array([.5, .65]) + size/7*np.stack([np.cos(ring), .3*np.sin(ring)], -1)
-    np.save(toy.folder/'frames.npy', np.where(mouth, 60, 180)[..., None].repeat(3, -1).astype(np.uint8)); np.save(toy.folder/'landmarks.npy', L)
+    np.save(toy.folder/'frames.npy', np.where(mouth, 60, 180)[..., None].repeat(3, -1).astype(np.uint8))
+    np.save(toy.folder/'landmarks.npy', L)
     write_wav(toy.folder/'audio.wav', rng.normal(size=n*SAMPLES_PER_FRAME)*.1*np.interp(np.arange(n*SAMPLES_PER_FRAME)/SAMPLES_PER_FRAME, np.arange(n) + .5, loud + .02))
     return Subject(folder)
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #18029c0f
-def _conv(i, o, kernel, stride, padding): return nn.Sequential(nn.Conv3d(i, o, kernel, stride, padding, bias=False), nn.BatchNorm3d(o), nn.ReLU(inplace=True))
-def _hear(i, o): return nn.Sequential(nn.Conv1d(i, o, 3, padding=1, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True), nn.MaxPool1d(2))
-def _head(i, c): return nn.Sequential(nn.Dropout(c.dropout), nn.Linear(i, 128), nn.BatchNorm1d(128), nn.ReLU(inplace=True), nn.Dropout(c.dropout), nn.Linear(128, c.dim))
+def _conv(i, o, kernel, stride, padding):
+    return nn.Sequential(nn.Conv3d(i, o, kernel, stride, padding, bias=False), nn.BatchNorm3d(o), nn.ReLU(inplace=True))
+def _hear(i, o):
+    return nn.Sequential(nn.Conv1d(i, o, 3, padding=1, bias=False), nn.BatchNorm1d(o), nn.ReLU(inplace=True), nn.MaxPool1d(2))
+def _head(i, c):
+    return nn.Sequential(nn.Dropout(c.dropout), nn.Linear(i, 128), nn.BatchNorm1d(128), nn.ReLU(inplace=True), nn.Dropout(c.dropout), nn.Linear(128, c.dim))
 
 class SubjectSyncNet(nn.Module):
     "A two-branch network for one person, after SyncNet (Chung & Zisserman 2016)."
@@ -96,7 +101,8 @@ class SubjectSyncNet(nn.Module):
         self.seen, self.heard = _head(4*w*math.ceil(c.size/16)**2, c), _head(4*w*STEPS//4, c)
         self.hear = nn.Sequential(_hear(c.coefficients, 4*w), _hear(4*w, 4*w))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.)))
-        for k, v in (('mean', 0.), ('std', 1.)): self.register_buffer(k, torch.full((c.coefficients,), v))
+        for k, v in (('mean', 0.), ('std', 1.)):
+            self.register_buffer(k, torch.full((c.coefficients,), v))
 
     def video(self,
         x:torch.Tensor, # `(B, T, size, size)` grey, on any scale
@@ -148,7 +154,8 @@ def vary_crops(
     generator:torch.Generator, # On the CPU
 ) -> torch.Tensor:    # Same shape
     "Move, turn, scale, mirror, light: each clip as a whole, in its own way."
-    r = lambda *shape: (torch.rand(*shape, generator=generator)*2 - 1).to(x.device)
+    def r(*shape):
+        return (torch.rand(*shape, generator=generator)*2 - 1).to(x.device)
     B, turn, scale = len(x), .1*r(len(x)), 1 + .1*r(len(x))
     mirror = torch.where(r(B) > 0, 1., -1.)
     A = torch.stack([torch.stack([scale*mirror*turn.cos(), -scale*turn.sin()], 1), torch.stack([scale*mirror*turn.sin(), scale*turn.cos()], 1)], 1)
@@ -198,11 +205,20 @@ def _fit(net, crops, steps, check, seed, device, show): # train `net`; the best 
             seen = crops[(start[:, None] + torch.arange(c.frames)).to(device)].float()
             heard = vary_sound(_windows(steps, start[:, None] + at).to(device), net.std, generator)
             loss = contrastive_loss(net.video(_standard(vary_crops(seen, generator))), net.audio(heard), net.log_scale.exp().clamp(max=30))
-            if not torch.isfinite(loss): raise DivergedError(f"the subject SyncNet's loss is not finite at step {step}; train it with a smaller learning rate")
-            optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step(); bar.update()
-            if step % c.check_every and step < c.steps: continue
-            margin = check(net); history.append((step, loss.item(), margin)); bar.set_postfix(margin=f'{margin:.2f}')
-            if margin > best[0]: best = margin, {k: v.clone() for k, v in net.state_dict().items()}
+            if not torch.isfinite(loss):
+                raise DivergedError(f"the subject SyncNet's loss is not finite at step {step}; train it with a smaller learning rate")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            bar.update()
+            if step % c.check_every and step < c.steps:
+                continue
+            margin = check(net)
+            history.append((step, loss.item(), margin))
+            bar.set_postfix(margin=f'{margin:.2f}')
+            if margin > best[0]:
+                best = margin, {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(best[1])
     return history
 
@@ -220,14 +236,18 @@ def _split_data(subject, name, c): # crops and sound of a split
 
 def _train(subject, c, seed, device, show):
     (crops, wav), val = _split_data(subject, 'train', c), _split_data(subject, 'val', c)
-    if len(crops) < 4*c.frames or len(val[0]) < FPS: raise InputError(f"subject {subject.name!r} has {len(crops)} training and {len(val[0])} validation frames; a subject SyncNet needs {4*c.frames} and {FPS}, so prepare a longer video")
+    if len(crops) < 4*c.frames or len(val[0]) < FPS:
+        raise InputError(f"subject {subject.name!r} has {len(crops)} training and {len(val[0])} validation frames; a subject SyncNet needs {4*c.frames} and {FPS}, so prepare a longer video")
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(seed)
         net, steps = SubjectSyncNet(c).to(device), clip_mfcc(wav, c)
-        net.mean.copy_(steps.mean(0)); net.std.copy_(steps.std(0) + 1e-3)
+        net.mean.copy_(steps.mean(0))
+        net.std.copy_(steps.std(0) + 1e-3)
         def check(net):
             "Margin on the validation split."
-            net.eval(); margin = float(margins(window_distances(net, *val)).mean()); net.train()
+            net.eval()
+            margin = float(margins(window_distances(net, *val)).mean())
+            net.train()
             return margin
         history = _fit(net.train(), crops, steps, check, seed, device, show)
     return net, history
@@ -249,14 +269,18 @@ def train_subject_syncnet(
             start = time.perf_counter()
             net, history = _train(subject, c, seed, device, show)
             saved = dict(key=key, history=history, seconds=time.perf_counter() - start, state={k: v.cpu() for k, v in net.state_dict().items()})
-            with staged_file(path) as part: torch.save(saved, part)
+            with staged_file(path) as part:
+                torch.save(saved, part)
     net = SubjectSyncNet(c)
-    net.load_state_dict(saved['state']); net.history, net.seconds = saved['history'], saved['seconds']
+    net.load_state_dict(saved['state'])
+    net.history, net.seconds = saved['history'], saved['seconds']
     return net.to(device).eval().requires_grad_(False)
 
 def _read(path): # what was kept; nothing if there is nothing that can be read
-    try: return torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError, EOFError): return {}
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError, EOFError):
+        return {}
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #b882968d
 def subject_sync(
@@ -280,7 +304,8 @@ def other_speech(
     "Speech of someone else: the demo clip's, or, for the demo subject, its own from elsewhere and four semitones lower."
     from dnerf.video.media import read_audio
     demo = asset('demo.mp4')
-    if subject.protocol['source'].get('sha256') != sha256(demo): return np.resize(read_audio(demo), n_samples)
+    if subject.protocol['source'].get('sha256') != sha256(demo):
+        return np.resize(read_audio(demo), n_samples)
     from librosa.effects import pitch_shift
     return pitch_shift(np.resize(subject.wav[:subject.split('train').stop*SAMPLES_PER_FRAME], n_samples), sr=SAMPLE_RATE, n_steps=-4)
 

@@ -28,7 +28,8 @@ def _stages(dims, *stages): # layers of `(channels in, out, kernel, stride, padd
         layers += [conv(i, o, kernel, stride, padding), norm(o), nn.ReLU(inplace=True)] + ([pool(*pooling)] if pooling else [])
     return nn.Sequential(*layers)
 
-def _head(): return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
+def _head():
+    return nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 1024))
 
 class SyncNet(nn.Module):
     "SyncNet v2 (Chung & Zisserman 2016); its weights come from `load_syncnet`."
@@ -60,9 +61,11 @@ def check_landmarks(
 ) -> np.ndarray:          # float64, the first N
     "The landmarks of a clip; `InputError` if a frame has none."
     points = np.asarray(landmarks[:n], float)
-    if len(points) < n: raise InputError(f"there are landmarks for {len(points)} of {n} frames; track all of them")
+    if len(points) < n:
+        raise InputError(f"there are landmarks for {len(points)} of {n} frames; track all of them")
     bad = np.flatnonzero(~np.isfinite(points).all((1, 2)))
-    if len(bad): raise InputError(f"the landmarks of frame {bad[0]} are not numbers; interpolate where no face was found, as `track_faces` does")
+    if len(bad):
+        raise InputError(f"the landmarks of frame {bad[0]} are not numbers; interpolate where no face was found, as `track_faces` does")
     return points
 
 def face_boxes(
@@ -87,7 +90,8 @@ def face_crop(
     square = np.full((max(y1 - y0, 1), max(x1 - x0, 1), 3), GREY, np.uint8)
     part = frame[max(y0, 0):max(y1, 0), max(x0, 0):max(x1, 0), ::-1]
     top, left = max(-y0, 0), max(-x0, 0)
-    if part.size: square[top:top + part.shape[0], left:left + part.shape[1]] = part
+    if part.size:
+        square[top:top + part.shape[0], left:left + part.shape[1]] = part
     return cv2.resize(square, (size, size))
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #243457fb
@@ -105,7 +109,8 @@ def n_windows(
 ) -> int:          # Windows that are compared
     "How many windows a clip has; `InputError` for less than a second."
     n = min(n_frames, n_samples//SAMPLES_PER_FRAME)
-    if n < 25: raise InputError(f"only {n} frames have both picture and sound ({n_frames} frames, {n_samples} samples); a sync score needs at least 25, one second")
+    if n < 25:
+        raise InputError(f"only {n} frames have both picture and sound ({n_frames} frames, {n_samples} samples); a sync score needs at least 25, one second")
     return n - WINDOW
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #d09d8759
@@ -124,7 +129,8 @@ def embed_clip(
         b = min(a + batch, n)
         faces = torch.from_numpy(np.stack([face_crop(np.asarray(frames[i]), boxes[i]) for i in range(a, b + WINDOW - 1)]))
         sound = torch.stack([steps[4*i:4*i + STEPS].T for i in range(a, b)])[:, None]
-        video.append(net.video(faces.permute(3, 0, 1, 2)[None].float().to(device)).cpu()); audio.append(net.audio(sound.to(device)).cpu())
+        video.append(net.video(faces.permute(3, 0, 1, 2)[None].float().to(device)).cpu())
+        audio.append(net.audio(sound.to(device)).cpu())
     return torch.cat(video), torch.cat(audio)
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #5c1a01cd
@@ -164,7 +170,8 @@ def sync_scores(
     batch:int=16,         # Windows at a time
 ) -> dict:                # confidence (LSE-C), distance (LSE-D), offset (frames)
     "SyncNet's scores of a clip."
-    if device is not None: net = net.to(pick_device(device))
+    if device is not None:
+        net = net.to(pick_device(device))
     return score_distances(*embed_clip(net, frames, landmarks, wav, batch))
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #d712ec2d
@@ -178,13 +185,15 @@ def _cached(folder): # where the file is kept
 
 def _check(path, source, expected):
     found = sha256(path)
-    if found != expected: raise InputError(f"{source} is not the published file {_FILE} (SHA-256 {found[:8]}, expected {expected[:8]}); delete it and fetch it again, or set DNERF_SYNCNET if it is a file of your own")
+    if found != expected:
+        raise InputError(f"{source} is not the published file {_FILE} (SHA-256 {found[:8]}, expected {expected[:8]}); delete it and fetch it again, or set DNERF_SYNCNET if it is a file of your own")
 
 def _fetch(url, final, expected): # download, check, rename
     import pooch, requests
     need_space(final.parent, 10**8, 'fetching SyncNet')
     with staged_file(final) as part:
-        try: pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(part), None)
+        try:
+            pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(part), None)
         except (requests.RequestException, ValueError) as e:
             raise MissingError(f"the SyncNet weights could not be downloaded from {url} ({type(e).__name__}); fetch that file on another machine and put it into {final.parent}, or set DNERF_SYNCNET to its path") from None
         _check(part, url, expected)
@@ -198,13 +207,17 @@ def syncnet_weights(
 ) -> Path:                   # The file
     "Find SyncNet's weights, fetching them on first use; `MissingError` says where to put them."
     if own := os.environ.get('DNERF_SYNCNET'):
-        if not Path(own).expanduser().is_file(): raise MissingError(f"DNERF_SYNCNET names {own}, which is not a file; set it to the path of {_FILE}, or remove it")
+        if not Path(own).expanduser().is_file():
+            raise MissingError(f"DNERF_SYNCNET names {own}, which is not a file; set it to the path of {_FILE}, or remove it")
         return Path(own).expanduser()
     final = _cached(folder)
-    if not fetch and not final.is_file(): raise MissingError(f"there are no SyncNet weights on this machine; put {_FILE} into {final.parent}, or set DNERF_SYNCNET to its path")
+    if not fetch and not final.is_file():
+        raise MissingError(f"there are no SyncNet weights on this machine; put {_FILE} into {final.parent}, or set DNERF_SYNCNET to its path")
     with locked(final, 'the SyncNet weights'):
-        if final.is_file(): _check(final, final, expected)
-        else: _fetch(url or f"{os.environ.get('DNERF_MIRROR', _SITE).rstrip('/')}/{_FILE}", final, expected)
+        if final.is_file():
+            _check(final, final, expected)
+        else:
+            _fetch(url or f"{os.environ.get('DNERF_MIRROR', _SITE).rstrip('/')}/{_FILE}", final, expected)
     return final
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #8736764c
@@ -214,14 +227,18 @@ def load_syncnet(
 ) -> SyncNet:         # Ready to use
     "The published SyncNet; `MissingError` if its weights are not to be had, `InputError` if a file is not it."
     path = path or syncnet_weights()
-    try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError: raise MissingError(f"there is no file {path}; give the path of {_FILE}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError): state = None
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise MissingError(f"there is no file {path}; give the path of {_FILE}") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        state = None
     net = SyncNet()
     wanted = {k: tuple(v.shape) for k, v in net.state_dict().items() if not k.endswith('num_batches_tracked')}
     found = {k: tuple(v.shape) for k, v in state.items() if not k.endswith('num_batches_tracked')} if isinstance(state, dict) else {}
     wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-    if wrong: raise InputError(f"{path} is not SyncNet v2: {f'its entry {wrong[0]!r} has the shape {found.get(wrong[0])}, not {wanted.get(wrong[0])}' if found else 'it holds no weights that can be read safely'}; give the path of {_FILE}")
+    if wrong:
+        raise InputError(f"{path} is not SyncNet v2: {f'its entry {wrong[0]!r} has the shape {found.get(wrong[0])}, not {wanted.get(wrong[0])}' if found else 'it holds no weights that can be read safely'}; give the path of {_FILE}")
     net.load_state_dict(state, strict=False)
     return net.to(pick_device(device)).eval().requires_grad_(False)
 
@@ -233,7 +250,8 @@ def source_offset(
 ) -> dict:          # offset (frames; positive: the sound comes first; None: cannot be told), certainty, by whom, reason (None if there is an offset)
     "By how much the sound of a prepared video is off."
     if net is None:
-        try: net = load_syncnet(path=syncnet_weights(fetch=False))
+        try:
+            net = load_syncnet(path=syncnet_weights(fetch=False))
         except MissingError:
             found = lip_sync(lip_opening(subject.landmarks), subject.wav)
             return dict(found, by='lip opening and loudness', reason=None if found['offset'] is not None else 'the clip is too short, or lips and loudness are not alike at any offset')

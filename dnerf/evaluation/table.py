@@ -43,7 +43,8 @@ def chosen_seeds(
 ) -> list[int]: # Seeds
     "Seeds of the trainings; `InputError` if there are none."
     words = str(seeds).split()
-    if not words or not all(w.isdigit() for w in words) or words == ['0']: raise InputError(f"seeds={seeds!r} are no seeds; say how many, for example 3, or which, for example '0 1 7'")
+    if not words or not all(w.isdigit() for w in words) or words == ['0']:
+        raise InputError(f"seeds={seeds!r} are no seeds; say how many, for example 3, or which, for example '0 1 7'")
     return list(dict.fromkeys(map(int, words))) if len(words) > 1 else list(range(int(words[0])))
 
 # %% ../../nbs/evaluation/04_table.ipynb #a5aca3e5
@@ -64,7 +65,8 @@ class Table:
         words = shlex.split(overrides)
         self.launcher = [w for w in words if w.lstrip('+').startswith('hydra')]
         self.overrides = [w for w in words if w not in self.launcher]
-        if taken := [w for w in self.overrides if w.lstrip('+~').split('=')[0] in _OURS]: raise InputError(f"the override {taken[0]!r} is a parameter of the table; set it there")
+        if taken := [w for w in self.overrides if w.lstrip('+~').split('=')[0] in _OURS]:
+            raise InputError(f"the override {taken[0]!r} is a parameter of the table; set it there")
         self.base = compose_config(preset, shlex.join(self.overrides), subject=subject.name, minutes=minutes, steps=steps, name='table1')
         self.budget = {k: v for k, v in dict(minutes=minutes, steps=steps).items() if v is not None}
         self.folder = runs_dir()/subject.name/'table1'
@@ -82,8 +84,10 @@ def embed(self:Table,
 ) -> dict:          # Row to the reason why it is missing
     "Make the embedding of every row, or note why there is none."
     for row in self.rows:
-        try: self.inputs[row] = fingerprint(self.subject, sweeps.when_free(embed_subject, self.subject, row, device=self.base.device, bar=show))
-        except MissingError as e: self.missing[row] = str(e)
+        try:
+            self.inputs[row] = fingerprint(self.subject, sweeps.when_free(embed_subject, self.subject, row, device=self.base.device, bar=show))
+        except MissingError as e:
+            self.missing[row] = str(e)
     return self.missing
 
 # %% ../../nbs/evaluation/04_table.ipynb #bce27883
@@ -93,9 +97,11 @@ def run(self:Table,
     seed:int, # Seed of the training
 ) -> Path:    # The run's folder; None if it has not begun
     "Where a cell is."
-    if row not in self.inputs: return None
+    if row not in self.inputs:
+        return None
     for folder in sorted(self.folder.parent.glob(f'table1-{row}-{self.base.preset}-seed{seed}*')):
-        if (folder/'inputs.json').is_file() and _same(folder, self.config(row, seed), self.inputs[row]): return folder
+        if (folder/'inputs.json').is_file() and _same(folder, self.config(row, seed), self.inputs[row]):
+            return folder
 
 def measured(
     folder, # Of a run, or None
@@ -114,7 +120,8 @@ def measure_cell(
 ):
     "Measure a run on its test split, unless that was done."
     with locked(folder, f'the run {folder.name}'):
-        if not measured(folder): evaluate_run(folder, progress=False)
+        if not measured(folder):
+            evaluate_run(folder, progress=False)
 
 def table_job(
     config, # Composed by Hydra
@@ -126,7 +133,8 @@ def table_job(
         "A job changes its configuration, so each attempt has its own."
         tried.append(copy.deepcopy(config))
         return sweeps.train_job(tried[-1])
-    try: psnr = sweeps.when_free(once)
+    try:
+        psnr = sweeps.when_free(once)
     except DivergedError as e:
         rank_zero_only(write_json)(runs_dir()/config.subject/tried[-1].name/'failed.json', dict(reason=str(e)))
         print(e)
@@ -173,14 +181,18 @@ def run_side_by_side(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     name = waiting.pop(0)
-                    with open(logs/f'{name}.log', 'w') as log: running[name] = subprocess.Popen(commands[name], stdout=log, stderr=subprocess.STDOUT, env=env)
+                    with open(logs/f'{name}.log', 'w') as log:
+                        running[name] = subprocess.Popen(commands[name], stdout=log, stderr=subprocess.STDOUT, env=env)
                 for name in [n for n, p in running.items() if p.poll() is not None]:
-                    if running.pop(name).returncode: failed.append(name)
+                    if running.pop(name).returncode:
+                        failed.append(name)
                     bar.update()
                 time.sleep(.05)
         finally:
-            for process in running.values(): process.terminate()
-            for process in running.values(): process.wait()
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
     return failed
 
 # %% ../../nbs/evaluation/04_table.ipynb #7bdf784b
@@ -191,26 +203,34 @@ def fill(self:Table,
 ):
     "Train and measure what is not done."
     todo = self.todo()
-    for row, seed in todo: (self.folder/'jobs'/f'{row}-seed{seed}.log').unlink(missing_ok=True)     # what it says is of another time
+    for row, seed in todo:
+        (self.folder/'jobs'/f'{row}-seed{seed}.log').unlink(missing_ok=True)     # what it says is of another time
     print(f'{len(self.rows)*len(self.seeds)} cells: {len(todo)} to do, {len(self.missing)*len(self.seeds)} cannot be had, the others are there')
-    if not todo: return
+    if not todo:
+        return
     if jobs > 1 and not self.launcher:
         failed = run_side_by_side({f'{row}-seed{seed}': self.command(row, seed) for row, seed in todo}, jobs, self.folder/'jobs', max(1, (os.cpu_count() or 1)//jobs), show)
-        if failed: print(f"without a result: {', '.join(failed)} (what they said is in {self.folder/'jobs'})")
+        if failed:
+            print(f"without a result: {', '.join(failed)} (what they said is in {self.folder/'jobs'})")
         return
     rows, seeds = (','.join(map(str, dict.fromkeys(part))) for part in zip(*todo))
-    try: main('--multirun', *self.settings(), f'seed={seeds}', f'audio={rows}', *_QUIET, *self.launcher)
+    try:
+        main('--multirun', *self.settings(), f'seed={seeds}', f'audio={rows}', *_QUIET, *self.launcher)
     except SystemExit as e:
-        if e.code: print('some cells ended without a result; what they said stands above')
+        if e.code:
+            print('some cells ended without a result; what they said stands above')
 
 # %% ../../nbs/evaluation/04_table.ipynb #bff6a30e
 def read_frames(
     path:Path, # A `frames.csv`: columns `index`, `mse.<region>`
 ) -> dict:     # `index` `(n,)`, and region to float `(n,)`, NaN where a frame does not have it; None without a file
     "Errors of the test frames."
-    if not Path(path).is_file(): return None
-    with open(path, newline='', encoding='utf-8') as f: rows = sorted(csv.DictReader(f), key=lambda row: int(row['index']))
-    number = lambda text: float(text) if text else math.nan
+    if not Path(path).is_file():
+        return None
+    with open(path, newline='', encoding='utf-8') as f:
+        rows = sorted(csv.DictReader(f), key=lambda row: int(row['index']))
+    def number(text):
+        return float(text) if text else math.nan
     return {'index': np.array([int(row['index']) for row in rows]), **{k[4:]: np.array([number(row[k]) for row in rows]) for k in (rows[0] if rows else ()) if k.startswith('mse.')}}
 
 @patch
@@ -230,9 +250,12 @@ def reason(self:Table,
 ) -> str:     # A sentence; empty for a cell that is done
     "Why a cell has no result."
     folder, log = self.run(row, seed), self.folder/'jobs'/f'{row}-seed{seed}.log'
-    if row in self.missing: return self.missing[row]
-    if measured(folder): return ''
-    if folder is not None and (folder/'failed.json').is_file(): return read_json(folder/'failed.json')['reason']
+    if row in self.missing:
+        return self.missing[row]
+    if measured(folder):
+        return ''
+    if folder is not None and (folder/'failed.json').is_file():
+        return read_json(folder/'failed.json')['reason']
     lines = log.read_text(errors='replace').strip().splitlines() if log.is_file() else []
     return f'the job ended with: {lines[-1]}' if lines else 'not trained yet'
 
@@ -259,8 +282,10 @@ def block_bootstrap(
     both = np.isfinite(a) & np.isfinite(b)
     a, b = a[both], b[both]
     n, m = len(a), len(a)/block
-    decibel = lambda a, b: 10*np.log10(np.maximum(b, 1e-12)/np.maximum(a, 1e-12))
-    if m < 2: return (float(decibel(a.mean(), b.mean())) if n else math.nan), math.nan, math.nan
+    def decibel(a, b):
+        return 10*np.log10(np.maximum(b, 1e-12)/np.maximum(a, 1e-12))
+    if m < 2:
+        return (float(decibel(a.mean(), b.mean())) if n else math.nan), math.nan, math.nan
     start = np.random.default_rng(seed).integers(0, n, (repeats, math.ceil(m)))
     sums = [np.concatenate([[0], np.cumsum(np.tile(x, 2))]) for x in (a, b)]
     drawn = decibel(*((s[start + block] - s[start]).sum(1) for s in sums))
@@ -276,12 +301,16 @@ def compare_rows(
     "Paired comparison of two rows over frames and seeds."
     seeds = [s for s in a if s in b]
     frames = [(a[s]['frames'], b[s]['frames']) for s in seeds]
-    if not seeds: return dict(reason='the rows have no seed in common')
-    if any(x is None or region not in x for pair in frames for x in pair): return dict(reason='the errors of single frames (frames.csv) are not there; delete the metrics.json of these runs and make the table again')
-    if any(not np.array_equal(x['index'], y['index']) for x, y in frames): raise InputError(f"the runs {a[seeds[0]]['run']} and {b[seeds[0]]['run']} were measured on different frames; measure them again")
+    if not seeds:
+        return dict(reason='the rows have no seed in common')
+    if any(x is None or region not in x for pair in frames for x in pair):
+        return dict(reason='the errors of single frames (frames.csv) are not there; delete the metrics.json of these runs and make the table again')
+    if any(not np.array_equal(x['index'], y['index']) for x, y in frames):
+        raise InputError(f"the runs {a[seeds[0]]['run']} and {b[seeds[0]]['run']} were measured on different frames; measure them again")
     errors = np.array([[x[region] for x in pair] for pair in frames])            # (seeds, 2, n)
     dB, low, high = block_bootstrap(*errors.mean(0))
-    if math.isnan(low): return dict(reason=f'fewer than {2*FPS} test frames show this region')
+    if math.isnan(low):
+        return dict(reason=f'fewer than {2*FPS} test frames show this region')
     each = [block_bootstrap(*pair, repeats=1)[0] for pair in errors]
     return dict(dB=dB, low=low, high=high, seeds=each, told=bool(low*high > 0 and all(d*dB > 0 for d in each)))
 
@@ -293,8 +322,10 @@ def rank_agreement(
     "Spearman's correlation of two orders of the same rows."
     from scipy.stats import spearmanr
     rows = [r for r in paper if ours.get(r) is not None]
-    if len(rows) < 3: return None
-    rho = lambda order: float(spearmanr(order, [paper[r] for r in rows]).statistic)
+    if len(rows) < 3:
+        return None
+    def rho(order):
+        return float(spearmanr(order, [paper[r] for r in rows]).statistic)
     observed = rho([ours[r] for r in rows])
     by_chance = [rho(order) for order in itertools.permutations(ours[r] for r in rows)]
     return dict(rho=observed, luck=float(np.mean(np.array(by_chance) >= observed - 1e-9)), rows=rows)
@@ -306,7 +337,8 @@ COLUMNS = { # heading: (entry of metrics.json, decimals)
     'SyncNet': ('sync.confidence.rendered', 2), 'subject SyncNet': ('subject_sync.confidence.rendered', 2)}
 
 def _entry(metrics, path): # a number, or None
-    for part in path.split('.'): metrics = metrics.get(part) if isinstance(metrics, dict) else None
+    for part in path.split('.'):
+        metrics = metrics.get(part) if isinstance(metrics, dict) else None
     return metrics if isinstance(metrics, (int, float)) else None
 
 def mean_sd(
@@ -361,10 +393,12 @@ def summarise(
 ) -> dict:             # `protocol`, `rows`, `real`, `order`, `reasons`
     "Means, differences and order; `InputError` for mixed protocols, `MissingError` if nothing is measured."
     reasons = reasons or {}
-    if not any(cells.values()): raise MissingError(f"no cell of the table is measured yet{': ' + next(iter(reasons.values())) if reasons else ''}")
+    if not any(cells.values()):
+        raise MissingError(f"no cell of the table is measured yet{': ' + next(iter(reasons.values())) if reasons else ''}")
     check_protocols(cells)
     rows = {row: row_results(row, cells, reasons.get(row)) for row in cells}
-    of = lambda column: {r: row['summary'][column]['mean'] for r, row in rows.items() if row['summary'][column]}
+    def of(column):
+        return {r: row['summary'][column]['mean'] for r, row in rows.items() if row['summary'][column]}
     order = {what: rank_agreement(of(column), {r: v[k] for r, v in PAPER.items()}) for k, (what, column) in enumerate((('PSNR', 'PSNR frame (dB)'), ('SyncNet', 'SyncNet')))}
     return dict(protocol=table_protocol(cells, seeds, budget), rows=rows, real=real_clip(cells), order=order, reasons=_column_reasons(cells, rows))
 
@@ -378,20 +412,24 @@ def verdict(
     what:str,   # The row that it was compared with
 ) -> str:       # In words
     "What a comparison says."
-    if 'reason' in found: return f"not compared: {found['reason']}"
-    if not found['told']: return f'cannot be told from {what}'
+    if 'reason' in found:
+        return f"not compared: {found['reason']}"
+    if not found['told']:
+        return f'cannot be told from {what}'
     return f"{'better' if found['dB'] > 0 else 'worse'} than {what}"
 
 def _follows(rows, r): # lip correlations of a row and of silence; whether the row's is clearly higher; None where they are not measured
     own, none = (rows[k]['summary']['lip correlation'] for k in (r, 'silence'))
-    if not (own and none): return None
+    if not (own and none):
+        return None
     return own['mean'], none['mean'], own['mean'] - none['mean'] > 2*((own['sd'] or 0) + (none['sd'] or 0))
 
 def _heard(rows, r, found): # what a row has learned, when the picture of its lips is not better than that of silence
     follows = _follows(rows, r)
     start = f"{r} {'is worse than' if found['told'] else 'cannot be told from'} silence around the lips"
     curves = f"with a correlation of {follows[0]:.2f}, those of silence with {follows[1]:.2f}" if follows else ''
-    if follows and follows[2]: return f"{start} by PSNR, yet its lips follow the real ones {curves}: it has learned from the audio, and PSNR does not reward it."
+    if follows and follows[2]:
+        return f"{start} by PSNR, yet its lips follow the real ones {curves}: it has learned from the audio, and PSNR does not reward it."
     return f"{start}: it has not learned from the audio.{f' (Its lips follow the real ones {curves}.)'*bool(follows)}"
 
 def hearing(
@@ -399,9 +437,11 @@ def hearing(
 ) -> list[str]: # Sentences
     "Which rows have learned from the audio."
     found = {r: row['against']['silence']['lips'] for r, row in rows.items() if 'silence' in row['against'] and r not in CONTROLS}
-    if not found or any('reason' in f for f in found.values()): return ['Whether the rows have learned from the audio is not known: they were not compared with silence.']
+    if not found or any('reason' in f for f in found.values()):
+        return ['Whether the rows have learned from the audio is not known: they were not compared with silence.']
     deaf = {r: f for r, f in found.items() if not (f['told'] and f['dB'] > 0)}
-    if not deaf: return ['Every row but the controls is better than silence around the lips.']
+    if not deaf:
+        return ['Every row but the controls is better than silence around the lips.']
     return [_heard(rows, r, f) for r, f in deaf.items()]
 
 def findings(
@@ -417,10 +457,12 @@ def findings(
 
 # %% ../../nbs/evaluation/04_table.ipynb #c40ea26c
 def _number(summary, digits): # mean and standard deviation
-    if summary is None: return '-'
+    if summary is None:
+        return '-'
     return f"{summary['mean']:.{digits}f}" + (f" ± {summary['sd']:.{digits}f}" if summary['sd'] is not None else '')
 
-def _markdown(head, rows): return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (head, ['---']*len(head), *rows))
+def _markdown(head, rows):
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in (head, ['---']*len(head), *rows))
 
 def show_table(
     results:dict, # From `summarise`
@@ -450,15 +492,19 @@ def dots_figure(
     from matplotlib.figure import Figure
     rows = [r for r, row in results['rows'].items() if row['runs']]
     columns = [c for c in columns if any(results['rows'][r]['summary'][c] for r in rows)]
-    if not columns: return None
+    if not columns:
+        return None
     fig = Figure(figsize=(1.4 + 2.3*len(columns), .8 + .22*len(rows)), layout='constrained', dpi=100)
     for ax, column in zip(fig.subplots(1, len(columns), sharey=True, squeeze=False)[0], columns):
         for k, r in enumerate(rows):
             values, colour = [v for v in results['rows'][r]['values'][column].values() if v is not None], 'grey' if r in CONTROLS else 'C0'
             ax.plot(values, [k]*len(values), 'o', ms=4, alpha=.6, mew=0, c=colour)
-            if values: ax.plot([np.mean(values)]*2, [k - .3, k + .3], c=colour, lw=1.5)
+            if values:
+                ax.plot([np.mean(values)]*2, [k - .3, k + .3], c=colour, lw=1.5)
         ax.set_xlabel({'face': 'PSNR face (dB)', 'eyes': 'PSNR eyes (dB)', 'lips': 'PSNR lips (dB)'}.get(column, column), fontsize=8)
-        ax.set_yticks(range(len(rows)), rows, fontsize=8); ax.tick_params(labelsize=8); ax.grid(axis='x', lw=.3)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.grid(axis='x', lw=.3)
     ax.invert_yaxis()
     return fig
 
@@ -474,11 +520,14 @@ def write_table(
         writer = csv.writer(f)
         writer.writerow(['embedding', 'seed', 'run', *(path for path, _ in COLUMNS.values())])
         for r, row in results['rows'].items():
-            for seed, run in row['runs'].items(): writer.writerow([r, seed, run, *(row['values'][c][seed] for c in COLUMNS)])      # None is an empty cell
-    with staged_file(folder/'table1.md') as part: part.write_text('\n\n'.join([show_table(results), show_differences(results), *findings(results)]) + '\n', encoding='utf-8')
+            for seed, run in row['runs'].items():
+                writer.writerow([r, seed, run, *(row['values'][c][seed] for c in COLUMNS)])      # None is an empty cell
+    with staged_file(folder/'table1.md') as part:
+        part.write_text('\n\n'.join([show_table(results), show_differences(results), *findings(results)]) + '\n', encoding='utf-8')
     for name, columns in dict(psnr=['PSNR frame (dB)', 'face'], lips=['lips', 'lip correlation']).items():
         if figure := dots_figure(results, columns):
-            with staged_file(folder/f'{name}.png') as part: figure.savefig(part)
+            with staged_file(folder/f'{name}.png') as part:
+                figure.savefig(part)
     return folder
 
 @patch
@@ -497,7 +546,8 @@ def pictures(self:Table,
     "Heat maps, a blink and strips over time, every row under the other."
     frames = self.subject.split('test')
     runs = {row: folder for row in self.rows if measured(folder := self.run(row, self.seeds[0]))}
-    if not runs: raise InputError('no cell of the first seed is done: there is nothing to picture; fill the table')
+    if not runs:
+        raise InputError('no cell of the first seed is done: there is nothing to picture; fill the table')
     clips, psnrs = {}, {row: read_json(folder/'metrics.json')['psnr']['frame'] for row, folder in runs.items()}
     for row, folder in progress(runs.items(), desc='rendering for the figures', unit='rows', disable=not show):
         clips[row] = np.stack([to_uint8(image) for _, image in render_frames(load_run(folder), frames)])

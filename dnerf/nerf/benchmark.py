@@ -37,7 +37,8 @@ def in_turns(
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            if n >= warmup: seconds[name].append(time.perf_counter() - start)
+            if n >= warmup:
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #be04d064
@@ -48,7 +49,8 @@ def chosen_parts(
 ) -> set[str]: # Names
     "Which parts of the benchmark are asked for."
     chosen = set(parts.split())
-    if not chosen <= set(PARTS): raise InputError(f"the benchmark has no part {', '.join(sorted(chosen - set(PARTS)))}; its parts are {', '.join(PARTS)}, separated by spaces")
+    if not chosen <= set(PARTS):
+        raise InputError(f"the benchmark has no part {', '.join(sorted(chosen - set(PARTS)))}; its parts are {', '.join(PARTS)}, separated by spaces")
     return chosen
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #bf9382d6
@@ -178,10 +180,12 @@ def step(self:PlainLoop) -> float: # The loss
         at = self.choose(pixels, i)
         truth = picture[pixels[at, 1], pixels[at, 0]]
         images = self.colours(c2w, pixels[at], rays_o[at], rays_d[at], window[None], self.generator)
-        for optimizer in self.optimizers: optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         loss = sum(((image - truth)**2).mean() for image in images)
         loss.backward()
-        for optimizer in self.optimizers: optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
     return loss.item()
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #a5d06b8b
@@ -200,7 +204,8 @@ class OurLoop:
         "One training step."
         self.n += 1
         batch = {k: v.to(self.module.device) for k, v in self.batches.batch(self.n).items()}
-        with arithmetic(self.module.config.trainer.precision, self.module.device): loss = self.module.training_step({**batch, 'step': self.n}, self.n)
+        with arithmetic(self.module.config.trainer.precision, self.module.device):
+            loss = self.module.training_step({**batch, 'step': self.n}, self.n)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -273,9 +278,11 @@ def time_to_reach(
 ) -> tuple:  # Seconds, or None if it is never reached; whether the true time is shorter still
     "When a curve first reaches a value."
     above = np.flatnonzero(np.asarray(values) >= target)
-    if not len(above): return None, False
+    if not len(above):
+        return None, False
     k = int(above[0])
-    if not k: return float(seconds[0]), True
+    if not k:
+        return float(seconds[0]), True
     share = (target - values[k - 1])/(values[k] - values[k - 1])
     return float(seconds[k - 1] + share*(seconds[k] - seconds[k - 1])), False
 
@@ -298,11 +305,13 @@ def at_size(
 ) -> Portrait:         # A copy
     "The same portrait, photographed at another size."
     scaled, k = copy.deepcopy(portrait), size/portrait.size
-    picture = lambda a: F.interpolate(a, (size, size), mode='bilinear', align_corners=False)
+    def picture(a):
+        return F.interpolate(a, (size, size), mode='bilinear', align_corners=False)
     scaled.size, scaled.focal = size, portrait.focal*k
     scaled.background = picture(portrait.background.permute(2, 0, 1)[None])[0].permute(1, 2, 0).contiguous()
     scaled.torso_region = picture(portrait.torso_region.float()[None, None])[0, 0] > .5
-    if not portrait.config.torso_nerf: scaled.torso.template = nn.Parameter(picture(portrait.torso.template.detach()))
+    if not portrait.config.torso_nerf:
+        scaled.torso.template = nn.Parameter(picture(portrait.torso.template.detach()))
     return scaled
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #2ad1c003
@@ -351,7 +360,8 @@ def tile_subject(
     tile_pictures(subject.masks, folder/'masks.npy', n_frames, size)
     torso = subject.torso*np.array([1, 1, k], np.float32)
     rows = dict(poses=subject.poses, blendshapes=subject.blendshapes, landmarks=subject.landmarks*np.float32(k), torso=torso, torso_shape=subject.torso_shape)
-    for name, a in {**rows, f'embeddings/{audio}': embedding}.items(): np.save(folder/f'{name}.npy', a[again])
+    for name, a in {**rows, f'embeddings/{audio}': embedding}.items():
+        np.save(folder/f'{name}.npy', a[again])
     np.save(folder/'torso_modes.npy', subject.torso_modes)
     matplotlib.image.imsave(folder/'background.png', subject.background[at[:, None], at])
     write_wav(folder/'audio.wav', np.resize(subject.wav, n_frames*640))
@@ -374,7 +384,8 @@ def cost_by_length(
         longer = dataclasses.replace(run, subject=long, embedding=long.embedding(audio))
         loops = [OurLoop(r.subject, r.embedding, run.config, copy.deepcopy(run.portrait).train()) for r in (run, longer)]
         numbers = itertools.cycle(run.subject.split('test'))
-        picture = lambda r: list(render_frames(r, [next(numbers)]))
+        def picture(r):
+            return list(render_frames(r, [next(numbers)]))
         steps = in_turns({'short': loops[0].step, 'long': loops[1].step}, rounds)
         pictures = in_turns({'short': lambda: picture(run), 'long': lambda: picture(longer)}, rounds)
         (a, b), (c, d) = ([median(t) for t in s.values()] for s in (steps, pictures))
@@ -386,8 +397,10 @@ def resident(
 ) -> dict:      # MB: `peak` so far, `anonymous` and `file` now; empty where the system does not tell
     "Resident memory of a process (Linux)."
     names = dict(VmHWM='peak', RssAnon='anonymous', RssFile='file')
-    try: rows = [line.split(':') for line in Path(f'/proc/{pid}/status').read_text().splitlines()]
-    except OSError: return {}
+    try:
+        rows = [line.split(':') for line in Path(f'/proc/{pid}/status').read_text().splitlines()]
+    except OSError:
+        return {}
     return {names[k]: int(v.split()[0])/1024 for k, v in rows if k in names}
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #7acdf698
@@ -410,8 +423,10 @@ def watched(
             while child.poll() is None:
                 most = {k: max(v, most.get(k, 0.)) for k, v in resident(child.pid).items()} or most
                 time.sleep(.02)
-        finally: child.kill()
-    if child.returncode: raise InputError(f"{function} failed in a process of its own: {(log.read_text().strip().splitlines() or ['no message'])[-1]}")
+        finally:
+            child.kill()
+    if child.returncode:
+        raise InputError(f"{function} failed in a process of its own: {(log.read_text().strip().splitlines() or ['no message'])[-1]}")
     return dict(seconds=time.perf_counter() - start, **most)
 
 # %% ../../nbs/nerf/05_benchmark.ipynb #6c3cd133
@@ -457,7 +472,8 @@ def repeat_video(
     n, wav = round(minutes*60*FPS), read_audio(video)
     def frames():
         "The video again and again."
-        while True: yield from iter_frames(video)
+        while True:
+            yield from iter_frames(video)
     def enlarged(frame):
         "A frame whose shorter side has at least `side` pixels."
         h, w = frame.shape[:2]
@@ -505,7 +521,8 @@ def speech_speed(
     "How many times as fast as real time speech is encoded."
     from dnerf.audio.mel import MEL, estimate_f0, f0_stats, mel_spectrogram, normalise_f0
     from dnerf.audio.speechsplit import encode_features, new_speechsplit
-    mel_spectrogram(wav[:MEL.sr]); estimate_f0(wav[:MEL.sr])                          # compiled before the clock runs
+    mel_spectrogram(wav[:MEL.sr])
+    estimate_f0(wav[:MEL.sr])                          # compiled before the clock runs
     model, S, (f0, voiced) = new_speechsplit('fast').eval(), torch.from_numpy(mel_spectrogram(wav)), estimate_f0(wav)
     track = torch.from_numpy(normalise_f0(f0, voiced, f0_stats(f0, voiced)))
     calls = dict(mel=lambda: mel_spectrogram(wav), f0=lambda: estimate_f0(wav), codes=lambda: encode_features(model, S, track))
@@ -567,15 +584,24 @@ def benchmark_lines(
     "The table of a benchmark."
     rows, r = [], results
     for key, weights in (('a', 'untrained'), ('a_float32', 'untrained'), ('a_trained', 'trained'), ('a_trained_float32', 'trained')):
-        if key in r: rows.append(('a', f"training step, plain loop ({r[key]['plain_s']:.2f} s) against preset `paper` ({r[key]['ours_s']:.2f} s, {r[key]['precision']}), {weights} weights", f"{r[key]['ratio']:.2f}x"))
-    if 'b' in r: rows += _race_lines(r['b'])
-    if 'c' in r: rows += [('c', f"rendering at {size} px, {r['c'].get('threads', 1)} threads", f'{fps:.1f} frames/s') for size, fps in r['c']['frames_per_second'].items()]
-    if 'c' in r and 'length' in r['c']: rows += [('c', f"cost of {what} as the video grows {r['c']['length']['factor']}x", f"{r['c']['length'][key]:.2f}x") for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
-    for kind in ('training', 'preparing'): rows += [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m)) for m in r.get('d', {}).get(kind, [])]
-    if 'e' in r: rows.append(('e', f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores", f"{r['e']['ratio']:.2f}x"))
-    for name in (n for n in r if n.startswith('f ')): rows += [row for k, speech in enumerate(r[name]['speeches']) for row in _speech_lines(f'new speech {k + 1}, heard as `{name[2:]}`', speech)]
-    if 'speech' in r: rows.append(('speech', f"front end of {r['speech']['seconds']:.0f} s of speech", f"{r['speech']['all']:.1f}x real time"))
-    if 'contamination' in r: rows.append(('speech', 'contamination of a batch, loop against whole batch', f"{r['contamination']['ratio']:.0f}x"))
+        if key in r:
+            rows.append(('a', f"training step, plain loop ({r[key]['plain_s']:.2f} s) against preset `paper` ({r[key]['ours_s']:.2f} s, {r[key]['precision']}), {weights} weights", f"{r[key]['ratio']:.2f}x"))
+    if 'b' in r:
+        rows += _race_lines(r['b'])
+    if 'c' in r:
+        rows += [('c', f"rendering at {size} px, {r['c'].get('threads', 1)} threads", f'{fps:.1f} frames/s') for size, fps in r['c']['frames_per_second'].items()]
+    if 'c' in r and 'length' in r['c']:
+        rows += [('c', f"cost of {what} as the video grows {r['c']['length']['factor']}x", f"{r['c']['length'][key]:.2f}x") for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
+    for kind in ('training', 'preparing'):
+        rows += [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m)) for m in r.get('d', {}).get(kind, [])]
+    if 'e' in r:
+        rows.append(('e', f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores", f"{r['e']['ratio']:.2f}x"))
+    for name in (n for n in r if n.startswith('f ')):
+        rows += [row for k, speech in enumerate(r[name]['speeches']) for row in _speech_lines(f'new speech {k + 1}, heard as `{name[2:]}`', speech)]
+    if 'speech' in r:
+        rows.append(('speech', f"front end of {r['speech']['seconds']:.0f} s of speech", f"{r['speech']['all']:.1f}x real time"))
+    if 'contamination' in r:
+        rows.append(('speech', 'contamination of a batch, loop against whole batch', f"{r['contamination']['ratio']:.0f}x"))
     return rows
 
 def _speech_lines(what, s):

@@ -69,7 +69,8 @@ class Neighbours:
     ):
         self.windows, self.n, self.start, self.stop = windows, n, start, len(windows) if stop is None else stop
 
-    def __len__(self): return len(self.windows)
+    def __len__(self):
+        return len(self.windows)
 
     def __getitem__(self,
         frame, # Frame number, or an array of them
@@ -100,7 +101,8 @@ class MLPFieldConfig:
     code_dim: int = 64      # length of the speech code
 
 # %% ../../nbs/nerf/01_field.ipynb #c4052c8b
-def _single(a): return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
+def _single(a):
+    return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
 
 class MLPField(nn.Module):
     "AD-NeRF's conditional field: `(x, d, condition) -> (rgb, sigma)` (paper eq. 7)."
@@ -124,7 +126,8 @@ class MLPField(nn.Module):
         e = h = torch.cat([positional_encoding(x, self.config.x_octaves), condition], -1)
         for i, layer in enumerate(self.trunk):
             h = F.relu(layer(h), inplace=True)
-            if i == self.config.skip: h = torch.cat([e.to(h.dtype), h], -1)      # under autocast `h` is half as wide
+            if i == self.config.skip:
+                h = torch.cat([e.to(h.dtype), h], -1)      # under autocast `h` is half as wide
         return h
 
     def density(self,
@@ -144,7 +147,8 @@ class MLPField(nn.Module):
         colour = self.colour(torch.cat([h, positional_encoding(d, self.config.d_octaves).to(h.dtype)], -1))
         return _single(colour).sigmoid(), self._positive(h)
 
-    def _positive(self, h): return F.relu(_single(self.sigma(h).squeeze(-1)))
+    def _positive(self, h):
+        return F.relu(_single(self.sigma(h).squeeze(-1)))
 
 
 # %% ../../nbs/nerf/01_field.ipynb #aad72c2c
@@ -163,7 +167,8 @@ def grid_lookup(
     x:Tensor,    # `(P, 3)` in [-1, 1]; outside, the border's value
 ) -> Tensor:     # `(P, C)`, in memory channel by channel
     "Trilinear interpolation in a voxel grid."
-    if x.is_cuda: return F.grid_sample(grid, x.flip(-1)[None, None, None], align_corners=True, padding_mode='border')[0, :, 0, 0].T
+    if x.is_cuda:
+        return F.grid_sample(grid, x.flip(-1)[None, None, None], align_corners=True, padding_mode='border')[0, :, 0, 0].T
     return slice_lookup(grid, x)
 
 def slice_lookup(
@@ -265,7 +270,8 @@ class FastField(nn.Module):
         weight = torch.cat([first.weight[:, :k], first.weight[:, k:] @ sources.T], 1)
         inputs = torch.cat([*(grid_lookup(g, u).T for g in self.grids), d.T, heard.T]).T
         out = self.net[1:](F.linear(inputs, weight, first.bias))
-        if self.config.blends: out = self.blended(out, x, u, heard, sources)
+        if self.config.blends:
+            out = self.blended(out, x, u, heard, sources)
         return out[:, :3].sigmoid(), self.density(x, out[:, 3])
 
 
@@ -279,7 +285,8 @@ def gated(self:FastField,
     n, C = self.n_speech, condition.shape[-1]
     gates = face_gates(x, self.config) if self.config.gate and C > n else None
     if len(condition) == 1:
-        if gates is None: return torch.ones_like(x[:, :1]), condition
+        if gates is None:
+            return torch.ones_like(x[:, :1]), condition
         return torch.cat(gates, -1), torch.block_diag(condition[:, :n], condition[:, n:])
     heard = condition if gates is None else torch.cat([condition[:, :n]*gates[0], condition[:, n:]*gates[1]], -1)
     return heard, torch.eye(C, device=x.device)

@@ -34,7 +34,8 @@ class PoseCorrection(nn.Module):
         top = torch.cat([turn @ c2w[:, :3, :3], turn @ c2w[:, :3, 3:] + s[:, 3:, None]], -1)
         return torch.cat([top, c2w[:, 3:]], 1)
 
-def _numbers(values, like): return torch.tensor(values, dtype=like.dtype, device=like.device)
+def _numbers(values, like):
+    return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 # %% ../../nbs/nerf/02a_frames.ipynb #7efe6412
 def head_points(

@@ -62,7 +62,8 @@ class MouthReader(nn.Module):
         n:int,   # K, scores
     ):
         super().__init__()
-        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,), range=(2, n), reach=()).items(): self.register_buffer(name, torch.zeros(shape))
+        for name, shape in dict(mean=(16*dim,), weight=(16*dim, n), bias=(n,), range=(2, n), reach=()).items():
+            self.register_buffer(name, torch.zeros(shape))
 
     def forward(self,
         window:Tensor, # `(B, 16, D)`
@@ -85,7 +86,8 @@ class MouthReader(nn.Module):
         W, _, out = fit_ridge((pairs - pairs.mean(0))/spread, Y - Y.mean(0))
         weight = np.repeat((W/spread[:, None]).reshape(steps//2, dim, -1)/2, 2, axis=0).reshape(steps*dim, -1)
         found = dict(mean=mean, weight=weight, bias=Y.mean(0), range=np.quantile(Y, [.01, .99], axis=0), reach=(Y.std(0)/out.std(0).clip(1e-12)).min().clip(1, 2))
-        for name, value in found.items(): getattr(self, name).copy_(torch.as_tensor(value))
+        for name, value in found.items():
+            getattr(self, name).copy_(torch.as_tensor(value))
         a, b = out - out.mean(0), Y - Y.mean(0)
         return (a*b).sum(0)/np.sqrt((a*a).sum(0)*(b*b).sum(0)).clip(1e-12)
 
@@ -96,7 +98,8 @@ def heard_mouth(
 ) -> dict[str, float]:     # Score to correlation in [-1, 1]; empty for a subject without scores
     "What a linear reading of these features tells of each score, by cross-validation on the training split."
     train, scores = subject.split('train'), mouth_signal(subject)
-    if not scores.shape[1]: return {}
+    if not scores.shape[1]:
+        return {}
     names = [name for name in MOUTH if any(n in subject.blendshape_names for n in (name, name + 'Left', name + 'Right'))]
     r = MouthReader(embedding.shape[-1], scores.shape[1]).fit(embedding[train.start:train.stop], scores[train.start:train.stop])
     return dict(zip(names, map(float, r)))

@@ -45,13 +45,16 @@ def head_box(
     lows, highs, poses, masks = [], [], subject.poses, subject.masks
     for i in training_frames(subject, n):
         v, u = np.nonzero(masks[i] == HEAD)
-        if not len(u): continue
+        if not len(u):
+            continue
         c2w = torch.from_numpy(np.array(poses[i]))
         rays_o, rays_d = pixel_rays(c2w, subject.focal, subject.size, torch.from_numpy(np.stack([u, v], -1)))
         axis = c2w[:3, 2]
         x = rays_o - rays_d*((rays_o @ axis)/(rays_d @ axis))[:, None]          # where the ray passes the origin's depth
-        lows.append(torch.quantile(x, .002, dim=0)); highs.append(torch.quantile(x, .998, dim=0))
-    if not lows: raise InputError(f"no training frame of subject {subject.name!r} has a head in its mask; prepare it again from a video that shows a face")
+        lows.append(torch.quantile(x, .002, dim=0))
+        highs.append(torch.quantile(x, .998, dim=0))
+    if not lows:
+        raise InputError(f"no training frame of subject {subject.name!r} has a head in its mask; prepare it again from a video that shows a face")
     low, high = torch.stack(lows).amin(0) - margin, torch.stack(highs).amax(0) + margin
     low[2], high[2] = depth
     return torch.stack([low, high])
@@ -100,7 +103,8 @@ def surface_edges(
 ) -> tuple[Tensor, Tensor]: # `hit` `(M,)` indices of the rays that meet the head, and `edges` `(M, n_fine + 1)` metres
     "Intervals around the surface, found with the density grid."
     near, far = ray_box(rays_o, rays_d, field.box)
-    if span is not None: near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
+    if span is not None:
+        near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
     hit = (far > near).nonzero().squeeze(-1)
     edges = stratified_edges(near[hit], far[hit], n_coarse)
     t_vals, deltas = sample_intervals(edges, generator)
@@ -122,7 +126,8 @@ def render_surface(
     "Colour and coverage of the head on each ray."
     hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span, .01 if span is None else .03)
     t_vals, deltas = sample_intervals(edges, generator)
-    each = lambda a: a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])
+    def each(a):
+        return a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])
     rgb, sigma = field(ray_points(rays_o[hit], rays_d[hit], t_vals), each(rays_d), condition if len(condition) == 1 else each(condition))
     weights = render_weights(sigma.reshape(deltas.shape), deltas)
     blank = rays_o.new_zeros(len(rays_o), 4)
@@ -270,7 +275,8 @@ def deform(
     modes:Tensor,   # `(1, 2 K, h, w)` from `mode_pictures`
 ) -> Tensor:        # `(P, 2)`
     "Add the modes of deformation."
-    if not amounts.numel(): return x
+    if not amounts.numel():
+        return x
     k, P = (2 if len(x) % 2 == 0 and len(x) else 1), len(x)
     moves = F.grid_sample(modes.expand(k, -1, -1, -1), x.reshape(k, 1, P//k, 2), align_corners=False, padding_mode='border').reshape(k, amounts.shape[1], 2, P//k)
     return x + torch.einsum('akjp,apk->apj', moves, amounts.reshape(k, P//k, -1)).reshape(P, 2)
@@ -324,7 +330,8 @@ class Torso(nn.Module):
         self.grids = nn.ParameterList(nn.Parameter(.1*torch.randn(1, c, r, r)) for r, c in zip(config.resolutions, config.channels))
         self.bend = nn.Sequential(nn.Linear(2 + 16 + 7, w), nn.ReLU(inplace=True), nn.Linear(w, w), nn.ReLU(inplace=True), nn.Linear(w, 2))
         self.net = nn.Sequential(nn.Linear(sum(config.channels) + 2 + 7, w), nn.ReLU(inplace=True), nn.Linear(w, w), nn.ReLU(inplace=True), nn.Linear(w, 4))
-        for last in (self.bend[-1], self.net[-1]): last.weight.data *= .1
+        for last in (self.bend[-1], self.net[-1]):
+            last.weight.data *= .1
         self.register_buffer('mean', torch.zeros(7))
         self.register_buffer('std', torch.ones(7))
 
@@ -409,22 +416,35 @@ class Portrait(nn.Module):
         if config.attention:
             self.attention = AudioAttention(field.code_dim, config.attention)
             self.register_buffer('smoothing', torch.tensor(False))          # training switches it on
-        if n_mouth: self.mouth = MouthReader(audio_dim, n_mouth)
+        if n_mouth:
+            self.mouth = MouthReader(audio_dim, n_mouth)
         self.n_mouth, self.n_upper = n_mouth, n_upper
-        for name, value in (('upper_mean', torch.zeros(n_upper)), ('upper_spread', torch.ones(n_upper)))*bool(n_upper): self.register_buffer(name, value)
+        for name, value in (('upper_mean', torch.zeros(n_upper)), ('upper_spread', torch.ones(n_upper)))*bool(n_upper):
+            self.register_buffer(name, value)
         C = field.code_dim + n_mouth + n_upper
-        if field.kind == 'fast': self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]), field.code_dim + n_mouth)])
-        elif field.kind == 'mlp': self.heads = nn.ModuleList([MLPField(field, C), MLPField(field, C)])
-        else: raise InputError(f"there is no field of kind {field.kind!r}; the kinds are fast, mlp")
-        if not config.torso_nerf: self.torso = Torso(config.torso, size)
-        elif field.kind == 'mlp' and config.head_alone: self.torso = nn.ModuleList([MLPField(field, field.code_dim + 42) for _ in range(2)])
-        else: raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
-        if config.backdrop not in ('plate', 'moving', 'ignored'): raise InputError(f"portrait.backdrop={config.backdrop!r} is not known; it is plate, moving or ignored")
-        if config.backdrop != 'plate' and config.head_alone: raise InputError(f"portrait.backdrop={config.backdrop} needs the mask losses of a head; it cannot be used with portrait.head_alone (presets paper, adnerf)")
+        if field.kind == 'fast':
+            self.heads = nn.ModuleList([FastField(field, C, torch.tensor([[-1.]*3, [1.]*3]), field.code_dim + n_mouth)])
+        elif field.kind == 'mlp':
+            self.heads = nn.ModuleList([MLPField(field, C), MLPField(field, C)])
+        else:
+            raise InputError(f"there is no field of kind {field.kind!r}; the kinds are fast, mlp")
+        if not config.torso_nerf:
+            self.torso = Torso(config.torso, size)
+        elif field.kind == 'mlp' and config.head_alone:
+            self.torso = nn.ModuleList([MLPField(field, field.code_dim + 42) for _ in range(2)])
+        else:
+            raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
+        if config.backdrop not in ('plate', 'moving', 'ignored'):
+            raise InputError(f"portrait.backdrop={config.backdrop!r} is not known; it is plate, moving or ignored")
+        if config.backdrop != 'plate' and config.head_alone:
+            raise InputError(f"portrait.backdrop={config.backdrop} needs the mask losses of a head; it cannot be used with portrait.head_alone (presets paper, adnerf)")
         self.n_train = n_train
-        if config.pose_refinement: self.pose_correction = PoseCorrection(n_frames)
-        if config.frame_code: self.frame_code = FrameCode(n_frames, field.code_dim)
-        if config.backdrop == 'moving': self.film = MovingBackdrop(n_train)
+        if config.pose_refinement:
+            self.pose_correction = PoseCorrection(n_frames)
+        if config.frame_code:
+            self.frame_code = FrameCode(n_frames, field.code_dim)
+        if config.backdrop == 'moving':
+            self.film = MovingBackdrop(n_train)
         self.register_buffer('torso_pose', torch.eye(4), persistent=config.torso_nerf)
         self.register_buffer('torso_begin', torch.tensor(-1), persistent=config.torso_nerf)   # training step from which on a torso NeRF is trained
         self.register_buffer('background', torch.zeros(size, size, 3))
@@ -441,20 +461,26 @@ def initialise(self:Portrait,
     "First guess of every layer, from the training split."
     train = subject.split('train')
     poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
-    if not poses.isfinite().all(): raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
+    if not poses.isfinite().all():
+        raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
     self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
     self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
     upper = upper_face_signal(subject, self.config)[train.start:train.stop]
-    if self.n_upper: self.upper_mean.copy_(torch.from_numpy(upper.mean(0))); self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
+    if self.n_upper:
+        self.upper_mean.copy_(torch.from_numpy(upper.mean(0)))
+        self.upper_spread.copy_(torch.from_numpy(upper.std(0) + .01))
     mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
-    if self.n_mouth: self.mouth.fit(embedding[train.start:train.stop], mouth)
+    if self.n_mouth:
+        self.mouth.fit(embedding[train.start:train.stop], mouth)
     if self.kind == 'fast':
         head = self.heads[0]
         head.box.copy_(head_box(subject))
         head.density_grid.copy_(initial_density(visual_hull(subject, head.box, head.config.density_resolution)))
-        if head.config.blends: self._initialise_blends(head.mix, mouth, (upper - upper.mean(0))/(upper.std(0) + .01))
+        if head.config.blends:
+            self._initialise_blends(head.mix, mouth, (upper - upper.mean(0))/(upper.std(0) + .01))
     self.torso_pose.copy_(poses[(training_frames(subject, len(poses)) or [0])[0]])
-    if not self.config.torso_nerf: self._initialise_torso(subject, head_anchors(poses, self.focal, self.size))
+    if not self.config.torso_nerf:
+        self._initialise_torso(subject, head_anchors(poses, self.focal, self.size))
     return self
 
 
@@ -465,7 +491,8 @@ def principal(
 ) -> np.ndarray:       # `(K, n)`; the projections have unit spread; directions that there are not are zero
     "Directions of largest spread."
     out = np.zeros((signal.shape[1], n), np.float32)
-    if not signal.size: return out
+    if not signal.size:
+        return out
     _, s, V = np.linalg.svd(signal/len(signal)**.5, full_matrices=False)
     k = min(n, int((s > 1e-3).sum()))
     out[:, :k] = V[:k].T/s[:k]
@@ -481,11 +508,13 @@ def _initialise_blends(self:Portrait, mix, mouth, upper):
 # %% ../../nbs/nerf/03_portrait.ipynb #36530855
 @patch
 def _initialise_torso(self:Portrait, subject, anchors):
-    self.torso.mean.copy_(anchors.mean(0)); self.torso.std.copy_(anchors.std(0) + 1e-3)
+    self.torso.mean.copy_(anchors.mean(0))
+    self.torso.std.copy_(anchors.std(0) + 1e-3)
     self.torso.modes = mode_pictures(subject)
     self.torso.template.copy_(torso_template(subject, torso_signal(subject, self.config.torso_motion)))
     seen = np.zeros((self.size, self.size), bool)
-    for i in training_frames(subject, 150): seen |= subject.masks[i] == TORSO
+    for i in training_frames(subject, 150):
+        seen |= subject.masks[i] == TORSO
     grow = self.size//32*2 + 1
     self.torso_region.copy_(F.max_pool2d(torch.from_numpy(seen).float()[None], grow, 1, grow//2)[0] > 0)
 
@@ -495,8 +524,10 @@ def speech_code(self:Portrait,
     window:Tensor, # `(B, 16, D)` speech of each frame; with attention `(B, n, 16, D)`, its neighbours' too
 ) -> Tensor:       # `(B, code_dim)`
     "The speech of each frame as one code, smoothed over its neighbours once training has switched that on."
-    if not self.config.attention: return self.audio(window)
-    if not self.smoothing: return self.audio(window[:, self.config.attention//2])
+    if not self.config.attention:
+        return self.audio(window)
+    if not self.smoothing:
+        return self.audio(window[:, self.config.attention//2])
     return self.attention(self.audio(window.flatten(0, 1)).unflatten(0, window.shape[:2]))
 
 @patch
@@ -510,13 +541,17 @@ def condition(self:Portrait,
 ) -> Tensor:        # `(B, C)`
     "The condition of each frame."
     code = self.speech_code(window)
-    if frame is not None and self.config.frame_code: code = self.frame_code(code, frame)
+    if frame is not None and self.config.frame_code:
+        code = self.frame_code(code, frame)
     if generator is not None and self.config.speech_noise and len(code) > 1:
         noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
         code = code + self.config.speech_noise*code.detach().std(0)*noise
-    if self.n_upper: upper_face = (upper_face - self.upper_mean)/self.upper_spread
-    if not self.n_mouth: return torch.cat([code, upper_face], -1)
-    if mouth is None: mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window, articulation)
+    if self.n_upper:
+        upper_face = (upper_face - self.upper_mean)/self.upper_spread
+    if not self.n_mouth:
+        return torch.cat([code, upper_face], -1)
+    if mouth is None:
+        mouth = self.mouth(window[:, self.config.attention//2] if self.config.attention else window, articulation)
     return torch.cat([code, mouth, upper_face], -1)
 
 @patch
@@ -528,9 +563,11 @@ def behind(self:Portrait,
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` of torso over background, `alpha` `(P,)` of the torso
     "What stands behind the head. Pixels where no torso was ever seen cost nothing."
     plate = self.background[pixels[:, 1], pixels[:, 0]]
-    if frame is not None and self.config.backdrop == 'moving': plate = plate + self.film((pixels + .5)/self.size*2 - 1, frame)
+    if frame is not None and self.config.backdrop == 'moving':
+        plate = plate + self.film((pixels + .5)/self.size*2 - 1, frame)
     at = self.torso_region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
-    each = lambda a: a.expand(len(at), -1) if len(a) == 1 else a[at]
+    def each(a):
+        return a.expand(len(at), -1) if len(a) == 1 else a[at]
     colour, alpha = self.torso((pixels[at] + .5)/self.size*2 - 1, each(anchors), each(motion))
     rgb = over(colour*alpha[:, None], alpha, plate[at])
     return plate.index_copy(0, at, rgb), plate.new_zeros(len(plate)).index_copy(0, at, alpha)
@@ -569,19 +606,24 @@ def forward(self:Portrait,
 ) -> dict:          # `rgb` `(B R, 3)`; `head` and `torso` `(B R,)` coverage; `coarse` `(B R, 3)` of the coarse network, if there is one; with `head_alone` what the two functions below add
     "Colours of the pixels, in [0, 1]."
     B, R = pixels.shape[:2]
-    if frame is not None and self.config.pose_refinement: c2w = self.pose_correction(c2w, frame)
+    if frame is not None and self.config.pose_refinement:
+        c2w = self.pose_correction(c2w, frame)
     rays_o, rays_d = (a.reshape(B*R, 3) for a in pixel_rays(c2w, self.focal, self.size, pixels))
-    per_ray = lambda a: a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
+    def per_ray(a):
+        return a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])
     done = self.config.torso_nerf and bool(self.torso_begin >= 0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not done):
         condition = self.condition(window, upper_face, generator, frame, mouth, articulation)
-        if self.kind == 'fast': layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), self.config.n_coarse, self.config.n_fine, generator)]
-        else: layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
+        if self.kind == 'fast':
+            layers = [render_surface(self.heads[0], rays_o, rays_d, per_ray(condition), self.config.n_coarse, self.config.n_fine, generator)]
+        else:
+            layers = render_coarse_fine(*self.heads, rays_o, rays_d, per_ray(condition), *self.planes(rays_d, per_ray(c2w[:, :3, 2])), self.config.n_coarse, self.config.n_fine, generator)
     if self.config.torso_nerf:
         front = self.torso_layers(c2w, pixels, condition[:, :self.audio.head[-1].out_features], generator) if done else None
         return self.head_and_torso(layers, pixels.reshape(B*R, 2), front)
     plate, alpha = self.behind(pixels.reshape(B*R, 2), per_ray(head_anchors(c2w, self.focal, self.size)), per_ray(torso.flatten(1)), None if frame is None else frame[:, None].expand(B, R).flatten())
-    if self.config.head_alone: return self.apart(layers, pixels.reshape(B*R, 2), plate, alpha)
+    if self.config.head_alone:
+        return self.apart(layers, pixels.reshape(B*R, 2), plate, alpha)
     images = [over(rgb, acc, plate) for rgb, acc in layers]
     return dict(rgb=images[-1], head=layers[-1][1], torso=alpha, **({'coarse': images[0]} if len(images) > 1 else {}))
 
@@ -595,7 +637,8 @@ def head_and_torso(self:Portrait,
     "Torso NeRF over head NeRF over background (AD-NeRF's composite)."
     bare = self.background[pixels[:, 1], pixels[:, 0]]
     images = [over(rgb, acc, bare) for rgb, acc in layers]
-    if front: images = [over(*torso, image) for torso, image in zip(front, images)]
+    if front:
+        images = [over(*torso, image) for torso, image in zip(front, images)]
     return dict(rgb=images[-1], coarse=images[0], head=layers[-1][1], bare=bare, **({'torso': front[-1][1]} if front else {}))
 
 @patch

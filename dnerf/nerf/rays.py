@@ -109,7 +109,8 @@ def stratified_points(
 ) -> Tensor:        # `(..., n_samples)` metres, increasing; the last is `far`
     "Coarse distances of AD-NeRF (NeRF eq. 2)."
     points = stratified_edges(near, far, n_samples - 1)
-    if generator is None: return points
+    if generator is None:
+        return points
     middles = (points[..., 1:] + points[..., :-1])/2
     low, high = torch.cat([points[..., :1], middles], -1), torch.cat([middles, points[..., -1:]], -1)
     moved = low + (high - low)*_uniform(points.shape, points, generator)

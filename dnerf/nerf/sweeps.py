@@ -19,7 +19,8 @@ def register_sweep():
     from lightning.pytorch.utilities import rank_zero_only
     register_configs()
     store, place = ConfigStore.instance(), str(runs_dir()/'sweeps'/('.others' if rank_zero_only.rank else '${now:%Y-%m-%d_%H-%M-%S}'))
-    for name in PRESETS: store.store(group='preset', name=name, node={'defaults': [f'/{name}']}, package='_global_')
+    for name in PRESETS:
+        store.store(group='preset', name=name, node={'defaults': [f'/{name}']}, package='_global_')
     store.store(name='sweep', node={'defaults': ['_self_', {'preset': 'cpu'}], 'hydra': {'run': {'dir': place}, 'sweep': {'dir': place}}})
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #c65749b4
@@ -32,7 +33,8 @@ def sweep_name(
     "A name that differs from job to job and is the same each time."
     name = '-'.join([config.name]*bool(config.name) + [config.audio, config.preset, f'seed{config.seed}'])
     rest = '-'.join(sorted(o for o in overrides if o.split('=')[0] not in _NAMED))
-    if not rest: return name
+    if not rest:
+        return name
     plain = re.fullmatch(r'[\w.=-]{1,60}', rest, re.ASCII) and '..' not in rest
     return f"{name}-{rest if plain else hashlib.sha256(rest.encode()).hexdigest()[:8]}"
 
@@ -47,9 +49,11 @@ def when_free(
     "Call `make`; while another process holds its lock, wait and call it again."
     begin = time.monotonic()
     while True:
-        try: return make(*args, **kwargs)
+        try:
+            return make(*args, **kwargs)
         except StorageError as e:
-            if not isinstance(e.__context__, BlockingIOError) or time.monotonic() - begin > patience: raise
+            if not isinstance(e.__context__, BlockingIOError) or time.monotonic() - begin > patience:
+                raise
         time.sleep(pause)
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #7b1ab876
@@ -91,9 +95,12 @@ def main(
     register_sweep()
     entry = hydra.main(config_path=None, config_name='sweep', version_base=None)(job)
     argv = sys.argv
-    if arguments: sys.argv = [argv[0], *arguments]         # where Hydra reads
-    try: entry()
-    finally: sys.argv = argv
+    if arguments:
+        sys.argv = [argv[0], *arguments]         # where Hydra reads
+    try:
+        entry()
+    finally:
+        sys.argv = argv
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #e412d5ed
 def sweep_results(
@@ -101,7 +108,8 @@ def sweep_results(
 ) -> list[dict]:       # For each finished job `run`, `val_psnr` in dB (None if not measured) and `overrides`, the best first
     "What the jobs of a sweep have answered."
     known = sorted(p.parent for p in (runs_dir()/'sweeps').glob('*/multirun.yaml'))
-    if sweep is None and not known: raise MissingError(f"there is no sweep in {runs_dir()/'sweeps'} yet; python -m dnerf.nerf.sweeps --multirun starts one")
+    if sweep is None and not known:
+        raise MissingError(f"there is no sweep in {runs_dir()/'sweeps'} yet; python -m dnerf.nerf.sweeps --multirun starts one")
     rows = [read_json(p) for p in Path(sweep or known[-1]).glob('*/result.json')]
     return sorted(rows, key=lambda row: -math.inf if row['val_psnr'] is None else row['val_psnr'], reverse=True)
 

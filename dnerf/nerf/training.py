@@ -99,7 +99,8 @@ def register_configs():
     store.store(group='field', name='fast', node=FastFieldConfig)
     store.store(group='field', name='fast_large', node=FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32))
     store.store(group='field', name='mlp', node=MLPFieldConfig)
-    defaults = lambda name: ['_self_', {'field': name}]
+    def defaults(name):
+        return ['_self_', {'field': name}]
     store.store(name='cpu', node=Config(portrait=PortraitConfig(mouth=True)))
     store.store(name='gpu', node=Config(defaults=defaults('fast_large'), preset='gpu', minutes=10., workers=4, data=DataConfig(frames=64, rays=1024), portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True)))
     adam = dict(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)
@@ -121,38 +122,54 @@ def compose_config(
     from hydra import compose, initialize
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
-    if preset == 'auto': preset = 'gpu' if torch.cuda.is_available() else 'cpu'
-    if preset not in PRESETS: raise InputError(f"there is no preset {preset!r}; the presets are auto, {', '.join(PRESETS)}")
+    if preset == 'auto':
+        preset = 'gpu' if torch.cuda.is_available() else 'cpu'
+    if preset not in PRESETS:
+        raise InputError(f"there is no preset {preset!r}; the presets are auto, {', '.join(PRESETS)}")
     register_configs()
     try:
-        with initialize(version_base=None): config = compose(preset, shlex.split(overrides))
+        with initialize(version_base=None):
+            config = compose(preset, shlex.split(overrides))
         for key, value in settings.items():
-            if value is not None: config[key] = value
+            if value is not None:
+                config[key] = value
     except (HydraException, OmegaConfBaseException, ValueError) as e:
         raise InputError(f"the settings cannot be used: {str(e).splitlines()[0].rstrip('.')}{_meant(preset, overrides, str(e))} (overrides: {overrides!r})") from None
     return _check_config(config)
 
-def _keys(config, before=''): return {name for key, value in config.items() for name in (before + key, *(_keys(value, f'{before}{key}.') if isinstance(value, DictConfig) else ()))}
+def _keys(config, before=''):
+    return {name for key, value in config.items() for name in (before + key, *(_keys(value, f'{before}{key}.') if isinstance(value, DictConfig) else ()))}
 
 def _meant(preset, overrides, error):
     from hydra import compose, initialize
     unknown = re.search("Could not override '(.+?)'", error)
-    if not unknown: return ''
-    with initialize(version_base=None): known = _keys(compose(preset, [word for word in shlex.split(overrides) if word.startswith('field=')]))
+    if not unknown:
+        return ''
+    with initialize(version_base=None):
+        known = _keys(compose(preset, [word for word in shlex.split(overrides) if word.startswith('field=')]))
     return did_you_mean(unknown[1], known)
 
 # %% ../../nbs/nerf/04_training.ipynb #17a472b2
 def _check_config(config):
-    if config.steps < 0 or not 0 < config.minutes < math.inf: raise InputError(f"the budget is {config.steps} steps or {config.minutes} minutes; give a positive number of one of them")
-    if not config.name: config.name = f'{config.audio}-{config.preset}'
-    check_name(config.name, 'run'); check_name(config.subject)
+    if config.steps < 0 or not 0 < config.minutes < math.inf:
+        raise InputError(f"the budget is {config.steps} steps or {config.minutes} minutes; give a positive number of one of them")
+    if not config.name:
+        config.name = f'{config.audio}-{config.preset}'
+    check_name(config.name, 'run')
+    check_name(config.subject)
     shares = config.data.face + config.data.lips + config.data.eyes + config.data.head
-    if min(config.data.frames, config.data.rays) < 1 or shares > 1: raise InputError(f"data.frames and data.rays must be at least 1 and the shares of face, lips, eyes and head at most 1 in all (now {shares:g})")
-    if config.optim.ssim and not 7 <= config.data.patch <= config.data.rays**.5: raise InputError(f"optim.ssim needs patches: data.patch must be at least 7 and its square at most data.rays (now {config.data.patch} and {config.data.rays})")
-    if config.optim.ssim and config.portrait.torso_nerf: raise InputError("optim.ssim cannot be used with portrait.torso_nerf, whose rays are no patches")
-    if not 0 <= config.optim.head_share < 1: raise InputError(f"optim.head_share is a share of the budget, at least 0 and less than 1 (now {config.optim.head_share:g})")
-    if config.workers < 0: raise InputError(f"workers is a number of processes, 0 or more (now {config.workers})")
-    if min(config.trainer.devices, config.trainer.num_nodes) < 1: raise InputError("trainer.devices and trainer.num_nodes must be at least 1")
+    if min(config.data.frames, config.data.rays) < 1 or shares > 1:
+        raise InputError(f"data.frames and data.rays must be at least 1 and the shares of face, lips, eyes and head at most 1 in all (now {shares:g})")
+    if config.optim.ssim and not 7 <= config.data.patch <= config.data.rays**.5:
+        raise InputError(f"optim.ssim needs patches: data.patch must be at least 7 and its square at most data.rays (now {config.data.patch} and {config.data.rays})")
+    if config.optim.ssim and config.portrait.torso_nerf:
+        raise InputError("optim.ssim cannot be used with portrait.torso_nerf, whose rays are no patches")
+    if not 0 <= config.optim.head_share < 1:
+        raise InputError(f"optim.head_share is a share of the budget, at least 0 and less than 1 (now {config.optim.head_share:g})")
+    if config.workers < 0:
+        raise InputError(f"workers is a number of processes, 0 or more (now {config.workers})")
+    if min(config.trainer.devices, config.trainer.num_nodes) < 1:
+        raise InputError("trainer.devices and trainer.num_nodes must be at least 1")
     return config
 
 # %% ../../nbs/nerf/04_training.ipynb #3ddf39d5
@@ -191,7 +208,8 @@ def signals(
     window = Neighbours(embedding, n, span.start, span.stop) if n else embedding
     rows = dict(c2w=subject.poses, window=window, upper_face=upper_face_signal(subject, config.portrait), torso=torso_signal(subject, config.portrait.torso_motion))
     p = config.portrait
-    if p.mouth and split == 'train': rows['mouth'] = mouth_signal(subject)
+    if p.mouth and split == 'train':
+        rows['mouth'] = mouth_signal(subject)
     return {**rows, 'frame': np.arange(subject.n_frames)} if p.pose_refinement or p.frame_code or p.backdrop == 'moving' else rows
 
 # %% ../../nbs/nerf/04_training.ipynb #b37f7e9f
@@ -208,10 +226,12 @@ class RayBatches(IterableDataset):
         self.subject, self.embedding, self.config, self.start, self.rank = subject, embedding, config, start, rank
         indices = np.array(subject.split(split))
         self.indices = indices[subject.tracked[indices]]
-        if not len(self.indices): raise InputError(f"subject {subject.name!r} has no {split} frame with a face; prepare it again from a longer video")
+        if not len(self.indices):
+            raise InputError(f"subject {subject.name!r} has no {split} frame with a face; prepare it again from a longer video")
         self.boxes, self.signals = sampling_boxes(subject), signals(subject, embedding, config, split)
         d = config.data
-        if d.patch > subject.size: raise InputError(f"data.patch={d.patch} is larger than the frames of subject {subject.name!r} ({subject.size} pixels)")
+        if d.patch > subject.size:
+            raise InputError(f"data.patch={d.patch} is larger than the frames of subject {subject.name!r} ({subject.size} pixels)")
         counts = [round(d.rays*share) for share in (d.face, d.lips, d.eyes, d.head)]
         self.kinds = np.repeat([0, 1, 2, 3, 4], [max(0, d.rays - sum(counts)), *counts])[:d.rays]
         self.rest = np.flatnonzero(self.kinds == 0)
@@ -227,8 +247,10 @@ class RayBatches(IterableDataset):
         f = rng.choice(self.indices, B, replace=B > len(self.indices))
         low, high = self.boxes[f][:, self.kinds].transpose(2, 0, 1, 3)
         pixels = low + rng.random(low.shape)*(high - low)
-        if self.config.data.head: pixels[:, self.rest] = self._outside(f, rng)
-        if self.config.data.patch: pixels[:, self.config.data.rays - self.config.data.patch**2:self.config.data.rays] = self._patches(f, rng)
+        if self.config.data.head:
+            pixels[:, self.rest] = self._outside(f, rng)
+        if self.config.data.patch:
+            pixels[:, self.config.data.rays - self.config.data.patch**2:self.config.data.rays] = self._patches(f, rng)
         pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
         at = (f[:, None], pixels[..., 1], pixels[..., 0])
         around = {'around': self.subject.poses[(f[:, None] + [-1, 0, 1]).clip(0, self.subject.n_frames - 1)]} if self.config.portrait.pose_refinement else {}
@@ -286,17 +308,23 @@ def losses(
     "Colour (paper eq. 2), coarse colour, and coverage of head and torso."
     target, mask = batch['rgb'].flatten(0, 1), batch['mask'].flatten()
     counts = (mask != BACKGROUND if ignore_backdrop else torch.ones_like(mask, dtype=torch.bool)).float()
-    error = lambda image, truth: (((image - truth)**2).mean(-1)*counts).sum()/counts.sum().clamp(min=1)
+    def error(image, truth):
+        return (((image - truth)**2).mean(-1)*counts).sum()/counts.sum().clamp(min=1)
     if 'bare' in out:
         head = torch.where((mask == HEAD)[:, None], target, out['bare'])
         target = torch.where((mask == BACKGROUND)[:, None], out['bare'], target) if 'torso' in out else head
     terms = {'colour': error(out['rgb'], target)}
-    if 'coarse' in out: terms['coarse'] = error(out['coarse'], target)
+    if 'coarse' in out:
+        terms['coarse'] = error(out['coarse'], target)
     for k in ('alone', 'alone_coarse'):
-        if k in out: terms[k] = error(out[k], head)
-    if 'bare' not in out: terms['head'] = mask_weight*((out['head'] - (mask == HEAD).float())**2).mean()
-    if ssim: terms['ssim'] = ssim*(1 - _patch_ssim(out['rgb'], target, batch['pixels'].shape[:2], patch))
-    if 'torso' in out: terms['torso'] = mask_weight*((mask != HEAD)*(out['torso'] - (mask == TORSO).float())**2).mean()
+        if k in out:
+            terms[k] = error(out[k], head)
+    if 'bare' not in out:
+        terms['head'] = mask_weight*((out['head'] - (mask == HEAD).float())**2).mean()
+    if ssim:
+        terms['ssim'] = ssim*(1 - _patch_ssim(out['rgb'], target, batch['pixels'].shape[:2], patch))
+    if 'torso' in out:
+        terms['torso'] = mask_weight*((mask != HEAD)*(out['torso'] - (mask == TORSO).float())**2).mean()
     return terms
 
 def _patch_ssim(image, truth, shape, side): # of the last `side`^2 rays of each frame
@@ -363,17 +391,23 @@ class PortraitTraining(L.LightningModule):
     def on_train_batch_start(self, batch, batch_idx):
         "Set the learning rates."
         self.budget.step = self.global_step
-        if self.trainer.world_size > 1: self.budget.agree(self.trainer.strategy)
+        if self.trainer.world_size > 1:
+            self.budget.agree(self.trainer.strategy)
         begin, o, progress = self._stage(), self.config.optim, self.budget.progress
-        if begin < 0: factor = learning_rate_factor(self.global_step, progress, o)
-        else: factor = o.decay**((self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share))
-        for group in self.optimizers().param_groups: group['lr'] = group['base_lr']*factor*.5**self.recoveries
+        if begin < 0:
+            factor = learning_rate_factor(self.global_step, progress, o)
+        else:
+            factor = o.decay**((self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share))
+        for group in self.optimizers().param_groups:
+            group['lr'] = group['base_lr']*factor*.5**self.recoveries
 
     def _stage(self): # switches attention and a torso NeRF on; the step at which the torso's stage began, or -1
         portrait, c = self.portrait, self.config
-        if c.portrait.torso_nerf and portrait.torso_begin < 0 and self.budget.progress >= c.optim.head_share: portrait.torso_begin.fill_(self.global_step)
+        if c.portrait.torso_nerf and portrait.torso_begin < 0 and self.budget.progress >= c.optim.head_share:
+            portrait.torso_begin.fill_(self.global_step)
         begin = int(portrait.torso_begin) if c.portrait.torso_nerf else -1
-        if c.portrait.attention and begin < 0: portrait.smoothing.fill_(self.global_step >= c.portrait.attention_start)     # a head that is done keeps what it has learned with
+        if c.portrait.attention and begin < 0:
+            portrait.smoothing.fill_(self.global_step >= c.portrait.attention_start)     # a head that is done keeps what it has learned with
         return begin
 
     def rays(self, batch): # of the present stage
@@ -404,10 +438,13 @@ def corrections(self:PortraitTraining,
 ) -> dict:      # Named terms; none without such options
     "Terms that hold pose corrections and frame codes small, the corrected path smooth, and the blends."
     p, weight, terms = self.config.portrait, self.config.optim.corrections, {}
-    if p.pose_refinement: terms['pose'] = weight*sum(pose_terms(self.portrait.pose_correction, batch['around'], batch['frame'], self.portrait.focal, self.portrait.size, self.portrait.n_train))
-    if p.frame_code: terms['frame_code'] = weight*self.portrait.frame_code.value[batch['frame']].square().mean()
+    if p.pose_refinement:
+        terms['pose'] = weight*sum(pose_terms(self.portrait.pose_correction, batch['around'], batch['frame'], self.portrait.focal, self.portrait.size, self.portrait.n_train))
+    if p.frame_code:
+        terms['frame_code'] = weight*self.portrait.frame_code.value[batch['frame']].square().mean()
     grid = getattr(self.portrait.heads[0], 'blend_grid', None)
-    if grid is not None and self.config.optim.blends: terms['blends'] = self.config.optim.blends*sum(grid.diff(dim=k).square().mean() for k in (2, 3, 4))
+    if grid is not None and self.config.optim.blends:
+        terms['blends'] = self.config.optim.blends*sum(grid.diff(dim=k).square().mean() for k in (2, 3, 4))
     return terms
 
 # %% ../../nbs/nerf/04_training.ipynb #19c57f91
@@ -436,7 +473,9 @@ class Watch(L.Callback):
     def on_train_start(self, trainer, module):
         "Begin the bar and the clock."
         budget, c = module.budget, module.config
-        if trainer.world_size > 1: budget.begin = time.monotonic(); budget.agree(trainer.strategy)     # starting the processes does not count
+        if trainer.world_size > 1:
+            budget.begin = time.monotonic()
+            budget.agree(trainer.strategy)     # starting the processes does not count
         self.start_time, self.saved = time.monotonic(), budget.elapsed
         budget.step = trainer.global_step
         self.check = int(budget.progress*c.checks)
@@ -450,13 +489,19 @@ class Watch(L.Callback):
         save = done or budget.elapsed - self.saved > c.save_every
         if check or save or trainer.global_step % 10 == 1:
             wrong = what_is_wrong(float(module.last['train/loss']), float(module.coverage), trainer.global_step - self.begun)
-            if wrong: return self.recover(trainer, module, wrong)
-        if done: trainer.should_stop = True
-        if check: self.check = int(budget.progress*c.checks)
+            if wrong:
+                return self.recover(trainer, module, wrong)
+        if done:
+            trainer.should_stop = True
+        if check:
+            self.check = int(budget.progress*c.checks)
         if trainer.is_global_zero:
-            if done or check: self.validate(trainer, module)
-            elif time.monotonic() - self.logged > 2: self.record(trainer, module)
-        if save: self.save(trainer)
+            if done or check:
+                self.validate(trainer, module)
+            elif time.monotonic() - self.logged > 2:
+                self.record(trainer, module)
+        if save:
+            self.save(trainer)
 
 # %% ../../nbs/nerf/04_training.ipynb #5a32f7c2
 def what_is_wrong(
@@ -467,7 +512,8 @@ def what_is_wrong(
     least:float=.02,  # Less coverage than this is no head
 ) -> str:           # `nan`, `vanished`, or empty if all is well
     "What has gone wrong in training."
-    if not math.isfinite(loss): return 'nan'
+    if not math.isfinite(loss):
+        return 'nan'
     return 'vanished' if step > patience and coverage < least else ''
 
 WRONG = dict(nan='the loss is no longer a number', vanished='the head has vanished and only the background is left')  # what `what_is_wrong` says, in words
@@ -483,7 +529,8 @@ def recover(self:Watch, trainer, module, wrong):
     if trainer.world_size > 1 or module.recoveries >= c.optim.recoveries or module.budget.progress >= 1 or stuck:
         raise DivergedError(f"run {self.folder.name!r}: {reason} after {trainer.global_step} steps (started again {module.recoveries} times); use a lower learning rate, for example overrides='optim.lr_grid={c.optim.lr_grid/4:g} optim.lr_net={c.optim.lr_net/4:g}'")
     module.recoveries += 1
-    if back: module.load_state_dict(state)
+    if back:
+        module.load_state_dict(state)
     else:
         self.begun = trainer.global_step
         torch.manual_seed(c.seed + 1000*module.recoveries)
@@ -508,9 +555,11 @@ def record(self:Watch, trainer, module, **more):
     new = not path.exists()
     with open(path, 'a', newline='') as f:
         writer = csv.DictWriter(f, row)
-        if new: writer.writeheader()
+        if new:
+            writer.writeheader()
         writer.writerow(row)
-    if trainer.logger: trainer.logger.log_metrics(values, trainer.global_step)
+    if trainer.logger:
+        trainer.logger.log_metrics(values, trainer.global_step)
     self.bar.n = min(self.bar.total, budget.step if budget.steps else round(budget.elapsed))
     self.bar.set_postfix(step=trainer.global_step, psnr=f"{values['train/psnr']:.1f}", **({'val': f"{self.best:.1f}"} if self.best > 0 else {}), krays_s=f'{rate/1e3:.0f}')
 
@@ -524,10 +573,13 @@ def validate(self:Watch, trainer, module):
     drive, error = signals(subject, self.embedding, c), []
     for n, i in enumerate(frames):
         with arithmetic(c.trainer.precision, module.device):
-            if c.val_rays: image, truth = _some_pixels(module.portrait, _row(drive, i, module.device), subject, i, c.val_rays)
-            else: image, truth = module.portrait.render(**_row(drive, i, module.device)), subject.frames[i]
+            if c.val_rays:
+                image, truth = _some_pixels(module.portrait, _row(drive, i, module.device), subject, i, c.val_rays)
+            else:
+                image, truth = module.portrait.render(**_row(drive, i, module.device)), subject.frames[i]
         error.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
-        if n == 0 and trainer.logger and not c.val_rays: trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
+        if n == 0 and trainer.logger and not c.val_rays:
+            trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
     value = -10*math.log10(max(np.mean(error), 1e-10)) if error else math.nan      # in this order NaN stays NaN, and is never the best
     if not error or value > self.best:
         self.best = value
@@ -538,7 +590,8 @@ def validate(self:Watch, trainer, module):
 def save(self:Watch, trainer):
     "Write the latest state, whole or not at all."
     last = self.folder/'checkpoints'/'last.ckpt'
-    with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part: trainer.save_checkpoint(part)    # Lightning writes on the first process
+    with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part:
+        trainer.save_checkpoint(part)    # Lightning writes on the first process
     self.saved = trainer.lightning_module.budget.elapsed
 
 @patch
@@ -561,7 +614,8 @@ def _some_pixels(portrait, row, subject, i, n):
 def _save_weights(trainer, path, value, of):
     data = io.BytesIO()     # PyTorch's own writer has no clear error for a full disk
     torch.save({'portrait': trainer.lightning_module.portrait.state_dict(), 'step': trainer.global_step, 'val_psnr': value, 'of': of}, data)
-    with staged_file(path) as part: part.write_bytes(data.getbuffer())
+    with staged_file(path) as part:
+        part.write_bytes(data.getbuffer())
 
 @patch
 def on_exception(self:Watch, trainer, module, exception):
@@ -588,7 +642,8 @@ def fingerprint(
     embedding:np.ndarray,  # `(N, 16, D)`
 ) -> dict[str, str]:       # What a run was trained on
     "Hashes of the subject's protocol and of the features: a subject that was prepared anew is another subject."
-    digest = lambda data: hashlib.sha256(data).hexdigest()[:16]
+    def digest(data):
+        return hashlib.sha256(data).hexdigest()[:16]
     return dict(subject=digest((subject.folder/'subject.json').read_bytes()), embedding=digest(np.ascontiguousarray(embedding).data))
 
 def read_config(
@@ -616,9 +671,12 @@ def read_checkpoint(
     "A checkpoint of this very run; `MissingError` if there is none, `InputError` if it is damaged or of another subject, preset or setting."
     folder = path.parents[1]
     remedy = f"delete {folder if (folder/'state.json').exists() else path} and train again"
-    if not path.is_file(): raise MissingError(f"the checkpoint {path} is missing; {remedy}")
-    try: saved = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError): raise InputError(f"the checkpoint {path} is damaged; {remedy}") from None
+    if not path.is_file():
+        raise MissingError(f"the checkpoint {path} is missing; {remedy}")
+    try:
+        saved = torch.load(path, map_location='cpu', weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise InputError(f"the checkpoint {path} is damaged; {remedy}") from None
     of = saved.get('of')
     if of and _experiment(_completed(OmegaConf.create(of['settings'])), of['inputs']) != _experiment(config, inputs):
         raise InputError(f"the checkpoint {path} is of another run (subject {of['settings']['subject']}, audio {of['settings']['audio']}, preset {of['settings']['preset']}, or of other settings or data); {remedy}")
@@ -633,8 +691,10 @@ def run_folder(
     base, k = config.name, 1
     while True:
         folder = runs_dir()/config.subject/config.name
-        if not (folder/'inputs.json').exists() or _same(folder, config, inputs): return folder
-        if named: raise InputError(f"the run {config.subject}/{config.name} exists with other settings or other data ({folder}); choose another name, or delete it")
+        if not (folder/'inputs.json').exists() or _same(folder, config, inputs):
+            return folder
+        if named:
+            raise InputError(f"the run {config.subject}/{config.name} exists with other settings or other data ({folder}); choose another name, or delete it")
         k += 1
         config.name = f'{base}-{k}'
 
@@ -644,9 +704,12 @@ def pick_precision(
     device:torch.device, # Where it will compute
 ) -> str:                # Lightning's name
     "`auto` is bfloat16 where the processor has units for it, else float32."
-    if precision != 'auto': return precision
-    if device.type == 'cuda': fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else: fast = getattr(torch.cpu, 'get_capabilities', dict)().get('amx_bf16', False)
+    if precision != 'auto':
+        return precision
+    if device.type == 'cuda':
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = getattr(torch.cpu, 'get_capabilities', dict)().get('amx_bf16', False)
     return 'bf16-mixed' if fast else '32-true'
 
 def arithmetic(
@@ -661,14 +724,16 @@ def arithmetic(
 # %% ../../nbs/nerf/04_training.ipynb #d4923894
 def _strategy(config):
     several = config.trainer.devices*config.trainer.num_nodes > 1
-    if not several or config.trainer.strategy != 'auto': return config.trainer.strategy
+    if not several or config.trainer.strategy != 'auto':
+        return config.trainer.strategy
     from lightning.pytorch.strategies import DDPStrategy
     return DDPStrategy(start_method='fork' if hasattr(sys, 'ps1') else 'popen', broadcast_buffers=False, find_unused_parameters=bool(config.portrait.attention or config.portrait.torso_nerf))    # until they are switched on these have no gradient
 
 def _trainer(config, folder, watch, device):
     import logging
     from lightning.pytorch.loggers import TensorBoardLogger
-    for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'): logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
+    for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
+        logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
     kind, t = {'cuda': 'gpu'}.get(device.type, device.type), config.trainer
     return L.Trainer(accelerator=kind, devices=[device.index] if device.index is not None and t.devices == 1 else t.devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=pick_precision(t.precision, device),
         max_epochs=1, max_steps=-1, callbacks=[watch], logger=TensorBoardLogger(folder, name='tensorboard', version=''),
@@ -680,13 +745,17 @@ def check_inputs(
     embedding:np.ndarray,  # `(N, 16, D)`
 ):
     "`InputError` for a subject or an embedding that nothing can be learned from."
-    if len(embedding) != subject.n_frames: raise InputError(f"the embedding has {len(embedding)} frames but subject {subject.name!r} has {subject.n_frames}; make it again")
+    if len(embedding) != subject.n_frames:
+        raise InputError(f"the embedding has {len(embedding)} frames but subject {subject.name!r} has {subject.n_frames}; make it again")
     for what, a in dict(poses=subject.poses, landmarks=subject.landmarks, blendshapes=subject.blendshapes, torso=subject.torso, torso_shape=subject.torso_shape, embedding=embedding).items():
         bad = np.flatnonzero(~np.isfinite(a).reshape(len(a), -1).all(1))
-        if len(bad): raise InputError(f"the {what} of subject {subject.name!r} contain numbers that are not finite (first in frame {bad[0]}); {'make it again' if what == 'embedding' else 'prepare it again'}")
+        if len(bad):
+            raise InputError(f"the {what} of subject {subject.name!r} contain numbers that are not finite (first in frame {bad[0]}); {'make it again' if what == 'embedding' else 'prepare it again'}")
     frames = training_frames(subject, 150)
-    if not frames: raise InputError(f"subject {subject.name!r} has no training frame with a face; prepare it again from a longer video")
-    if not any((subject.masks[i] == HEAD).any() for i in frames): raise InputError(f"none of {len(frames)} training frames of subject {subject.name!r} has a head in its mask; prepare it again from a video that shows a face")
+    if not frames:
+        raise InputError(f"subject {subject.name!r} has no training frame with a face; prepare it again from a longer video")
+    if not any((subject.masks[i] == HEAD).any() for i in frames):
+        raise InputError(f"none of {len(frames)} training frames of subject {subject.name!r} has a head in its mask; prepare it again from a video that shows a face")
 
 # %% ../../nbs/nerf/04_training.ipynb #4df94278
 def train(
@@ -709,7 +778,8 @@ def train(
     trainer = _trainer(config, folder, watch, pick_device(config.device))
     with locked(folder, f'the run {config.subject}/{config.name}') if trainer.is_global_zero else contextlib.nullcontext():
         if trainer.is_global_zero:
-            with staged_file(folder/'config.yaml') as part: OmegaConf.save(config, part)
+            with staged_file(folder/'config.yaml') as part:
+                OmegaConf.save(config, part)
             write_json(folder/'inputs.json', inputs)
         _fit(subject, embedding, config, trainer, watch)
     return folder
@@ -721,12 +791,17 @@ def _fit(subject, embedding, config, trainer, watch):
     L.seed_everything(config.seed, verbose=False)
     portrait = build_portrait(subject, config, embedding.shape[-1])
     last, best = (watch.folder/'checkpoints'/f'{name}.ckpt' for name in ('last', 'best'))
-    read = lambda path: read_checkpoint(path, config, watch.of['inputs'])
+    def read(path):
+        return read_checkpoint(path, config, watch.of['inputs'])
     resume = read(last)['global_step'] if last.exists() else 0
-    if not resume: portrait.initialise(subject, embedding)
-    elif trainer.is_global_zero: print(f'going on at step {resume}')
-    if trainer.is_global_zero: _forget_after(watch.folder/'metrics.csv', resume)
-    if resume and best.exists(): watch.best = read(best)['val_psnr']
+    if not resume:
+        portrait.initialise(subject, embedding)
+    elif trainer.is_global_zero:
+        print(f'going on at step {resume}')
+    if trainer.is_global_zero:
+        _forget_after(watch.folder/'metrics.csv', resume)
+    if resume and best.exists():
+        watch.best = read(best)['val_psnr']
     module = PortraitTraining(portrait, config, budget)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
@@ -736,9 +811,11 @@ def _fit(subject, embedding, config, trainer, watch):
 
 def _forget_after(path, step):
     "Drop the rows of the curves that lie after the checkpoint."
-    if not path.exists(): return
+    if not path.exists():
+        return
     head, *rows = path.read_text().splitlines()
-    with staged_file(path) as part: part.write_text('\n'.join([head] + [r for r in rows if int(r.split(',')[0]) <= step]) + '\n')
+    with staged_file(path) as part:
+        part.write_text('\n'.join([head] + [r for r in rows if int(r.split(',')[0]) <= step]) + '\n')
 
 def build_portrait(
     subject:Subject,   # Size and focal length come from here
@@ -747,7 +824,8 @@ def build_portrait(
 ) -> Portrait:         # Not yet initialised
     "The modules that a configuration describes."
     portrait = Portrait(config.portrait, config.field, audio_dim, upper_face_signal(subject, config.portrait).shape[1], subject.size, subject.focal, subject.n_frames, len(subject.split('train')), mouth_signal(subject, config.portrait.mouth).shape[1])
-    if not config.portrait.torso_nerf: portrait.torso.modes = mode_pictures(subject)
+    if not config.portrait.torso_nerf:
+        portrait.torso.modes = mode_pictures(subject)
     return portrait
 
 # %% ../../nbs/nerf/04_training.ipynb #0ada41f8
@@ -776,11 +854,13 @@ def load_run(
     "Open a trained run with its best checkpoint; one sentence says why it cannot be used."
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
-    if not isinstance(run, (str, Path)): return run
+    if not isinstance(run, (str, Path)):
+        return run
     folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
-    if len(missing) == len(PARTS_OF_A_RUN) or not str(run): raise MissingError(f"there is no trained run {str(run)!r}; known are: {known}")
+    if len(missing) == len(PARTS_OF_A_RUN) or not str(run):
+        raise MissingError(f"there is no trained run {str(run)!r}; known are: {known}")
     if missing:
         remedy = f'delete {folder} and train again' if (folder/'state.json').exists() else 'train with the same settings again'
         raise MissingError(f"the run {run} is incomplete ({', '.join(missing)} missing): its training was not finished, or it was not copied as a whole; {remedy} (trained are: {known})")
@@ -788,10 +868,12 @@ def load_run(
         config, state, inputs = read_config(folder), read_json(folder/'state.json'), read_json(folder/'inputs.json')
         subject = Subject.load(config.subject)
         embedding = subject.embedding(config.audio)
-        if fingerprint(subject, embedding) != inputs: raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
+        if fingerprint(subject, embedding) != inputs:
+            raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew after the run {folder.name!r} was trained; train again")
         portrait = build_portrait(subject, config, embedding.shape[-1])
         portrait.load_state_dict(read_checkpoint(folder/'checkpoints'/'best.ckpt', config, inputs)['portrait'])
-    except DnerfError: raise
+    except DnerfError:
+        raise
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as e:
         raise InputError(f"the run {run} cannot be opened: it was trained by another version of dnerf, or it is damaged ({type(e).__name__}: {' '.join(str(e).split())[:160]}); train it again") from e
     device = pick_device(device)
@@ -807,7 +889,8 @@ def render_driven(
     keep_memory()
     def picture(i):
         "Frame `i`, rendered."
-        with arithmetic(run.config.trainer.precision, run.device): return i, run.portrait.render(**_row(drive, i, run.device)).float().cpu().numpy()
+        with arithmetic(run.config.trainer.precision, run.device):
+            return i, run.portrait.render(**_row(drive, i, run.device)).float().cpu().numpy()
     threads = torch.get_num_threads() if run.device.type == 'cpu' else 1
     yield from (map(picture, frames) if threads == 1 else _side_by_side(picture, frames, threads))
 
@@ -826,10 +909,12 @@ def rendering_speed(
 ) -> float:     # Frames per second
     "Speed of rendering, when nothing is done with the frames."
     first, *others = list(frames)[:n + 1]
-    for _ in render(run, [first]): pass
+    for _ in render(run, [first]):
+        pass
     others = others or [first]
     start = time.perf_counter()
-    for _ in render(run, others): pass
+    for _ in render(run, others):
+        pass
     return len(others)/(time.perf_counter() - start)
 
 def _side_by_side(do, items, threads):
@@ -839,10 +924,13 @@ def _side_by_side(do, items, threads):
         try:
             for item in items:
                 waiting.append(pool.submit(do, item))
-                if len(waiting) >= 2*threads: yield waiting.popleft().result()
-            while waiting: yield waiting.popleft().result()
+                if len(waiting) >= 2*threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
-            for future in waiting: future.cancel()
+            for future in waiting:
+                future.cancel()
             torch.set_num_threads(before)
 
 # %% ../../nbs/nerf/04_training.ipynb #6745c350
@@ -854,6 +942,7 @@ def pose_jitter(
     span = run.subject.split('train')
     poses = torch.from_numpy(np.array(run.subject.poses[span.start:span.stop])).to(run.device)
     tracked = jitter(poses, run.subject.focal, run.subject.size)
-    if not run.config.portrait.pose_refinement: return tracked, tracked
+    if not run.config.portrait.pose_refinement:
+        return tracked, tracked
     corrected = run.portrait.pose_correction(poses, torch.arange(span.start, span.stop, device=run.device))
     return tracked, jitter(corrected, run.subject.focal, run.subject.size)

@@ -23,11 +23,13 @@ def find_blinks(
     closed = np.asarray(lids).mean(1)
     level = np.median(closed)
     top = np.quantile(closed, .995) - level if len(closed) else 0
-    if top < depth: return np.zeros((0, 3), int)
+    if top < depth:
+        return np.zeros((0, 3), int)
     away, found = np.flatnonzero(np.diff(np.r_[0, (closed > level + .15*top).astype(np.int8), 0])).reshape(-1, 2), []
     for a, b in away:
         peak = a + int(closed[a:b].argmax())
-        if closed[peak] < level + .5*top or b - a > longest: continue
+        if closed[peak] < level + .5*top or b - a > longest:
+            continue
         found.append((max(0, a - 1), peak, min(len(closed), b + 1)))
     return np.array(found, int).reshape(-1, 3)
 
@@ -53,7 +55,8 @@ def blink_style(
     level = np.median(open_lids(lids, found), 0)
     pieces = [lids[p - before:p + after + 1] - level for _, p, _ in found if before <= p < len(lids) - after]
     rate = 60*FPS*len(found)/max(1, len(lids))
-    if len(pieces) < 3: return BlinkStyle(rate, np.outer(PLAIN_CURVE, [.8, .8]).astype(np.float32), level, False)
+    if len(pieces) < 3:
+        return BlinkStyle(rate, np.outer(PLAIN_CURVE, [.8, .8]).astype(np.float32), level, False)
     taper = np.minimum(1, np.minimum(np.arange(before + after + 1), np.arange(before + after + 1)[::-1])/2)[:, None]   # begins and ends at 0
     return BlinkStyle(rate, (np.mean(pieces, 0)*taper).clip(0).astype(np.float32), level, True)
 
@@ -63,8 +66,10 @@ def open_lids(
 ) -> np.ndarray:       # `(L, 2)`
     "The lids without their blinks: bridged by straight lines, and never further closed than lids usually are."
     keep = np.ones(len(lids), bool)
-    for a, _, b in blinks: keep[a:b] = False
-    if not keep.any(): return np.asarray(lids)
+    for a, _, b in blinks:
+        keep[a:b] = False
+    if not keep.any():
+        return np.asarray(lids)
     at = np.flatnonzero(keep)
     out = np.stack([np.interp(np.arange(len(lids)), at, lids[at, k]) for k in range(lids.shape[1])], 1)
     return np.minimum(out, np.quantile(lids[at], .9, axis=0)).astype(np.float32)
@@ -78,12 +83,14 @@ def blink_times(
 ) -> np.ndarray:   # int `(m,)` frames, increasing
     "Frames at which blinks begin."
     rng, times, t = np.random.default_rng([seed, 1]), [], 0.
-    if rate <= 0: return np.zeros(0, int)
+    if rate <= 0:
+        return np.zeros(0, int)
     mean = max(60*FPS/rate, least + 1)
     while True:
         pause = least + rng.gamma(3, (mean - least)/3)
         t += pause if times else pause*rng.random()
-        if t >= n: return np.array(times, int)
+        if t >= n:
+            return np.array(times, int)
         times.append(int(t))
 
 # %% ../../nbs/talk/00b_blinks.ipynb #f5e3e379
@@ -96,7 +103,8 @@ def blink_train(
     "Blinks of a new video."
     K = len(style.curve)
     out = np.zeros((n + K, 2), np.float32)
-    for t in blink_times(n, style.rate if rate is None else rate, seed): out[t:t + K] = np.maximum(out[t:t + K], style.curve)
+    for t in blink_times(n, style.rate if rate is None else rate, seed):
+        out[t:t + K] = np.maximum(out[t:t + K], style.curve)
     return out[:n]
 
 def lid_columns(
@@ -111,6 +119,9 @@ def check_blinks(
     blinks:float=None, # Blinks per minute; None: as the person
 ):
     "`InputError` for a rate that is none, or that this run cannot show."
-    if blinks is None: return
-    if not 0 <= blinks <= 60: raise InputError(f"blinks={blinks:g} cannot be; give blinks per minute from 0 to 60, people have about 15")
-    if blinks and not lid_columns(run): raise InputError("this run was trained without eyelids (portrait.eyelids), so it cannot blink on demand; leave blinks out, or train with portrait.eyelids=true")
+    if blinks is None:
+        return
+    if not 0 <= blinks <= 60:
+        raise InputError(f"blinks={blinks:g} cannot be; give blinks per minute from 0 to 60, people have about 15")
+    if blinks and not lid_columns(run):
+        raise InputError("this run was trained without eyelids (portrait.eyelids), so it cannot blink on demand; leave blinks out, or train with portrait.eyelids=true")

@@ -29,8 +29,10 @@ from ..video.pieces import join_videos
 # %% ../../nbs/talk/00e_drive.ipynb #79998fd9
 class ByFrame:
     "Like an array with one row per frame, of which each is computed when it is asked for."
-    def __init__(self, f): self.f = f
-    def __getitem__(self, i): return self.f(i)
+    def __init__(self, f):
+        self.f = f
+    def __getitem__(self, i):
+        return self.f(i)
 
 def with_open_lids(
     run,            # A trained run
@@ -38,7 +40,8 @@ def with_open_lids(
 ):                  # Motion whose lids have no blinks, and the `BlinkStyle` of the person; None where lids are not asked for
     "Take the recorded blinks out of a motion."
     columns = lid_columns(run)
-    if not columns: return motion, None
+    if not columns:
+        return motion, None
     train = run.subject.split('train')
     style, rows = blink_style(upper_face_signal(run.subject, run.config.portrait)[train.start:train.stop, columns]), motion.upper_face.copy()
     rows[:, columns] = open_lids(rows[:, columns], find_blinks(rows[:, columns])) if motion.own and len(rows) > 1 else style.level
@@ -59,7 +62,8 @@ def driven_signals(
     def upper_face(i):
         "Brows and lids of frame i."
         row = motion.at(i)['upper_face']
-        if columns: row[columns] += lids[i]
+        if columns:
+            row[columns] += lids[i]
         return row
     mouth = dict(articulation=ByFrame(lambda i: np.float32(articulation))) if run.config.portrait.mouth else {}
     return dict(c2w=ByFrame(lambda i: motion.at(i)['c2w']), window=speech_windows(run, steps), upper_face=ByFrame(upper_face), torso=ByFrame(lambda i: motion.at(i)['torso']), **mouth)
@@ -82,16 +86,19 @@ def rendering_seconds(
     "Time that rendering will take, from two frames after one to warm up."
     first, *others = list(run.subject.split('train'))[:3]
     rows = signals(run.subject, run.embedding, run.config)
-    for _ in render(run, rows, [first]): pass
+    for _ in render(run, rows, [first]):
+        pass
     start = time.perf_counter()
-    for _ in render(run, rows, others or [first]): pass
+    for _ in render(run, rows, others or [first]):
+        pass
     return n*(time.perf_counter() - start)/max(1, len(others))
 
 def in_words(
     seconds:float, # A duration
 ) -> str: # E.g. `2 h 5 min`
     "A duration, roughly."
-    if seconds < 90: return f'{max(1, round(seconds))} s'
+    if seconds < 90:
+        return f'{max(1, round(seconds))} s'
     minutes = round(seconds/60)
     return f'{minutes} min' if minutes < 90 else f'{minutes//60} h {minutes % 60} min'
 
@@ -113,20 +120,25 @@ def job_key(
 def _open_job(folder, key): # the folder of the pieces, emptied if they are of something else
     if (folder/'job.json').is_file() and read_json(folder/'job.json').get('key') != key:
         for path in folder.iterdir():
-            if not path.name.endswith('.lock'): path.unlink()
-    if not (folder/'job.json').is_file(): write_json(folder/'job.json', dict(key=key))
+            if not path.name.endswith('.lock'):
+                path.unlink()
+    if not (folder/'job.json').is_file():
+        write_json(folder/'job.json', dict(key=key))
 
 @contextmanager
 def _nothing_left(folder): # an error before there is anything worth keeping takes the folder with it
-    try: yield
+    try:
+        yield
     except BaseException:
-        if not any(p.suffix in ('.mp4', '.npy') for p in folder.iterdir()): shutil.rmtree(folder)
+        if not any(p.suffix in ('.mp4', '.npy') for p in folder.iterdir()):
+            shutil.rmtree(folder)
         raise
 
 def _once(path, make): # an array that is made once and kept
     if not path.is_file():
         with staged_file(path) as tmp:
-            with open(tmp, 'wb') as f: np.save(f, make())
+            with open(tmp, 'wb') as f:
+                np.save(f, make())
     return np.load(path)
 
 def write_pieces(
@@ -139,11 +151,14 @@ def write_pieces(
     spans = [range(a, min(a + SEGMENT, n)) for a in range(0, n, SEGMENT)]
     parts = [folder/f'{k:05d}.mp4' for k in range(len(spans))]
     done = next((k for k, p in enumerate(parts) if not p.is_file()), len(parts))
-    if show and done: print(f'going on at frame {min(done*SEGMENT, n)} of {n}')
-    if done == len(parts): return parts
+    if show and done:
+        print(f'going on at frame {min(done*SEGMENT, n)} of {n}')
+    if done == len(parts):
+        return parts
     with closing(pictures(range(done*SEGMENT, n))) as frames:
         bar = iter(progress_bar(frames, total=n, initial=done*SEGMENT, desc='rendering', unit='frame', disable=not show))
-        for part, span in zip(parts[done:], spans[done:]): write_video(part, itertools.islice(bar, len(span)), fps=FPS)
+        for part, span in zip(parts[done:], spans[done:]):
+            write_video(part, itertools.islice(bar, len(span)), fps=FPS)
     return parts
 
 # %% ../../nbs/talk/00e_drive.ipynb #d1162d9a
@@ -154,24 +169,35 @@ def output_path(
 ) -> Path:  # An .mp4
     "Where the video goes: `speech/<name>.mp4` in the run's folder, if nothing is said."
     out = Path(out).expanduser() if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
-    if out.suffix.lower() != '.mp4': raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
-    if out.is_dir(): raise InputError(f"{out} is a folder; give the name of a file")
-    if out.resolve() == Path(speech).resolve(): raise InputError(f"{out} is the speech itself; give the video another name")
-    if not next(p for p in out.absolute().parents if p.exists()).is_dir(): raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
+    if out.suffix.lower() != '.mp4':
+        raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the name of a file")
+    if out.resolve() == Path(speech).resolve():
+        raise InputError(f"{out} is the speech itself; give the video another name")
+    if not next(p for p in out.absolute().parents if p.exists()).is_dir():
+        raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
     return out
 
 def _check_request(run, blinks, pitch, rhythm, size, paste, articulation):
-    check_blinks(run, blinks); check_controls(pitch, rhythm)
-    if not 0 <= articulation <= 3: raise InputError(f"articulation={articulation:g} cannot be; give a number from 0 (the mouth is still) over 1 (as the person) to 3")
-    if articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]): raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
-    if size is not None and paste: raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
-    if size is not None and not 32 <= size <= 4096: raise InputError(f"size is {size}; give a number of pixels from 32 to 4096")
+    check_blinks(run, blinks)
+    check_controls(pitch, rhythm)
+    if not 0 <= articulation <= 3:
+        raise InputError(f"articulation={articulation:g} cannot be; give a number from 0 (the mouth is still) over 1 (as the person) to 3")
+    if articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]):
+        raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
+    if size is not None and paste:
+        raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
+    if size is not None and not 32 <= size <= 4096:
+        raise InputError(f"size is {size}; give a number of pixels from 32 to 4096")
 
 # %% ../../nbs/talk/00e_drive.ipynb #7db9fc85
 def _finished(i, image, paster, size, badge): # uint8 picture of frame i
     image = to_uint8(image)
-    if paster: image = paster(i, image)
-    elif size and size != image.shape[0]: image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC)
+    if paster:
+        image = paster(i, image)
+    elif size and size != image.shape[0]:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC)
     return draw_badge(image) if badge else image
 
 def _pixels(run, paster, size): # of a frame of the video
@@ -213,15 +239,21 @@ def drive(
         with _nothing_left(pieces):
             nbytes = video_bytes(n, _pixels(run, paster, size))
             need_space(out, 2*nbytes, f"the video {out.name}")
-            if progress: say(f"{run_name(run)} says {Path(speech).name}: {n} frames, {in_words(n/FPS)}; rendering takes about {in_words(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
-            if silence(wav).all(): say(f"{Path(speech).name} is silent throughout, so the mouth stays closed")
+            if progress:
+                say(f"{run_name(run)} says {Path(speech).name}: {n} frames, {in_words(n/FPS)}; rendering takes about {in_words(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
+            if silence(wav).all():
+                say(f"{Path(speech).name} is silent throughout, so the mouth stays closed")
             steps = _once(pieces/'steps.npy', lambda: hear(run, wav, pitch, rhythm, words, weights))
         rows = driven_signals(run, steps, moves, blinks, seed, articulation)
         def pictures(span):
             "Finished pictures of some frames."
-            for i, image in zip(span, in_order(render(run, rows, span), span)): yield _finished(i, image, paster, size, badge)
-        try: parts = write_pieces(pieces, n, pictures, progress)
-        except KeyboardInterrupt: say('stopped; run the same command again to go on'); raise
+            for i, image in zip(span, in_order(render(run, rows, span), span)):
+                yield _finished(i, image, paster, size, badge)
+        try:
+            parts = write_pieces(pieces, n, pictures, progress)
+        except KeyboardInterrupt:
+            say('stopped; run the same command again to go on')
+            raise
         join_videos(out, parts, FPS, sound_of(wav, rhythm), SAMPLE_RATE, synthetic_metadata(run, f'driven by {Path(speech).name}'))
     shutil.rmtree(pieces)
     return out

@@ -32,9 +32,11 @@ class Loop:
     ):     # Place in the recording, float, of the same shape
         "Where the recording is in frame i."
         n, T = self.last - self.first, self.turn
-        if not T: return np.full(np.shape(i), float(self.first))
+        if not T:
+            return np.full(np.shape(i), float(self.first))
         k = (np.asarray(i) + self.start) % (2*(n + T))
-        over = lambda t: T/np.pi*np.sin(np.pi*t/T)
+        def over(t):
+            return T/np.pi*np.sin(np.pi*t/T)
         return np.select([k <= n, k < n + T, k <= 2*n + T], [self.first + k*1., self.last + over(k - n), self.last - (k - n - T)*1.], self.first - over(k - 2*n - T))
 
 # %% ../../nbs/talk/00a_motion.ipynb #07f233b5
@@ -44,7 +46,8 @@ def between(
 ) -> np.ndarray:     # float32
     "Linear interpolation over time."
     p = np.clip(np.asarray(p, float), 0, len(rows) - 1)
-    lo = np.floor(p).astype(int); hi = np.minimum(lo + 1, len(rows) - 1)
+    lo = np.floor(p).astype(int)
+    hi = np.minimum(lo + 1, len(rows) - 1)
     w = (p - lo).reshape(*p.shape, *[1]*(rows.ndim - 1))
     return ((1 - w)*rows[lo] + w*rows[hi]).astype(np.float32)
 
@@ -83,14 +86,18 @@ def find_loop(
     "The recording to and fro, turning where the head is calm."
     recorded, L = acceleration(poses, focal, size), len(poses)
     limit = recorded.max(initial=0.)
-    pick = lambda lively: np.flatnonzero(lively <= max(lively.min(), recorded.mean()))[-1]
+    def pick(lively):
+        return np.flatnonzero(lively <= max(lively.min(), recorded.mean()))[-1]
     while True:
         margin, t = int(np.ceil(turn/np.pi)), np.arange(-2, turn + 3)
-        if L < 4*(margin + 3): return Loop(L//2, L//2, 0)                    # too short to move
+        if L < 4*(margin + 3):
+            return Loop(L//2, L//2, 0)                    # too short to move
         over = np.where((t < 0) | (t > turn), np.where(t < 0, t, turn - t), turn/np.pi*np.sin(np.pi*t/turn))
-        ends = np.unique(np.linspace(L - 1 - margin - L//4, L - 1 - margin, most).astype(int)); begins = L - 1 - ends
+        ends = np.unique(np.linspace(L - 1 - margin - L//4, L - 1 - margin, most).astype(int))
+        begins = L - 1 - ends
         back, forth = _liveliness(poses, focal, size, ends[:, None] + over), _liveliness(poses, focal, size, begins[:, None] - over)
-        if max(back.min(), forth.min()) <= limit or L < 8*(margin + 3): return Loop(int(begins[pick(forth)]), int(ends[pick(back)]), turn)
+        if max(back.min(), forth.min()) <= limit or L < 8*(margin + 3):
+            return Loop(int(begins[pick(forth)]), int(ends[pick(back)]), turn)
         turn *= 2
 
 # %% ../../nbs/talk/00a_motion.ipynb #b9df12e7
@@ -129,9 +136,11 @@ def longest_stretch(
 # %% ../../nbs/talk/00a_motion.ipynb #21c76119
 def _training_poses(run, span): # (L, 4, 4) as tracked, or as the run has corrected them
     poses = np.array(run.subject.poses[span.start:span.stop])
-    if not run.config.portrait.pose_refinement: return poses
+    if not run.config.portrait.pose_refinement:
+        return poses
     frames = torch.arange(span.start, span.stop, device=run.device)
-    with torch.no_grad(): return run.portrait.pose_correction(torch.from_numpy(poses).to(run.device), frames).cpu().numpy()
+    with torch.no_grad():
+        return run.portrait.pose_correction(torch.from_numpy(poses).to(run.device), frames).cpu().numpy()
 
 # %% ../../nbs/talk/00a_motion.ipynb #c31cb2f3
 def usual_frame(
@@ -150,10 +159,12 @@ def recorded_motion(
     s, train = run.subject, run.subject.split('train')
     span = longest_stretch(s.tracked[train.start:train.stop])
     span = range(train.start + span.start, train.start + span.stop)
-    if not len(span): raise InputError(f"subject {s.name!r} has no training frame with a face; prepare it again from a longer video")
+    if not len(span):
+        raise InputError(f"subject {s.name!r} has no training frame with a face; prepare it again from a longer video")
     poses, rows = smooth_poses(_training_poses(run, span), 2.), slice(span.start, span.stop)
     loop = find_loop(poses, s.focal, s.size)
-    if loop.turn and seed is not None: loop.start = int(np.random.default_rng(seed).integers(loop.last - loop.first + 1))
+    if loop.turn and seed is not None:
+        loop.start = int(np.random.default_rng(seed).integers(loop.last - loop.first + 1))
     return Motion(poses, torso_signal(s, run.config.portrait.torso_motion)[rows], upper_face_signal(s, run.config.portrait)[rows], np.array(span), loop)
 
 def still_motion(
@@ -183,16 +194,22 @@ def read_poses(
 ) -> np.ndarray: # float64 `(N, 4, 4)`
     "Poses of a head from a file, in order."
     path = Path(path)
-    if not path.is_file(): raise MissingError(f"there is no file of poses {path}; check the path")
+    if not path.is_file():
+        raise MissingError(f"there is no file of poses {path}; check the path")
     try:
-        if path.suffix == '.json': poses = [f['transform_matrix'] for f in sorted(json.loads(path.read_text(encoding='utf-8'))['frames'], key=lambda f: f.get('img_id', 0))]
-        else: poses = np.load(path, allow_pickle=False)
+        if path.suffix == '.json':
+            poses = [f['transform_matrix'] for f in sorted(json.loads(path.read_text(encoding='utf-8'))['frames'], key=lambda f: f.get('img_id', 0))]
+        else:
+            poses = np.load(path, allow_pickle=False)
         poses = np.array(poses, float)
-    except (ValueError, KeyError, TypeError, EOFError, OSError): raise InputError(f"{path} cannot be read as poses; give an .npy file of (N, 4, 4) camera-to-world matrices or AD-NeRF's transforms_*.json") from None
-    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses): raise InputError(f"{path} holds an array of shape {poses.shape}; poses are (N, 4, 4)")
+    except (ValueError, KeyError, TypeError, EOFError, OSError):
+        raise InputError(f"{path} cannot be read as poses; give an .npy file of (N, 4, 4) camera-to-world matrices or AD-NeRF's transforms_*.json") from None
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
+        raise InputError(f"{path} holds an array of shape {poses.shape}; poses are (N, 4, 4)")
     R = poses[:, :3, :3]
     bad = ~np.isfinite(poses).all((1, 2)) | (abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) > .01) | ~(np.linalg.det(R) > 0)
-    if bad.any(): raise InputError(f"pose {np.flatnonzero(bad)[0]} in {path} is not a rigid camera-to-world matrix; track the head again")
+    if bad.any():
+        raise InputError(f"pose {np.flatnonzero(bad)[0]} in {path} is not a rigid camera-to-world matrix; track the head again")
     return poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #97912abe
@@ -204,7 +221,8 @@ def poses_of_video(
     from dnerf.video.prepare import choose_crop, first_pass
     from dnerf.video.tracking import solve_head
     track, inside, *_ = first_pass(path, probe(path))
-    if not track.found.any(): raise InputError(f"no face was found in {path}; give a video of one person as motion")
+    if not track.found.any():
+        raise InputError(f"no face was found in {path}; give a video of one person as motion")
     return solve_head(track, choose_crop(track.landmarks, inside, track.found), 256).poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #08d516e9
@@ -215,14 +233,20 @@ def open_motion(
     n_frames:int=None, # Length of the new video; foreign motion that lasts as long is played once, from its first frame
 ) -> Motion:         # Of any length
     "What the head shall do, by name."
-    if motion == 'loop': return recorded_motion(run, seed)
-    if motion == 'still': return still_motion(run)
+    if motion == 'loop':
+        return recorded_motion(run, seed)
+    if motion == 'still':
+        return still_motion(run)
     path = Path(motion)
-    if path.suffix in ('.npy', '.json'): poses = read_poses(path)
-    elif path.is_file(): poses = poses_of_video(path)
+    if path.suffix in ('.npy', '.json'):
+        poses = read_poses(path)
+    elif path.is_file():
+        poses = poses_of_video(path)
     else:
-        try: other = Subject.load(str(motion))
-        except MissingError as e: raise MissingError(f"there is no motion {str(motion)!r}: it is 'loop', 'still', a file of poses (.npy, .json), a video, or a prepared subject ({str(e).split('; ')[-1]})") from None
+        try:
+            other = Subject.load(str(motion))
+        except MissingError as e:
+            raise MissingError(f"there is no motion {str(motion)!r}: it is 'loop', 'still', a file of poses (.npy, .json), a video, or a prepared subject ({str(e).split('; ')[-1]})") from None
         poses = np.array(other.poses)[other.split('train').start:other.split('train').stop]
     at_rest, n = still_motion(run), len(poses)
     rows = [np.repeat(a, n, 0) for a in (at_rest.torso, at_rest.upper_face, at_rest.frames)]

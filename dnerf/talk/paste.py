@@ -23,14 +23,18 @@ def find_source(
 ) -> Path:           # The video it was prepared from
     "The original video of a subject; one sentence where it is missing or another one."
     made, crop = subject.protocol.get('source', {}), subject.protocol.get('prepare', {}).get('crop')
-    if not crop or not made.get('sha256'): raise MissingError(f"subject {subject.name!r} was not cut out of a video by prepare, so there is no picture to paste back into")
+    if not crop or not made.get('sha256'):
+        raise MissingError(f"subject {subject.name!r} was not cut out of a video by prepare, so there is no picture to paste back into")
     if given is not None:
-        if not Path(given).is_file(): raise MissingError(f"there is no video {given} to paste back into; check the path")
-        if sha256(given) != made['sha256']: raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({made['file']}); give that one")
+        if not Path(given).is_file():
+            raise MissingError(f"there is no video {given} to paste back into; check the path")
+        if sha256(given) != made['sha256']:
+            raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({made['file']}); give that one")
         return Path(given)
     names = [data_dir()/made['file'], *(data_dir()/f'{subject.name}{end}' for end in VIDEO_ENDINGS), *(data_dir()/subject.name/f'video{end}' for end in VIDEO_ENDINGS), demo_video()]
     for path in names:
-        if path.is_file() and sha256(path) == made['sha256']: return path
+        if path.is_file() and sha256(path) == made['sha256']:
+            return path
     raise MissingError(f"the portrait cannot be pasted back: {made['file']}, the video that subject {subject.name!r} was prepared from, is not in {data_dir()}; put it there or give its path as paste")
 
 # %% ../../nbs/talk/00d_paste.ipynb #9dd02cb7
@@ -50,9 +54,11 @@ class SourceFrames:
         k = int(i)//self.block
         if k not in self.blocks:
             self.blocks[k] = read_frames(self.path, k*self.block, self.block)
-            while len(self.blocks) > self.keep: self.blocks.popitem(last=False)
+            while len(self.blocks) > self.keep:
+                self.blocks.popitem(last=False)
         frames = self.blocks[k]
-        if not frames: raise InputError(f"{self.path} has no frame {i} any more; it was cut since the subject was prepared")
+        if not frames:
+            raise InputError(f"{self.path} has no frame {i} any more; it was cut since the subject was prepared")
         return frames[min(int(i) % self.block, len(frames) - 1)]
 
 # %% ../../nbs/talk/00d_paste.ipynb #582168a1
@@ -68,7 +74,8 @@ def soft_mask(
     edge = np.minimum(at, size - 1 - at)/(2.*s)
     border = np.clip(np.minimum.outer(edge, edge), 0, 1)
     border = border*border*(3 - 2*border)
-    if head is None: return border.astype(np.float32)
+    if head is None:
+        return border.astype(np.float32)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2*(g + s) + 1,)*2)
     grown = cv2.dilate(head.astype(np.uint8), disc).astype(np.float32)
     return (cv2.GaussianBlur(grown, (0, 0), s/2)*border).astype(np.float32)
@@ -82,7 +89,8 @@ def match_colour(
 ) -> np.ndarray:         # float32 `(S, S, 3)`
     "The portrait in the colours of the film around it."
     seam = (4*alpha*(1 - alpha))[..., None]
-    if seam.sum() < 1: return portrait
+    if seam.sum() < 1:
+        return portrait
     return portrait + np.clip((seam*(filmed - portrait)).sum((0, 1))/seam.sum(), -most, most).astype(np.float32)
 
 def paste_back(
@@ -93,7 +101,8 @@ def paste_back(
 ) -> np.ndarray:         # uint8 `(H, W, 3)`
     "The full picture with the portrait in it."
     x, y, side = crop
-    fit = lambda a: a if a.shape[0] == side else cv2.resize(a, (side, side), interpolation=cv2.INTER_CUBIC if side > a.shape[0] else cv2.INTER_AREA)
+    def fit(a):
+        return a if a.shape[0] == side else cv2.resize(a, (side, side), interpolation=cv2.INTER_CUBIC if side > a.shape[0] else cv2.INTER_AREA)
     alpha, new = fit(mask).clip(0, 1), fit(portrait).astype(np.float32)
     filmed, out = image[y:y + side, x:x + side], image.copy()
     new = match_colour(new, filmed, alpha)

@@ -24,7 +24,8 @@ from ..video.tracking import track_faces
 _INNER_LIPS, _FACE = (13, 14), (10, 152)                                   # MediaPipe's landmarks: upper and lower inner lip; forehead and chin
 _LIDS, _CORNERS = ((159, 145), (386, 374)), ((33, 133), (362, 263))        # of both eyes
 
-def _distance(landmarks, pair): return np.linalg.norm(landmarks[:, pair[0], :2] - landmarks[:, pair[1], :2], axis=1)
+def _distance(landmarks, pair):
+    return np.linalg.norm(landmarks[:, pair[0], :2] - landmarks[:, pair[1], :2], axis=1)
 
 def lip_opening(
     landmarks:np.ndarray, # `(N, 478, 3)` pixels
@@ -54,7 +55,8 @@ def face_response(
     "Measure lips, eyes and head."
     frames = progress_bar(iter_frames(video), total=count_frames(video), desc='measuring', unit='frame', disable=not show)
     track = track_faces(frames)
-    if not track.found.any(): raise InputError(f"no face was found in {video}; nothing can be measured")
+    if not track.found.any():
+        raise InputError(f"no face was found in {video}; nothing can be measured")
     return Response(lip_opening(track.landmarks), eye_opening(track.landmarks), Rotation.from_matrix(track.transforms[:, :3, :3]).as_euler('yxz', degrees=True), track.found)
 
 # %% ../../nbs/talk/00f_response.ipynb #b26fce92
@@ -80,7 +82,8 @@ def change(
     "How much a control changes."
     n = len(other.lips)
     at = np.linspace(0, len(plain.lips) - 1, n).round().astype(int)                       # the same instant of slower speech
-    rms = lambda a, b: float(np.sqrt(((a - b)**2).mean())/max(1e-9, a.std()))
+    def rms(a, b):
+        return float(np.sqrt(((a - b)**2).mean())/max(1e-9, a.std()))
     return dict(lips_correlation=float(np.corrcoef(plain.lips[at], other.lips)[0, 1]), lips=rms(plain.lips[at], other.lips), eyes=rms(plain.eyes[at], other.eyes), head=rms(plain.head[at], other.head))
 
 def strip(
@@ -123,7 +126,8 @@ def against_truth(
     **settings,     # Further arguments of `drive`
 ) -> dict:          # `frames`; `seconds` that driving took; `lips_correlation` in [-1, 1], 0 for lips that never move; `lips_spread`, the rendered lips' spread over the true ones'
     "How well a run says something new."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     said = write_wav(folder/'speech.wav', speech.wav, speech.sr)
     true = face_response(make_demo(folder/'truth.mp4', speech, run.subject.size, seed=11, progress=show))         # not the bundled clip's blinks and turns
     start = time.perf_counter()

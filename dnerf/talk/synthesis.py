@@ -70,10 +70,13 @@ def in_order(
     rendered = iter(rendered)
     for i in frames:
         index, image = next(rendered, (None, None))
-        if index != i: raise DnerfError(f"the renderer gave {'nothing more' if index is None else f'frame {index}'} where frame {i} was due; sound and picture would not match")
+        if index != i:
+            raise DnerfError(f"the renderer gave {'nothing more' if index is None else f'frame {index}'} where frame {i} was due; sound and picture would not match")
         image = np.asarray(image)
-        if not np.isfinite(image).all(): raise DivergedError(f"frame {i} was rendered with values that are not finite; train again with a smaller learning rate")
-        if on_frame: on_frame(i, image)
+        if not np.isfinite(image).all():
+            raise DivergedError(f"frame {i} was rendered with values that are not finite; train again with a smaller learning rate")
+        if on_frame:
+            on_frame(i, image)
         yield to_uint8(image)
 
 # %% ../../nbs/talk/00_synthesis.ipynb #0bd32efb
@@ -86,7 +89,8 @@ def render_split(
     render=None,      # Renderer `(run, frames) -> (index, frame), ...`; that of `dnerf.nerf.training` if not given
 ) -> Path:            # The mp4
     "Render a split of the run's subject with its own sound."
-    if render is None: from dnerf.nerf.training import render_frames as render
+    if render is None:
+        from dnerf.nerf.training import render_frames as render
     frames = run.subject.split(split)
     pictures = in_order(render(run, frames), frames, on_frame)
     bar = progress_bar(pictures, total=len(frames), desc=f'rendering the {split} split', unit='frame', disable=not progress)

@@ -56,7 +56,8 @@ def speech_components(
     checkpoint = subject.folder/'speechsplit.ckpt'
     model = load_speechsplit(checkpoint) if checkpoint.is_file() else None
     dims = {parts[0]: run.embedding.shape[-1]}
-    if len(parts) > 1: dims = {p: x.shape[1] for p, x in part_steps('+'.join(parts), subject.wav[:SAMPLE_RATE], SAMPLE_RATE, FPS, model).items()}
+    if len(parts) > 1:
+        dims = {p: x.shape[1] for p, x in part_steps('+'.join(parts), subject.wav[:SAMPLE_RATE], SAMPLE_RATE, FPS, model).items()}
     columns = component_columns(dims, model.sizes if model else {})
     return {k: v for k, v in columns.items() if not any(set(w) < set(v) for w in columns.values())}
 
@@ -75,15 +76,19 @@ def view_row(
     row = {k: np.array(a[i]) for k, a in rows.items()}
     row['c2w'] = turned(row['c2w'], **(pose or {}))
     if eyelids is not None:
-        if not lid_columns(run): raise InputError("this run was trained without eyelids (portrait.eyelids), so they cannot be moved; train with portrait.eyelids=true")
+        if not lid_columns(run):
+            raise InputError("this run was trained without eyelids (portrait.eyelids), so they cannot be moved; train with portrait.eyelids=true")
         row['upper_face'][lid_columns(run)] = eyelids
     if mouth != 1:
-        if not run.portrait.n_mouth: raise InputError("this run does not read the mouth from speech (portrait.mouth), so its movement cannot be scaled; weigh the speech instead")
+        if not run.portrait.n_mouth:
+            raise InputError("this run does not read the mouth from speech (portrait.mouth), so its movement cannot be scaled; weigh the speech instead")
         row['articulation'] = np.array(mouth*row.get('articulation', 1/float(run.portrait.mouth.reach)), np.float32)
     weights = {k: v for k, v in parse_weights(weights or {}).items() if v != 1}
-    if weights and columns is None: columns = speech_components(run)
+    if weights and columns is None:
+        columns = speech_components(run)
     for name, factor in weights.items():
-        if name not in columns: raise InputError(f"this run hears no {name!r}; it hears {', '.join(columns)}")
+        if name not in columns:
+            raise InputError(f"this run hears no {name!r}; it hears {', '.join(columns)}")
         row['window'][..., columns[name]] *= factor
     return row
 
@@ -100,7 +105,8 @@ def view_frame(
     mouth:float=1.,     # Factor on the movement of a mouth that is read from speech; 0: still
 ) -> np.ndarray:  # uint8 `(size, size, 3)`
     "What a frame looks like."
-    if size is not None and not 8 <= size <= run.subject.size: raise InputError(f"size is {size}; give a number of pixels from 8 to the run's {run.subject.size}")
+    if size is not None and not 8 <= size <= run.subject.size:
+        raise InputError(f"size is {size}; give a number of pixels from 8 to the run's {run.subject.size}")
     row = view_row(run, i, signals(run.subject, run.embedding, run.config) if rows is None else rows, pose, eyelids, weights, columns, mouth)
     with arithmetic(run.config.trainer.precision, run.device):
         image = run.portrait.render(**{k: torch.from_numpy(a).to(run.device) for k, a in row.items()}, size=size)
@@ -130,12 +136,21 @@ def sound_picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     S, (f0, voiced), end_s = mel_spectrogram(wav), estimate_f0(wav), start_s + len(wav)/SAMPLE_RATE
-    fig = Figure(figsize=(6.4, 1.8), dpi=100); canvas = FigureCanvasAgg(fig)
-    top, low = fig.add_axes([.08, .72, .84, .25]), fig.add_axes([.08, .2, .84, .5]); high = low.twinx()
-    top.plot(np.linspace(start_s, end_s, len(wav)), wav, lw=.4); top.set(xlim=(start_s, end_s), ylim=(-1, 1), xticks=[], yticks=[]); top.set_ylabel('wave', fontsize=7)
-    low.imshow(S.T, origin='lower', aspect='auto', extent=(start_s, end_s, 0, MEL.n_mels), cmap='gray_r'); low.set_ylabel('mel band', fontsize=7); low.set_xlabel('time (s)', fontsize=7, labelpad=1)
-    high.plot(start_s + np.arange(len(f0))/MEL.rate, np.where(voiced, f0, np.nan), '.', ms=2, color='tab:orange'); high.set(xlim=(start_s, end_s), ylim=(0, 1.2*max(f0.max(), 100))); high.set_ylabel('F0 (Hz)', fontsize=7, color='tab:orange')
-    for ax in (low, high): ax.tick_params(labelsize=6)
+    fig = Figure(figsize=(6.4, 1.8), dpi=100)
+    canvas = FigureCanvasAgg(fig)
+    top, low = fig.add_axes([.08, .72, .84, .25]), fig.add_axes([.08, .2, .84, .5])
+    high = low.twinx()
+    top.plot(np.linspace(start_s, end_s, len(wav)), wav, lw=.4)
+    top.set(xlim=(start_s, end_s), ylim=(-1, 1), xticks=[], yticks=[])
+    top.set_ylabel('wave', fontsize=7)
+    low.imshow(S.T, origin='lower', aspect='auto', extent=(start_s, end_s, 0, MEL.n_mels), cmap='gray_r')
+    low.set_ylabel('mel band', fontsize=7)
+    low.set_xlabel('time (s)', fontsize=7, labelpad=1)
+    high.plot(start_s + np.arange(len(f0))/MEL.rate, np.where(voiced, f0, np.nan), '.', ms=2, color='tab:orange')
+    high.set(xlim=(start_s, end_s), ylim=(0, 1.2*max(f0.max(), 100)))
+    high.set_ylabel('F0 (Hz)', fontsize=7, color='tab:orange')
+    for ax in (low, high):
+        ax.tick_params(labelsize=6)
     canvas.draw()
     return SoundPicture(np.array(canvas.buffer_rgba())[..., :3], (round(.08*640), round(.92*640)), (round(.03*180), round(.8*180)))
 
@@ -178,7 +193,8 @@ def open_scene(
     runs = {Path(r.folder).name: r for r in (load_run(r, device) for r in (run, *([compare] if isinstance(compare, (str, Path)) else compare)))}
     first, *others = runs.values()
     for r in others:
-        if r.subject.name != first.subject.name: raise InputError(f"{run_name(r)} shows another person than {run_name(first)}; compare runs of one subject")
+        if r.subject.name != first.subject.name:
+            raise InputError(f"{run_name(r)} shows another person than {run_name(first)}; compare runs of one subject")
     columns = {name: speech_components(r) for name, r in runs.items()}
     if speech is None:
         frames = first.subject.split(split)[:max(1, round(seconds*FPS))]
@@ -195,18 +211,23 @@ def make_controls(
 ) -> dict:       # Widgets by name
     "Sliders, buttons, pictures."
     import ipywidgets as W
-    slider = lambda name, low, high, value, step: W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', style={'description_width': '92px'}, layout=W.Layout(width='auto'))
-    picture = lambda: W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
+    def slider(name, low, high, value, step):
+        return W.FloatSlider(min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f', style={'description_width': '92px'}, layout=W.Layout(width='auto'))
+    def picture():
+        return W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
     ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
     ui['lids'] = W.Checkbox(value=True, description='as they are', indent=False, layout=W.Layout(width='auto', margin='2px 2px 2px 16px'))
     ui['eyelids'] = slider('closed', 0, 1, 0, .05)
-    if any(r.portrait.n_mouth for r in scene.runs.values()): ui['mouth'] = slider('how far', 0, 2, 1, .05)
-    for name in dict.fromkeys(k for columns in scene.columns.values() for k in columns): ui[f'weight {name}'] = slider(name, 0, 2, 1, .05)
+    if any(r.portrait.n_mouth for r in scene.runs.values()):
+        ui['mouth'] = slider('how far', 0, 2, 1, .05)
+    for name in dict.fromkeys(k for columns in scene.columns.values() for k in columns):
+        ui[f'weight {name}'] = slider(name, 0, 2, 1, .05)
     ui['frame'] = W.IntSlider(min=scene.frames.start, max=scene.frames.stop - 1, description='frame', style={'description_width': '92px'}, layout=W.Layout(width='auto', flex='1 1 300px'))
     ui['length'] = W.BoundedFloatText(value=min(2., len(scene.frames)/FPS), min=.1, max=max(.1, len(scene.frames)/FPS), step=.5, description='play (s)', style={'description_width': '60px'}, layout=W.Layout(width='140px'))
     ui['play'], ui['reset'] = W.Button(description='play with sound', icon='play'), W.Button(description='all as it was', icon='undo')
     ui['heat'] = W.ToggleButton(description='heat map', icon='fire', disabled=scene.real is None)
-    for name in ('real', 'sound', *(f'{kind} {run}' for run in scene.runs for kind in ('picture', 'heat'))): ui[name] = picture()
+    for name in ('real', 'sound', *(f'{kind} {run}' for run in scene.runs for kind in ('picture', 'heat'))):
+        ui[name] = picture()
     ui['progress'] = W.IntProgress(description='rendering', layout=W.Layout(display='none'))
     ui['player'], ui['message'] = W.VBox(), W.HTML()
     return ui
@@ -218,10 +239,13 @@ def arrange(
 ):               # An `ipywidgets.VBox`
     "The widget's layout."
     import ipywidgets as W
-    wrap = lambda *parts: W.Box(parts, layout=W.Layout(flex_flow='row wrap', align_items='center', width='100%'))
-    column = lambda title, *parts: W.VBox([W.HTML(f'<b>{html.escape(title)}</b>'), *parts], layout=W.Layout(width='100%'))
+    def wrap(*parts):
+        return W.Box(parts, layout=W.Layout(flex_flow='row wrap', align_items='center', width='100%'))
+    def column(title, *parts):
+        return W.VBox([W.HTML(f'<b>{html.escape(title)}</b>'), *parts], layout=W.Layout(width='100%'))
     pictures = [column('real', ui['real'])]*(scene.real is not None) + [column(name, ui[f'picture {name}'], ui[f'heat {name}']) for name in scene.runs]
-    named = lambda title, names: W.VBox([W.HTML(f'<b>{title}</b>'), W.GridBox([ui[n] for n in names], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(250px, 1fr))', width='100%'))], layout=W.Layout(width='100%'))
+    def named(title, names):
+        return W.VBox([W.HTML(f'<b>{title}</b>'), W.GridBox([ui[n] for n in names], layout=W.Layout(grid_template_columns='repeat(auto-fill, minmax(250px, 1fr))', width='100%'))], layout=W.Layout(width='100%'))
     lids = [named('eyelids', ['lids', 'eyelids'])]*any(lid_columns(r) for r in scene.runs.values())
     mouth = [named('movement of the mouth', ['mouth'])] if 'mouth' in ui else []
     ui['sound'].layout.max_width = '640px'
@@ -241,9 +265,12 @@ class Viewer:
         self.scene, self.size, self.settle_s, self.waiting, self.still, self.lock = scene, min(size, first.subject.size), settle_s, None, False, threading.RLock()
         self.coarse = max(min(self.size, 32), self.size//2)
         self.sound = sound_picture(scene.wav, scene.frames.start/FPS if scene.real is not None else 0)
-        self.controls = ui = make_controls(scene); self.box = arrange(ui, scene)
-        for name in ('lids', 'heat', 'frame', *self.sliders()): ui[name].observe(self.changed, 'value')
-        ui['play'].on_click(self.play); ui['reset'].on_click(self.reset)
+        self.controls = ui = make_controls(scene)
+        self.box = arrange(ui, scene)
+        for name in ('lids', 'heat', 'frame', *self.sliders()):
+            ui[name].observe(self.changed, 'value')
+        ui['play'].on_click(self.play)
+        ui['reset'].on_click(self.reset)
         self.draw()
 
     def sliders(self) -> dict: # Name to the value that changes nothing
@@ -263,8 +290,10 @@ class Viewer:
 @contextmanager
 def _said(message): # errors that are meant for the user become a sentence in the widget
     message.value = ''
-    try: yield
-    except (DnerfError, RuntimeError) as e: message.value = f'<span style="color: #c0392b">{html.escape(str(e).splitlines()[0])}</span>'
+    try:
+        yield
+    except (DnerfError, RuntimeError) as e:
+        message.value = f'<span style="color: #c0392b">{html.escape(str(e).splitlines()[0])}</span>'
 
 @patch
 def pictures(self:Viewer,
@@ -285,10 +314,12 @@ def draw(self:Viewer,
     with self.lock, _said(ui['message']):
         i = ui['frame'].value
         shown = self.pictures(i, size or self.size)
-        for name, image in shown.items(): ui[name].value = png(image)
+        for name, image in shown.items():
+            ui[name].value = png(image)
         for name in scene.runs:
             ui[f'heat {name}'].layout.display = '' if ui['heat'].value else 'none'
-            if ui['heat'].value: ui[f'heat {name}'].value = png(heat(shown[f'picture {name}'], shown['real']))
+            if ui['heat'].value:
+                ui[f'heat {name}'].value = png(heat(shown[f'picture {name}'], shown['real']))
         ui['sound'].value = png(self.sound.at((i - scene.frames.start + .5)/len(scene.frames)))
 
 # %% ../../nbs/talk/01_viewer.ipynb #cc0bcca3
@@ -297,15 +328,20 @@ def changed(self:Viewer,
     change:dict, # From ipywidgets
 ):
     "A slider moved: a coarse picture at once, the fine one when it rests."
-    if self.still: return
+    if self.still:
+        return
     if change['owner'] is self.controls['eyelids'] and self.controls['lids'].value:
         self.controls['lids'].value = False                                            # which comes here again
         return
-    try: loop = asyncio.get_running_loop()
-    except RuntimeError: return self.draw()
-    if self.waiting: self.waiting.cancel()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return self.draw()
+    if self.waiting:
+        self.waiting.cancel()
     self.draw(self.coarse)
-    if self.coarse < self.size: self.waiting = loop.call_later(self.settle_s, self.draw)
+    if self.coarse < self.size:
+        self.waiting = loop.call_later(self.settle_s, self.draw)
 
 @patch
 def reset(self:Viewer,
@@ -313,7 +349,8 @@ def reset(self:Viewer,
 ):
     "All sliders of head and speech to where they change nothing."
     self.still = True
-    for name, value in self.sliders().items(): self.controls[name].value = value
+    for name, value in self.sliders().items():
+        self.controls[name].value = value
     self.controls['lids'].value = True
     self.still = False
     self.draw()
@@ -342,12 +379,15 @@ def play(self:Viewer,
     ui['play'].disabled, ui['progress'].layout.display, ui['progress'].max, ui['progress'].value = True, '', len(span), 0
     def pictures():
         "Frame by frame."
-        for i in span: yield self.composed(i); ui['progress'].value += 1
+        for i in span:
+            yield self.composed(i)
+            ui['progress'].value += 1
     wav = self.scene.wav[(span.start - frames.start)*SAMPLES_PER_FRAME:(span.stop - frames.start)*SAMPLES_PER_FRAME]
     with self.lock, _said(ui['message']), tempfile.TemporaryDirectory() as folder:
         clip = write_video(Path(folder)/'clip.mp4', pictures(), fps=FPS, wav=wav, sr=SAMPLE_RATE, metadata=synthetic_metadata(next(iter(self.scene.runs.values())), 'viewer'))
         before, ui['player'].children = ui['player'].children, [W.Video.from_file(clip, autoplay=True, loop=False, layout=W.Layout(width='100%', max_width='768px'))]
-        for video in before: video.close()
+        for video in before:
+            video.close()
     ui['play'].disabled, ui['progress'].layout.display = False, 'none'
 
 # %% ../../nbs/talk/01_viewer.ipynb #61ada8d9
@@ -359,8 +399,10 @@ def _repr_mimebundle_(self:Viewer, **kwargs):
 @patch
 def close(self:Viewer):
     "Forget the fine picture that is still to come, and take the widget away."
-    if self.waiting: self.waiting.cancel()
-    for widget in (*self.controls.values(), self.box): widget.close()
+    if self.waiting:
+        self.waiting.cancel()
+    for widget in (*self.controls.values(), self.box):
+        widget.close()
 
 # %% ../../nbs/talk/01_viewer.ipynb #4244281b
 def viewer(

@@ -55,7 +55,8 @@ def quiet_steps(
     quiet = (level < max(loud - 35, min(np.quantile(level, .01) + 6, loud - 15))) | (level < -75)
     edges = np.flatnonzero(np.diff(np.r_[0, quiet.astype(np.int8), 0])).reshape(-1, 2)
     for a, b in edges:
-        if (b - a)*BLOCK < shortest_s*SAMPLE_RATE and a > 0 and b < len(quiet): quiet[a:b] = False
+        if (b - a)*BLOCK < shortest_s*SAMPLE_RATE and a > 0 and b < len(quiet):
+            quiet[a:b] = False
     return quiet
 
 def silence(
@@ -65,7 +66,8 @@ def silence(
 ) -> np.ndarray:    # float32 in [0, 1], one per 20 ms; 1 is deep silence
     "How far the new speech is silent, faded in and out."
     quiet = quiet_steps(wav)
-    if quiet.all(): return np.ones(len(quiet), np.float32)
+    if quiet.all():
+        return np.ones(len(quiet), np.float32)
     x = ((distance_transform_edt(quiet) - wait_s*50)/(fade_s*50)).clip(0, 1)
     return (x*x*(3 - 2*x)).astype(np.float32)
 
@@ -95,21 +97,26 @@ def stretch_sound(
     factor:float,   # Above 1 is slower
 ) -> np.ndarray:    # float32 `(round(factor*samples),)`
     "The same voice, slower or faster."
-    if factor == 1: return np.asarray(wav, np.float32)
+    if factor == 1:
+        return np.asarray(wav, np.float32)
     graph, rate = av.filter.Graph(), Fraction(1, SAMPLE_RATE)
     graph.link_nodes(graph.add_abuffer(format='flt', sample_rate=SAMPLE_RATE, layout='mono', time_base=rate), graph.add('atempo', f'{1/factor:.6f}'), graph.add('abuffersink')).configure()
     out = []
     def pull():
         "Take what is ready."
         while True:
-            try: out.append(graph.pull().to_ndarray().ravel())
-            except (av.error.BlockingIOError, av.error.EOFError): return
+            try:
+                out.append(graph.pull().to_ndarray().ravel())
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
     padded = np.pad(np.asarray(wav, np.float32), (0, SAMPLE_RATE//2))            # the filter keeps its last window for itself
     for a in range(0, len(padded), SAMPLE_RATE):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(padded[None, a:a + SAMPLE_RATE]), format='flt', layout='mono')
         frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, a, rate
-        graph.push(frame); pull()
-    graph.push(None); pull()
+        graph.push(frame)
+        pull()
+    graph.push(None)
+    pull()
     return np.concatenate(out)[:round(len(wav)*factor)]
 
 # %% ../../nbs/talk/00c_voice.ipynb #60787948
@@ -117,13 +124,17 @@ def parse_weights(
     text, # `'content=1 rhythm=.5'`, or a dictionary
 ) -> dict[str, float]: # By component
     "Factors of the components of speech."
-    if isinstance(text, dict): return {str(k): float(v) for k, v in text.items()}
+    if isinstance(text, dict):
+        return {str(k): float(v) for k, v in text.items()}
     out = {}
     for item in str(text or '').replace(',', ' ').split():
         name, _, value = item.partition('=')
-        try: out[name] = float(value)
-        except ValueError: raise InputError(f"the weight {item!r} cannot be read; write for example 'content=1 rhythm=.5 pitch=0'") from None
-    if not all(abs(v) <= 10 for v in out.values()): raise InputError(f"weights are factors of at most 10 (now {text!r})")
+        try:
+            out[name] = float(value)
+        except ValueError:
+            raise InputError(f"the weight {item!r} cannot be read; write for example 'content=1 rhythm=.5 pitch=0'") from None
+    if not all(abs(v) <= 10 for v in out.values()):
+        raise InputError(f"weights are factors of at most 10 (now {text!r})")
     return out
 
 def check_controls(
@@ -131,8 +142,10 @@ def check_controls(
     rhythm:float, # Factor of the length
 ):
     "`InputError` for factors that cannot be."
-    if not 0 <= pitch <= 5: raise InputError(f"pitch={pitch:g} cannot be; it scales the melody, from 0 (monotone) over 1 (as it is) to 5")
-    if not .5 <= rhythm <= 2: raise InputError(f"rhythm={rhythm:g} cannot be; it stretches the speech, from 0.5 (twice as fast) over 1 (as it is) to 2")
+    if not 0 <= pitch <= 5:
+        raise InputError(f"pitch={pitch:g} cannot be; it scales the melody, from 0 (monotone) over 1 (as it is) to 5")
+    if not .5 <= rhythm <= 2:
+        raise InputError(f"rhythm={rhythm:g} cannot be; it stretches the speech, from 0.5 (twice as fast) over 1 (as it is) to 2")
 
 # %% ../../nbs/talk/00c_voice.ipynb #cea9d93e
 class Windows:
@@ -142,7 +155,8 @@ class Windows:
     ):
         self.steps, self.shape = steps, (len(steps)//STEPS_PER_FRAME, WINDOW, steps.shape[1])
 
-    def __len__(self): return self.shape[0]
+    def __len__(self):
+        return self.shape[0]
 
     def __getitem__(self,
         i, # Frame number, or an array of them
@@ -177,11 +191,13 @@ def hear(
     "The features of new speech that drive a run."
     subject, n = run.subject, frames_of(wav, rhythm)
     level = speech_db(subject.wav[:subject.split('train').stop*SAMPLES_PER_FRAME])
-    padded = lambda x: np.pad(match_level(x, level), (0, SAMPLE_RATE//2))
+    def padded(x):
+        return np.pad(match_level(x, level), (0, SAMPLE_RATE//2))
     steps = speech_steps(subject, run.config.audio, padded(wav), n_frames=n, device=run.device, other_voice=True,
         controls=Controls(pitch_range=pitch, duration=rhythm), content_from=None if content is None else match_level(content, level), weights=weights)
     code, quiet = own_silence(subject, run.embedding), silence(wav)
-    if code is None: return steps
+    if code is None:
+        return steps
     amount = np.interp((np.arange(2*n) + .5)/rhythm - .5, np.arange(len(quiet)), quiet).astype(np.float32)
     return fade_to_silence(steps, amount, code)
 

@@ -41,7 +41,8 @@ class DemoTruth:
     viseme_names: list       # (m,) one of the 15 names, see `viseme_weights`
     eyes_rest: np.ndarray    # (2, 3) centres of the left and right eyeball at rest, world axes, metre
     labels: np.ndarray       # (N, H, W) uint8: 0 background, 1 torso (shirt, neck), 2 head
-    def __len__(self): return len(self.head_to_cam)
+    def __len__(self):
+        return len(self.head_to_cam)
 
 # %% ../../nbs/video/04_demo.ipynb #37bb1d11
 def save_truth(
@@ -52,7 +53,8 @@ def save_truth(
     arrays = {f.name: np.asarray(getattr(truth, f.name)) for f in fields(truth)}
     labels = arrays.pop('labels')
     arrays['label_changes'] = np.concatenate([labels[:1], labels[1:] ^ labels[:-1]])
-    with staged_file(path) as tmp: np.savez_compressed(tmp, **arrays)
+    with staged_file(path) as tmp:
+        np.savez_compressed(tmp, **arrays)
     return Path(path)
 
 # %% ../../nbs/video/04_demo.ipynb #6b8434f5
@@ -60,12 +62,17 @@ def demo_truth(
     path:Path|None=None, # A `_truth.npz` written by `make_demo`; None for the bundled clip
 ) -> DemoTruth:          # All that is known about the clip
     "Load the ground truth of a demo clip."
-    if path is not None and not Path(path).is_file(): raise MissingError(f"there is no ground truth {path}; `make_demo` writes one beside its mp4")
-    with np.load(path or asset('demo_truth.npz')) as z: arrays = {k: z[k] for k in z.files}
+    if path is not None and not Path(path).is_file():
+        raise MissingError(f"there is no ground truth {path}; `make_demo` writes one beside its mp4")
+    with np.load(path or asset('demo_truth.npz')) as z:
+        arrays = {k: z[k] for k in z.files}
     labels = arrays['labels'] = arrays.pop('label_changes')
-    for before, now in zip(labels, labels[1:]): now ^= before
-    for k in ('fps', 'focal'): arrays[k] = arrays[k].item()
-    for k in ('facial_names', 'viseme_names'): arrays[k] = arrays[k].tolist()
+    for before, now in zip(labels, labels[1:]):
+        now ^= before
+    for k in ('fps', 'focal'):
+        arrays[k] = arrays[k].item()
+    for k in ('facial_names', 'viseme_names'):
+        arrays[k] = arrays[k].tolist()
     return DemoTruth(**arrays)
 
 # %% ../../nbs/video/04_demo.ipynb #723c028b
@@ -118,7 +125,8 @@ def phones_to_visemes(
     "Timed phones to timed visemes; a diphthong is halved."
     table, segments, begin = phone_visemes(), [], 0.
     for phone, end in phones:
-        if phone not in table: raise InputError(f"unknown phone {phone!r} at {start+begin:.2f} s; known are: {' '.join(sorted(table))}")
+        if phone not in table:
+            raise InputError(f"unknown phone {phone!r} at {start+begin:.2f} s; known are: {' '.join(sorted(table))}")
         shapes = table[phone]
         edges = [start + begin + (end-begin)*k/len(shapes) for k in range(len(shapes)+1)]
         segments += zip(edges[:-1], edges[1:], shapes)
@@ -148,7 +156,8 @@ def _staircase(
     targets = {action: np.zeros(int(duration*rate)+1) for action in sorted({a for shape in table.values() for a in shape})}
     for start, end, viseme in segments:
         i, j = (int(max(t-lead_s, 0)*rate) for t in (start, end))
-        for action, weight in table[viseme].items(): targets[action][i:j] = weight
+        for action, weight in table[viseme].items():
+            targets[action][i:j] = weight
     return targets
 
 # %% ../../nbs/video/04_demo.ipynb #d40bc3f9
@@ -164,7 +173,8 @@ def viseme_curves(
     closure = gaussian_smooth(targets.pop('lipClosure'), .018, rate).clip(0, 1)
     sigma = {'jawOpen': .040, 'mouthPucker': .045, 'mouthFunnel': .045}
     curves = {a: gaussian_smooth(x, sigma.get(a, .030), rate) for a, x in targets.items()}
-    for action, share in (('jawOpen', .9), ('mouthLowerDown', .5), ('mouthUpperUp', .5)): curves[action] *= 1 - share*closure
+    for action, share in (('jawOpen', .9), ('mouthLowerDown', .5), ('mouthUpperUp', .5)):
+        curves[action] *= 1 - share*closure
     t = np.arange(int(round(duration*fps)))/fps
     curves = {a: np.interp(t, np.arange(len(x))/rate, x) for a, x in curves.items()}
     paired = ('mouthPress', 'mouthUpperUp', 'mouthLowerDown', 'mouthStretch', 'mouthSmile')
@@ -179,7 +189,8 @@ class Speech:
     segments: list        # (start, end, viseme), seconds, from 0 to the end
     def __post_init__(self):
         unknown = sorted({v for *_, v in self.segments} - set(viseme_weights()))
-        if not self.segments or unknown: raise InputError(f"speech has {len(self.segments)} visemes, unknown among them: {unknown}; known are: {' '.join(viseme_weights())}")
+        if not self.segments or unknown:
+            raise InputError(f"speech has {len(self.segments)} visemes, unknown among them: {unknown}; known are: {' '.join(viseme_weights())}")
     @property
     def duration(self) -> float: # Seconds
         "Seconds."
@@ -193,7 +204,8 @@ class Speech:
 
 def demo_speech() -> Speech: # 36.88 s at 16 kHz
     "The speech of the bundled clip."
-    with np.load(asset('demo_truth.npz')) as z: times, names = z['visemes'].tolist(), z['viseme_names'].tolist()
+    with np.load(asset('demo_truth.npz')) as z:
+        times, names = z['visemes'].tolist(), z['viseme_names'].tolist()
     return Speech(read_audio(demo_video()), SAMPLE_RATE, [(*span, name) for span, name in zip(times, names)])
 
 # %% ../../nbs/video/04_demo.ipynb #d6554abd
@@ -215,8 +227,10 @@ def _flite(
         path = Path(folder)/'speech.wav'
         command = ['flite', '-voice', voice, '--setf', f'duration_stretch={stretch}', '-t', sentence, '-psdur', '-o', str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode or not path.is_file(): raise InputError(f"flite could not speak {sentence[:60]!r}: {done.stderr.strip()[:200] or 'no sound came'}")
-        with wave.open(str(path)) as f: pcm, sr = np.frombuffer(f.readframes(f.getnframes()), np.int16), f.getframerate()
+        if done.returncode or not path.is_file():
+            raise InputError(f"flite could not speak {sentence[:60]!r}: {done.stderr.strip()[:200] or 'no sound came'}")
+        with wave.open(str(path)) as f:
+            pcm, sr = np.frombuffer(f.readframes(f.getnframes()), np.int16), f.getframerate()
     phones = [token.rsplit(':', 1) for token in done.stdout.split()]
     return pcm, sr, [(phone, float(end)) for phone, end in phones]
 
@@ -228,9 +242,11 @@ def speak(
     stretch:float=1.05,  # Above 1 is slower
 ) -> Speech:             # Sound and visemes
     "Synthesise speech with the program flite; the same text gives the same sound."
-    if shutil.which('flite') is None: raise MissingError("the program flite is not installed, which making other speech needs; install it (Debian, Ubuntu: apt install flite) or use the bundled `demo_speech`")
+    if shutil.which('flite') is None:
+        raise MissingError("the program flite is not installed, which making other speech needs; install it (Debian, Ubuntu: apt install flite) or use the bundled `demo_speech`")
     sentences = [s for s in re.split(r'(?<=[.?!])\s+', text.strip()) if s]
-    if not sentences: raise InputError("there is no text to speak; give at least one sentence")
+    if not sentences:
+        raise InputError("there is no text to speak; give at least one sentence")
     sound, segments, begin = [], [], 0
     for sentence in sentences:
         pcm, sr, phones = _flite(sentence, voice, stretch)
@@ -354,11 +370,14 @@ def _check_request(
     speech:Speech,      # What is spoken
 ) -> int:               # Frames to draw
     "Refuse what cannot be made."
-    if Path(out).suffix.lower() != '.mp4': raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
-    if size < 32 or size % 2: raise InputError(f"size is {size}; give an even number of pixels from 32 on, for example 256")
+    if Path(out).suffix.lower() != '.mp4':
+        raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
+    if size < 32 or size % 2:
+        raise InputError(f"size is {size}; give an even number of pixels from 32 on, for example 256")
     whole = int(round(speech.duration*FPS))
     n = whole if n_frames is None else n_frames
-    if not 1 <= n <= whole: raise InputError(f"n_frames is {n_frames}, but the speech lasts {whole} frames; give 1 to {whole}, or longer speech")
+    if not 1 <= n <= whole:
+        raise InputError(f"n_frames is {n_frames}, but the speech lasts {whole} frames; give 1 to {whole}, or longer speech")
     return n
 
 # %% ../../nbs/video/04_demo.ipynb #13913334
@@ -375,7 +394,8 @@ def _draw_frames(
         facial = dict(zip(act.facial_names, act.facial[i]))
         vertices, head = renderer.person.pose(facial, act.rots[i])
         image, materials = renderer.draw(vertices, head if lights == 'head' else None)
-        heads.append(head); labels.append(label_classes(materials))
+        heads.append(head)
+        labels.append(label_classes(materials))
         yield image
 
 # %% ../../nbs/video/04_demo.ipynb #0b1460be
@@ -410,7 +430,8 @@ def make_demo(
     "Draw, voice and write a demo clip with its ground truth; deterministic."
     speech = speech or demo_speech()
     n = _check_request(out, size, n_frames, speech)
-    if lights not in ('room', 'head'): raise InputError(f"lights is {lights!r}; give 'room' or 'head'")
+    if lights not in ('room', 'head'):
+        raise InputError(f"lights is {lights!r}; give 'room' or 'head'")
     renderer, act, heads, labels = Renderer(size=size, texture=texture), perform(speech.segments, speech.duration, seed), [], []
     frames = _draw_frames(renderer, act, n, lights, heads, labels)
     sound = speech.wav[:round(n/FPS*speech.sr)]

@@ -20,7 +20,16 @@ from ..subject import BACKGROUND, TORSO, HEAD
 # %% ../../nbs/video/04a_demo_render.ipynb #e6e49de0
 class Material(IntEnum):
     "What a triangle is made of; a label image stores `material + 1`, and 0 where there is only background."
-    SKIN = 0; CAVITY = 2; EYE = 3; TEETH = 4; TONGUE = 5; LASH = 6; NECK = 7; SHIRT = 8; SOCKET = 9; HAIR = 10
+    SKIN = 0
+    CAVITY = 2
+    EYE = 3
+    TEETH = 4
+    TONGUE = 5
+    LASH = 6
+    NECK = 7
+    SHIRT = 8
+    SOCKET = 9
+    HAIR = 10
 
 # %% ../../nbs/video/04a_demo_render.ipynb #a2ef89f5
 class Rig:
@@ -46,7 +55,8 @@ def express(self:Rig,
 ) -> np.ndarray:   # (V, 3) vertices in metre, head not yet turned
     "Linear blendshapes, $V + \\sum_k w_k B_k$."
     weights = np.zeros(len(self.actions))
-    for name, w in facial.items(): weights[self.actions.index(name)] = w
+    for name, w in facial.items():
+        weights[self.actions.index(name)] = w
     return self.vertices + np.tensordot(weights, self.offsets, 1)
 
 # %% ../../nbs/video/04a_demo_render.ipynb #df8413cf
@@ -55,7 +65,8 @@ def rotation(
 ) -> np.ndarray:       # (3, 3) rotation matrix
     "Rodrigues' rotation formula."
     angle = np.linalg.norm(rotvec)
-    if angle < 1e-9: return np.eye(3)
+    if angle < 1e-9:
+        return np.eye(3)
     x, y, z = np.asarray(rotvec)/angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle)*cross + (1-np.cos(angle))*cross@cross
@@ -404,7 +415,8 @@ def backdrop(
     "A procedural room: wall, window, shelves with books, a plant."
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size]/size
     image = np.array([.33, .34, .33])*(1.05 - .45*y - .25*x)[..., None]
-    edge = lambda t, soft: 1/(1+np.exp(-t/soft*2))
+    def edge(t, soft):
+        return 1/(1+np.exp(-t/soft*2))
     def paint(cover, colour):
         "Lay a colour over the picture where `cover` `(H, W)` says."
         image[:] = image*(1-cover[..., None]) + np.array(colour)*cover[..., None]
@@ -412,8 +424,10 @@ def backdrop(
         "Paint a rectangle with soft edges."
         paint(edge(x-x0, soft)*edge(x1-x, soft)*edge(y-y0, soft)*edge(y1-y, soft), colour)
     rect(.02, .05, .27, .42, (.62, .70, .78), .012)                                             # window and its bars
-    for bar in [(.135, .05, .150, .42), (.02, .225, .27, .24)]: rect(*bar, (.25, .22, .20))
-    for shelf in [(.70, .36, 1.2, .385), (.70, .70, 1.2, .725)]: rect(*shelf, (.20, .12, .07))
+    for bar in [(.135, .05, .150, .42), (.02, .225, .27, .24)]:
+        rect(*bar, (.25, .22, .20))
+    for shelf in [(.70, .36, 1.2, .385), (.70, .70, 1.2, .725)]:
+        rect(*shelf, (.20, .12, .07))
     for top in (.36, .70):
         left = .72
         while left < 1.:
@@ -463,8 +477,10 @@ def surface(self:Renderer,
     who, (xy, depth) = self.person, self.project(vertices)
     pixel, f, bary = rasterise(xy*self.samples, depth, who.faces, self.size*self.samples)
     corners = who.faces[f]
-    mix = lambda values: (values[corners]*bary[..., None]).sum(1)
-    unit = lambda v: v/(np.linalg.norm(v, axis=1, keepdims=True) + 1e-12)
+    def mix(values):
+        return (values[corners]*bary[..., None]).sum(1)
+    def unit(v):
+        return v/(np.linalg.norm(v, axis=1, keepdims=True) + 1e-12)
     view, normal = unit(mix(vertices-self.camera)), unit(mix(vertex_normals(vertices, who.faces)))
     normal *= -np.sign((normal*view).sum(1, keepdims=True))
     rest, material, light = mix(who.rest), who.material[f], mix(self.visibility)

@@ -43,7 +43,8 @@ def head_polygon(
 ) -> np.ndarray:          # (P, 2) float32 pixels
     "Everything above the jaw line, extended sideways along the line of the ears and upwards."
     jaw = landmarks[JAW, :2]
-    along = jaw[0] - jaw[-1]; along = along/np.linalg.norm(along)
+    along = jaw[0] - jaw[-1]
+    along = along/np.linalg.norm(along)
     up = np.array([along[1], -along[0]])                              # image rows run down
     right, left = jaw[0] + reach*along, jaw[-1] - reach*along
     return np.concatenate([jaw, [left, left + reach*up, right + reach*up, right]]).astype(np.float32)
@@ -83,8 +84,10 @@ class BackgroundPlate:
     ):
         "Take in the free pixels of one frame."
         free = (probability < .3).astype(np.uint8)
-        cv2.accumulate(frame, self.sum, free); cv2.accumulateSquare(frame, self.square, free)
-        self.count += free; self.n += 1
+        cv2.accumulate(frame, self.sum, free)
+        cv2.accumulateSquare(frame, self.square, free)
+        self.count += free
+        self.n += 1
 
     def mean(self) -> np.ndarray: # (H, W, 3) float64
         "Mean over the free frames, 0 where there is none."

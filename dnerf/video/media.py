@@ -20,11 +20,16 @@ def _open(
 ):        # An open container
     "Open `path` for reading, or say in one sentence why not."
     path = Path(path).expanduser()
-    if not path.is_file(): raise MissingError(f"there is no file {path}; check the path")
-    if not path.stat().st_size: raise InputError(f"{path} is empty (0 bytes); copy or record it again")
-    try: container = av.open(str(path), metadata_errors='replace')
-    except PermissionError: raise InputError(f"{path} may not be read; change its permissions") from None
-    except av.error.FFmpegError: raise InputError(f"{path} is not a video or sound file, or it is damaged or was not copied to its end; give a file that a player can play") from None
+    if not path.is_file():
+        raise MissingError(f"there is no file {path}; check the path")
+    if not path.stat().st_size:
+        raise InputError(f"{path} is empty (0 bytes); copy or record it again")
+    try:
+        container = av.open(str(path), metadata_errors='replace')
+    except PermissionError:
+        raise InputError(f"{path} may not be read; change its permissions") from None
+    except av.error.FFmpegError:
+        raise InputError(f"{path} is not a video or sound file, or it is damaged or was not copied to its end; give a file that a player can play") from None
     kind = container.format.name
     if kind in ('tty', 'image2') or kind.endswith('_pipe'):
         container.close()
@@ -47,8 +52,10 @@ def _packets(
     stream,    # One of its streams
 ):             # Yields packets, last None or an empty one (flush)
     "The packets of `stream`; a file that breaks off ends there."
-    try: yield from container.demux(stream)
-    except av.error.FFmpegError: yield None
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError:
+        yield None
 
 def _usual(
     video, # Video stream
@@ -64,13 +71,18 @@ def _decoded(
     stream.thread_type, following = 'AUTO', Fraction(0)
     usual = _usual(stream) if stream.type == 'video' else 0
     for packet in _packets(container, stream):
-        try: frames = stream.decode(packet)
-        except av.error.FFmpegError: continue
+        try:
+            frames = stream.decode(packet)
+        except av.error.FFmpegError:
+            continue
         for frame in frames:
-            if frame.is_corrupt: continue
+            if frame.is_corrupt:
+                continue
             start = following if frame.pts is None else frame.pts*frame.time_base
-            if stream.type == 'audio': length = Fraction(frame.samples, frame.sample_rate)
-            else: length = frame.duration*frame.time_base if frame.duration else usual
+            if stream.type == 'audio':
+                length = Fraction(frame.samples, frame.sample_rate)
+            else:
+                length = frame.duration*frame.time_base if frame.duration else usual
             following = start + length
             yield start, length, frame
 
@@ -80,15 +92,18 @@ def _orientation(
     stream, # Its stream
 ):          # (clockwise rotation in degrees: 0, 90, 180, 270; mirrored left-right before that?)
     "How a stored frame must be turned to stand upright."
-    try: matrix = frame.side_data.get('DISPLAYMATRIX')
-    except ValueError: matrix = None # side data of a kind that PyAV has no name for
+    try:
+        matrix = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:
+        matrix = None # side data of a kind that PyAV has no name for
     if matrix is None:
         tag = {k.lower(): v for k, v in stream.metadata.items()}.get('rotate', '')
         degrees = float(tag) if tag.lstrip('+-').isdigit() else -frame.rotation
         return round(degrees/90)*90 % 360, False
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     mirrored = a*d - b*c < 0
-    if mirrored: a, b = -a, -b
+    if mirrored:
+        a, b = -a, -b
     return round(math.degrees(math.atan2(b, a))/90)*90 % 360, mirrored
 
 # %% ../../nbs/video/00_media.ipynb #609ba293
@@ -111,7 +126,8 @@ class _Upright:
         recipe = ('ITU709' if frame.height >= 720 else 'ITU601') if unspecified else None
         sdr = dict(dst_color_trc='BT709', dst_color_primaries='BT709') if frame.color_trc in (16, 18) else {}
         rgb = self.scaler.reformat(frame, *self.stored, format='rgb24', src_colorspace=recipe, src_color_range=frame.color_range, **sdr).to_ndarray()
-        if self.mirrored: rgb = rgb[:, ::-1]
+        if self.mirrored:
+            rgb = rgb[:, ::-1]
         return np.ascontiguousarray(np.rot90(rgb, -self.rotation//90))
 
 # %% ../../nbs/video/00_media.ipynb #3d36d622
@@ -141,7 +157,8 @@ def _picture(
 ):             # The video stream
     "The video stream of a file, or one sentence saying that there is none."
     video, audio = _streams(container)
-    if video is None: raise InputError(f"{path} has {'sound but no picture' if audio else 'no picture that can be decoded'}; a video of a person is needed")
+    if video is None:
+        raise InputError(f"{path} has {'sound but no picture' if audio else 'no picture that can be decoded'}; a video of a person is needed")
     return video
 
 def _damaged(
@@ -157,7 +174,8 @@ def _first_frame(
     "The first picture that can be decoded: the start of our clock."
     with _open(path) as container:
         video = _picture(container, path)
-        for start, _, frame in _decoded(container, video): return start, _Upright(frame, video), video.codec_context.name
+        for start, _, frame in _decoded(container, video):
+            return start, _Upright(frame, video), video.codec_context.name
     raise _damaged(path, 'picture')
 
 # %% ../../nbs/video/00_media.ipynb #7f1a1974
@@ -177,7 +195,8 @@ def _timing(
     usual, # Length of a frame when the file does not say, s
 ):         # (average fps, variable?, seconds from the first frame's start to the last one's end)
     "Average rate, evenness and length."
-    if not len(times): return 1/usual, False, 0.
+    if not len(times):
+        return 1/usual, False, 0.
     steps = np.diff(times[:, 0])
     step = float(steps.mean()) if len(steps) else usual
     length = float(times[-1, 0] - times[0, 0] + (times[-1, 1] or step))
@@ -216,14 +235,17 @@ def _schedule(
     "Spread source frames over the ticks of a constant rate; the first frame is at t = 0."
     held = None
     for start, length, frame in decoded:
-        if held is None: zero, p, i = start, Fraction(0), 0
-        elif start - zero < p: continue # out of order: damaged
+        if held is None:
+            zero, p, i = start, Fraction(0), 0
+        elif start - zero < p:
+            continue # out of order: damaged
         else:
             turn = max(i, _turn(start - zero, p, fps))
             yield held, turn - i
             i, p = turn, start - zero
         held, end = frame, start - zero + length
-    if held is not None: yield held, max(math.floor(end*fps + Fraction(1, 2)), 1) - i
+    if held is not None:
+        yield held, max(math.floor(end*fps + Fraction(1, 2)), 1) - i
 
 # %% ../../nbs/video/00_media.ipynb #fdcf0f3c
 def iter_frames(
@@ -236,11 +258,14 @@ def iter_frames(
         video = _picture(container, path)
         for frame, n in _schedule(_decoded(container, video), Fraction(fps)):
             upright = upright or _Upright(frame, video)
-            if n <= 0: continue
+            if n <= 0:
+                continue
             image = upright(frame)
-            for _ in range(n - 1): yield image.copy()
+            for _ in range(n - 1):
+                yield image.copy()
             yield image
-    if upright is None: raise _damaged(path, 'picture')
+    if upright is None:
+        raise _damaged(path, 'picture')
 
 # %% ../../nbs/video/00_media.ipynb #3de9ca6a
 def count_frames(
@@ -261,17 +286,20 @@ def _sound_blocks(
 ):             # Yields (seconds on the file's clock, or None = right after the last block; float32 (samples,))
     "Decoded, mixed down, resampled sound."
     resampler = kind = end = None
-    mono = lambda frame: [(None, f.to_ndarray().ravel().astype(np.float32)/2**31) for f in resampler.resample(frame)]
+    def mono(frame):
+        return [(None, f.to_ndarray().ravel().astype(np.float32)/2**31) for f in resampler.resample(frame)]
     for start, length, frame in _decoded(container, stream):
         new = frame.format.name, frame.layout.name, frame.sample_rate
         if kind != new or abs(start - end) > 0.02:
-            if resampler: yield from mono(None)
+            if resampler:
+                yield from mono(None)
             resampler, kind, end = av.AudioResampler('s32', 'mono', sr), new, start
             yield start, np.zeros(0, np.float32)
         frame.pts = None
         yield from mono(frame)
         end += length
-    if resampler: yield from mono(None)
+    if resampler:
+        yield from mono(None)
 
 # %% ../../nbs/video/00_media.ipynb #9ecb0d3e
 def _assemble(
@@ -285,9 +313,13 @@ def _assemble(
         if start is not None:
             zero = start if zero is None else zero
             at = round((start - zero)*sr)
-        if at > n: out.append(np.zeros(at - n, np.float32)); n = at
+        if at > n:
+            out.append(np.zeros(at - n, np.float32))
+            n = at
         new = block[max(0, n - at):]
-        out.append(new); n += len(new); at += len(block)
+        out.append(new)
+        n += len(new)
+        at += len(block)
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 # %% ../../nbs/video/00_media.ipynb #555c77b7
@@ -298,11 +330,13 @@ def read_audio(
     "The sound of a file on the clock of `iter_frames`; a file of sound alone starts at its first sample."
     with _open(path) as container:
         video, audio = _streams(container)
-        if audio is None: raise InputError(f"{path} has no sound track; a recording with speech is needed")
+        if audio is None:
+            raise InputError(f"{path} has no sound track; a recording with speech is needed")
     zero = None if video is None else _first_frame(path)[0]
     with _open(path) as container:
         wav = _assemble(_sound_blocks(container, _streams(container)[1], sr), zero, sr)
-    if not len(wav): raise _damaged(path, 'sound')
+    if not len(wav):
+        raise _damaged(path, 'sound')
     return np.clip(wav, -1, 1, out=wav)
 
 # %% ../../nbs/video/00_media.ipynb #7ef23ad8
@@ -318,7 +352,8 @@ def fit_audio(
 def _h264() -> str: # Name of an encoder
     "The best H.264 encoder of this PyAV."
     for name in ('libx264', 'libopenh264', 'h264_videotoolbox', 'h264_mf', 'h264_nvenc', 'h264_vaapi'):
-        if name in av.codecs_available: return name
+        if name in av.codecs_available:
+            return name
     raise MissingError("this build of PyAV has no H.264 encoder; install PyAV from PyPI: pip install --force-reinstall av")
 
 def _add_picture(
@@ -332,7 +367,8 @@ def _add_picture(
     video = out.add_stream(name, rate=fps, options={'crf': str(crf), 'preset': 'veryfast', 'profile': 'high'} if name == 'libx264' else {})
     video.height, video.width = (side + side % 2 for side in shape)
     video.pix_fmt, ctx = 'yuv420p', video.codec_context
-    if name != 'libx264': video.bit_rate = max(500_000, int(shape[0]*shape[1]*fps*0.2))
+    if name != 'libx264':
+        video.bit_rate = max(500_000, int(shape[0]*shape[1]*fps*0.2))
     ctx.color_range = ctx.color_primaries = ctx.color_trc = ctx.colorspace = 1 # limited range; the other three: BT.709
     return video
 
@@ -345,7 +381,8 @@ def _encode_picture(
 ):          # Packets
     "Compress one picture."
     h, w = rgb.shape[:2]
-    if h % 2 or w % 2: rgb = np.pad(rgb, ((0, h % 2), (0, w % 2), (0, 0)), mode='edge')
+    if h % 2 or w % 2:
+        rgb = np.pad(rgb, ((0, h % 2), (0, w % 2), (0, 0)), mode='edge')
     frame = scaler.reformat(av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), 'rgb24'), format='yuv420p',
                             dst_colorspace='ITU709', src_color_range='JPEG', dst_color_range='MPEG')
     frame.pts, frame.time_base = i, 1/video.codec_context.rate
@@ -373,8 +410,10 @@ def _checked(
     shape = None
     for i, rgb in enumerate(frames):
         rgb = np.asarray(rgb)
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8: raise InputError(f"frame {i} is {rgb.dtype} of shape {rgb.shape}; write_video wants uint8 (H, W, 3)")
-        if rgb.shape != (shape or rgb.shape): raise InputError(f"frame {i} is {rgb.shape[1]}x{rgb.shape[0]} pixels but frame 0 is {shape[1]}x{shape[0]}; all frames of a video have one size")
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise InputError(f"frame {i} is {rgb.dtype} of shape {rgb.shape}; write_video wants uint8 (H, W, 3)")
+        if rgb.shape != (shape or rgb.shape):
+            raise InputError(f"frame {i} is {rgb.shape[1]}x{rgb.shape[0]} pixels but frame 0 is {shape[1]}x{shape[0]}; all frames of a video have one size")
         shape = rgb.shape
         yield rgb
 
@@ -390,9 +429,11 @@ def write_video(
 ) -> Path:         # `path`
     "Write H.264 and AAC that play in a browser, whole or not at all."
     path, fps, frames, scaler = Path(path), Fraction(fps).limit_denominator(1001), _checked(frames), VideoReformatter()
-    if wav is not None and np.ndim(wav) != 1: raise InputError(f"the sound for {path} has shape {np.shape(wav)}; give one channel, (samples,)")
+    if wav is not None and np.ndim(wav) != 1:
+        raise InputError(f"the sound for {path} has shape {np.shape(wav)}; give one channel, (samples,)")
     first = next(frames, None)
-    if first is None: raise InputError(f"there are no frames to write to {path}")
+    if first is None:
+        raise InputError(f"there are no frames to write to {path}")
     with staged_file(path) as tmp, av.open(str(tmp), 'w', format='mp4', options={'movflags': '+faststart'}) as out:
         out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
         video, audio = _add_picture(out, first.shape[:2], fps, crf), None
@@ -401,7 +442,9 @@ def write_video(
             audio = out.add_stream('aac', rate=sr, layout='mono', bit_rate=96_000)
         for i, rgb in enumerate(itertools.chain([first], frames)):
             out.mux(_encode_picture(rgb, i, video, scaler))
-            if audio: out.mux(_encode_sound(wav, i, fps, audio))
+            if audio:
+                out.mux(_encode_sound(wav, i, fps, audio))
         for stream in (video, audio):
-            if stream: out.mux(stream.encode(None))
+            if stream:
+                out.mux(stream.encode(None))
     return path

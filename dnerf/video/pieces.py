@@ -20,8 +20,10 @@ def _jump(
     seconds,   # On the file's own clock
 ):
     "Go to the key frame before a time; a file that cannot be searched is read from its start."
-    try: container.seek(max(0, math.floor(seconds/video.time_base)), stream=video)
-    except av.error.FFmpegError: container.seek(0)
+    try:
+        container.seek(max(0, math.floor(seconds/video.time_base)), stream=video)
+    except av.error.FFmpegError:
+        container.seek(0)
 
 def _turns(
     decoded, # Iterator of (start, length, frame), perhaps from the middle of a file
@@ -32,14 +34,17 @@ def _turns(
     held = None
     for start, length, frame in decoded:
         t = start - zero
-        if held is None: i = math.ceil(t*fps)
-        elif t < p: continue
+        if held is None:
+            i = math.ceil(t*fps)
+        elif t < p:
+            continue
         else:
             turn = max(i, _turn(t, p, fps))
             yield held, i, turn
             i = turn
         held, p, end = frame, t, t + length
-    if held is not None: yield held, i, max(math.floor(end*fps + Fraction(1, 2)), 1)
+    if held is not None:
+        yield held, i, max(math.floor(end*fps + Fraction(1, 2)), 1)
 
 # %% ../../nbs/video/00a_pieces.ipynb #efa968ee
 def read_frames(
@@ -55,8 +60,10 @@ def read_frames(
         _jump(container, video, zero + first/fps - 1)
         for frame, begin, end in _turns(_decoded(container, video), zero, fps):
             shown = min(end, first + n) - max(begin, first)
-            if shown > 0: out += [upright(frame)]*shown
-            if end >= first + n: break
+            if shown > 0:
+                out += [upright(frame)]*shown
+            if end >= first + n:
+                break
     return out
 
 # %% ../../nbs/video/00a_pieces.ipynb #2d150faf
@@ -69,10 +76,12 @@ def _moved(
     "The packets of one part, later."
     with av.open(str(part)) as source:
         stream = source.streams.video[0]
-        if stream.codec_context.extradata != like: raise DnerfError(f"{part} was not compressed like the parts before it; delete the parts and make them again")
+        if stream.codec_context.extradata != like:
+            raise DnerfError(f"{part} was not compressed like the parts before it; delete the parts and make them again")
         shift = round(at/fps/stream.time_base)
         for packet in source.demux(stream):
-            if not packet.size: continue
+            if not packet.size:
+                continue
             packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             yield packet
 
@@ -86,7 +95,8 @@ def join_videos(
 ) -> Path:         # `path`
     "One video of several, the picture copied, the sound compressed; whole or not at all."
     path, fps, at = Path(path), Fraction(fps).limit_denominator(1001), itertools.count()
-    if not parts: raise InputError(f"there are no parts to join to {path}")
+    if not parts:
+        raise InputError(f"there are no parts to join to {path}")
     with staged_file(path) as tmp, av.open(str(tmp), 'w', format='mp4', options={'movflags': '+faststart'}) as out, av.open(str(parts[0])) as first:
         out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
         video, like = out.add_stream_from_template(first.streams.video[0]), first.streams.video[0].codec_context.extradata
@@ -97,7 +107,9 @@ def join_videos(
                 packet.stream = video
                 out.mux(packet)
                 i = next(at)
-                if audio: out.mux(_encode_sound(wav, i, fps, audio))
+                if audio:
+                    out.mux(_encode_sound(wav, i, fps, audio))
             n = i + 1
-        if audio: out.mux(audio.encode(None))
+        if audio:
+            out.mux(audio.encode(None))
     return path

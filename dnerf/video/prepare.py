@@ -34,24 +34,33 @@ def prefetch(
     def put(x, error=None):
         "Hand on an item, unless the reader has gone."
         while not stop.is_set():
-            try: return waiting.put((x, error), timeout=.1)
-            except queue.Full: pass
+            try:
+                return waiting.put((x, error), timeout=.1)
+            except queue.Full:
+                pass
     def work():
         "Read in the background until the end or an error."
         try:
             for x in items:
-                if stop.is_set(): return
+                if stop.is_set():
+                    return
                 put(x)
             put(end)
-        except BaseException as e: put(end, e) # whatever it is, the reader shall see it
-    thread = threading.Thread(target=work, daemon=True); thread.start()
+        except BaseException as e:
+            put(end, e) # whatever it is, the reader shall see it
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         while True:
             x, error = waiting.get()
-            if error is not None: raise error
-            if x is end: return
+            if error is not None:
+                raise error
+            if x is end:
+                return
             yield x
-    finally: stop.set(); thread.join()
+    finally:
+        stop.set()
+        thread.join()
 
 def ordered_map(
     f,             # A function of one item
@@ -64,13 +73,16 @@ def ordered_map(
         waiting = deque()
         for x in items:
             waiting.append(pool.submit(f, x))
-            if len(waiting) >= ahead: yield waiting.popleft().result()
-        while waiting: yield waiting.popleft().result()
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 # %% ../../nbs/video/03_prepare.ipynb #d9633eac
 class Borders:
     "Finds letterbox bars: rows and columns at the edges that stay dark throughout."
-    def __init__(self): self.brightest = None
+    def __init__(self):
+        self.brightest = None
 
     def add(self,
         frame:np.ndarray, # (H, W, 3) uint8
@@ -106,7 +118,8 @@ def first_pass(
         for i, frame in enumerate(iter_frames(video)):
             borders.add(frame)
             frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-            if i <= total//2: picture[:] = [frame, i]
+            if i <= total//2:
+                picture[:] = [frame, i]
             yield frame
     with closing(prefetch(reduced())) as source:
         track = track_faces(progress_bar(source, total=total, desc='tracking the face', unit='frames', disable=not show))
@@ -142,7 +155,8 @@ def choose_crop(
     X0, Y0, X1, Y1 = inside
     most = min(X1 - X0, Y1 - Y0)
     side = int(np.ceil(max(x1 - x0, y1 - y0, 2.2*tall)))
-    if side > .85*most: side = most
+    if side > .85*most:
+        side = most
     return int(np.clip(round((x0 + x1 - side)/2), X0, X1 - side)), int(np.clip(round(y0), Y0, Y1 - side)), side
 
 # %% ../../nbs/video/03_prepare.ipynb #9ae76e01
@@ -152,8 +166,10 @@ def sharpness(
 ) -> float:           # variance of the Laplacian; below 30 is blurred
     "How sharp the face is."
     h, w = frame.shape[:2]
-    x0, y0 = np.floor(xy[:, :2].min(0)).astype(int).clip(0); x1, y1 = np.ceil(xy[:, :2].max(0)).astype(int).clip(0, [w, h])
-    if x1 - x0 < 4 or y1 - y0 < 4: return 0.
+    x0, y0 = np.floor(xy[:, :2].min(0)).astype(int).clip(0)
+    x1, y1 = np.ceil(xy[:, :2].max(0)).astype(int).clip(0, [w, h])
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        return 0.
     face = cv2.resize(cv2.cvtColor(frame[y0:y1, x0:x1], cv2.COLOR_RGB2GRAY), (128, 128), interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(face, cv2.CV_32F).var())
 
@@ -183,18 +199,24 @@ def second_pass(
     def matte(job):
         "Masks of one frame."
         (i, frame), segmenter = job, idle.get()
-        try: probability = person_probability(segmenter, frame)
-        finally: idle.put(segmenter)
+        try:
+            probability = person_probability(segmenter, frame)
+        finally:
+            idle.put(segmenter)
         return i, frame, probability, classify(probability, landmarks[i])
     with ExitStack() as stack:
-        for _ in range(workers): idle.put(stack.enter_context(person_segmenter()))
+        for _ in range(workers):
+            idle.put(stack.enter_context(person_segmenter()))
         writers = [stack.enter_context(NpyWriter(folder/f'{k}.npy', tail, 'uint8')) for k, tail in (('frames', (size, size, 3)), ('masks', (size, size)))]
         source = stack.enter_context(closing(prefetch((i, cut(f, crop, size)) for i, f in zip(range(len(landmarks)), iter_frames(video)))))
         results = stack.enter_context(closing(ordered_map(matte, source, workers)))
         for i, frame, probability, mask in progress_bar(results, total=len(landmarks), desc='cutting and matting', unit='frames', disable=not show):
-            for writer, rows in zip(writers, (frame, mask)): writer.append(rows)
-            if i < learn: plate.add(frame, probability)
-            if i % 5 == 0: sharp.append(sharpness(frame, landmarks[i]))
+            for writer, rows in zip(writers, (frame, mask)):
+                writer.append(rows)
+            if i < learn:
+                plate.add(frame, probability)
+            if i % 5 == 0:
+                sharp.append(sharpness(frame, landmarks[i]))
     return plate, sharp
 
 # %% ../../nbs/video/03_prepare.ipynb #10f11c3b
@@ -213,8 +235,10 @@ def count_blinks(
     "Blinks by a threshold with hysteresis."
     n, down = 0, False
     for v in closed:
-        if not down and v > shut: n, down = n + 1, True
-        elif down and v < open: down = False
+        if not down and v > shut:
+            n, down = n + 1, True
+        elif down and v < open:
+            down = False
     return n
 
 def speech_level(
@@ -245,10 +269,12 @@ def lip_sync(
 ) -> dict:              # offset in frames, positive if the sound comes first, None if it cannot be told; certainty in standard deviations
     "By how much sound and lips are apart, from the speed of both."
     n = min(len(opening), len(wav)*FPS//SAMPLE_RATE)
-    if n < 3*beyond[1]: return dict(offset=None, certainty=0.)
+    if n < 3*beyond[1]:
+        return dict(offset=None, certainty=0.)
     loud = np.sqrt((np.asarray(wav[:n*SAMPLE_RATE//FPS], float).reshape(n, -1)**2).mean(1))
     x, y = (np.diff(v) - np.diff(v).mean() for v in (np.asarray(opening[:n], float), loud))
-    if not (x.any() and y.any()): return dict(offset=None, certainty=0.)
+    if not (x.any() and y.any()):
+        return dict(offset=None, certainty=0.)
     shifts = np.arange(-beyond[1], beyond[1] + 1)
     r = np.array([(x[max(0, k):len(x) + min(0, k)]*y[max(0, -k):len(y) - max(0, k)]).mean() for k in shifts]) # x is k frames after y
     chance = r[abs(shifts) > beyond[0]]
@@ -281,7 +307,8 @@ def measure(
     x0, y0, x1, y1 = head_boxes(track.landmarks)[track.found].T
     tall = float(np.median(face_heights(track.landmarks)[track.found]))
     angles = Rotation.from_matrix(head.poses[:, :3, :3]).as_euler('yxz', degrees=True)
-    spread = lambda v: float(np.ptp(np.quantile(v, [.02, .98])))
+    def spread(v):
+        return float(np.ptp(np.quantile(v, [.02, .98])))
     return dict(
         source=dict(width=info.width, height=info.height, fps=info.fps, sample_rate=info.sample_rate, variable_fps=info.variable_fps, rotation=info.rotation, seconds=info.duration),
         frames=len(track), seconds=len(track)/FPS, crop=list(crop), size=size, picture=list(inside),
@@ -297,7 +324,8 @@ def _spans(lost, limit=4):
     words = [f"{a/FPS:.1f}-{b/FPS:.1f} s (frames {a}-{b-1})" for a, b in lost]
     return ', '.join(words[:limit]) + (f" and {len(words)-limit} more" if len(words) > limit else '')
 
-def _some(n, thing): return f"{n} {thing}{'s'*(n != 1)}"
+def _some(n, thing):
+    return f"{n} {thing}{'s'*(n != 1)}"
 
 def warnings_of(
     r:dict,      # from `measure`
@@ -356,10 +384,13 @@ def check_request(
 ) -> MediaInfo:        # What the file contains
     "Refuse what cannot work, in one sentence, before anything is written."
     check_name(name)
-    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 64 <= size <= 2048): raise InputError(f"size is {size!r}; give a whole number of pixels between 64 and 2048, for example 256")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 64 <= size <= 2048):
+        raise InputError(f"size is {size!r}; give a whole number of pixels between 64 and 2048, for example 256")
     info = probe(video)
-    if not info.has_audio: raise InputError(f"{video} has no sound; a talking head is learned from speech, so give a video with its sound track")
-    if count_frames(video) < MIN_SECONDS*FPS: raise InputError(f"{video} is only {info.duration:.1f} s long; at least {MIN_SECONDS:.0f} s are needed, and 2 to 5 minutes are good")
+    if not info.has_audio:
+        raise InputError(f"{video} has no sound; a talking head is learned from speech, so give a video with its sound track")
+    if count_frames(video) < MIN_SECONDS*FPS:
+        raise InputError(f"{video} is only {info.duration:.1f} s long; at least {MIN_SECONDS:.0f} s are needed, and 2 to 5 minutes are good")
     return info
 
 def _name_of(video): # a file name as a subject name: 'My video (1).mp4' -> 'My_video_1'
@@ -367,7 +398,8 @@ def _name_of(video): # a file name as a subject name: 'My video (1).mp4' -> 'My_
 
 def _still_good(final, digest, size):
     "Is the prepared subject in `final` made from the same video in the same way?"
-    if not (final/'subject.json').is_file(): return False
+    if not (final/'subject.json').is_file():
+        return False
     made = read_json(final/'subject.json')
     return made.get('source', {}).get('sha256') == digest and made.get('prepare', {}).get('method') == METHOD and size in (None, made['prepare']['asked'], made['size'])
 
@@ -379,13 +411,18 @@ OURS = {'subject.json', 'report.json', 'crop.png', 'frames.npy', 'masks.npy', 'p
 def _keep_files(final, folder):
     "Carry what is not ours from the old folder into the new one."
     for path in final.iterdir() if final.is_dir() else ():
-        if path.name in OURS or path.suffix == '.ckpt': continue # models of the old sound do not fit the new
-        if path.is_dir(): shutil.copytree(path, folder/path.name, copy_function=_link)
-        else: _link(path, folder/path.name)
+        if path.name in OURS or path.suffix == '.ckpt':
+            continue # models of the old sound do not fit the new
+        if path.is_dir():
+            shutil.copytree(path, folder/path.name, copy_function=_link)
+        else:
+            _link(path, folder/path.name)
 
 def _link(src, dst):
-    try: os.link(src, dst)
-    except OSError: shutil.copy2(src, dst) # another kind of disk
+    try:
+        os.link(src, dst)
+    except OSError:
+        shutil.copy2(src, dst) # another kind of disk
 
 def crop_picture(
     frame:np.ndarray,   # (h, w, 3) a small picture of the source
@@ -398,7 +435,8 @@ def crop_picture(
     frame, (x, y, side) = frame.copy(), crop
     cv2.rectangle(frame, (round(x*scale), round(y*scale)), (round((x+side)*scale)-1, round((y+side)*scale)-1), (255, 60, 60), 2)
     tint = np.array([[40, 40, 40], [60, 90, 255], [255, 90, 60]], np.uint8)[mask]
-    tall = lambda im: cv2.resize(im, (max(1, round(im.shape[1]*240/im.shape[0])), 240), interpolation=cv2.INTER_AREA)
+    def tall(im):
+        return cv2.resize(im, (max(1, round(im.shape[1]*240/im.shape[0])), 240), interpolation=cv2.INTER_AREA)
     return np.concatenate([tall(im) for im in (frame, portrait, (portrait//2 + tint//2))], 1)
 
 # %% ../../nbs/video/03_prepare.ipynb #86d0b778
@@ -407,14 +445,17 @@ class StoredRows:
     def __init__(self, path:Path):
         rows = np.load(path, mmap_mode='r')
         self.path, self.shape, self.layout = path, rows.shape, dict(dtype=rows.dtype, offset=rows.offset, shape=rows.shape)
-    def __getitem__(self, i): return np.array(np.memmap(self.path, mode='r', **self.layout)[i])
+    def __getitem__(self, i):
+        return np.array(np.memmap(self.path, mode='r', **self.layout)[i])
 
 # %% ../../nbs/video/03_prepare.ipynb #bd8883a0
 def _fill(folder, video, info, name, want, asked, digest, show):
     "Make all files of a subject in `folder`; returns the report."
     track, inside, picture, at = first_pass(video, info, show=show)
-    if not track.found.any(): raise InputError(f"no face was found in any of the {len(track)} frames of {video}; the face must be in view, from the front, and at least about 50 pixels high")
-    if len(track) < MIN_SECONDS*FPS: raise InputError(f"only {len(track)/FPS:.1f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
+    if not track.found.any():
+        raise InputError(f"no face was found in any of the {len(track)} frames of {video}; the face must be in view, from the front, and at least about 50 pixels high")
+    if len(track) < MIN_SECONDS*FPS:
+        raise InputError(f"only {len(track)/FPS:.1f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
     crop = choose_crop(track.landmarks, inside, track.found)
     size = min(want, max(64, crop[2]))//2*2
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
@@ -424,7 +465,8 @@ def _fill(folder, video, info, name, want, asked, digest, show):
     torso = torso_motion(frames, masks, show)
     modes, shape = torso_modes(frames, masks, torso, range(*split_frames(len(track))['train']), show=show)
     for k, a in dict(poses=head.poses, torso=torso, torso_modes=modes, torso_shape=shape, landmarks=landmarks, blendshapes=track.blendshapes).items():
-        with NpyWriter(folder/f'{k}.npy', a.shape[1:], np.float32) as out: out.append(a)
+        with NpyWriter(folder/f'{k}.npy', a.shape[1:], np.float32) as out:
+            out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure(info, track, head, crop, size, inside, plate, sharp, wav)
     report['warnings'] = warnings_of(report)
@@ -476,6 +518,7 @@ def trial_clip(
 ) -> Path:           # `trial.mp4`
     "A short piece of the bundled demo clip, to try things out."
     path, n = Path(folder or default_data_dir())/'trial.mp4', round(seconds*FPS)
-    if path.is_file() and count_frames(path) == n: return path
+    if path.is_file() and count_frames(path) == n:
+        return path
     return write_video(path, (f for _, f in zip(range(n), iter_frames(asset('demo.mp4')))), wav=read_audio(asset('demo.mp4'))[:n*SAMPLE_RATE//FPS],
                        metadata={'title': 'dnerf demo subject', 'comment': 'synthetic person, drawn by a program'})

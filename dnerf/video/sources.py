@@ -42,10 +42,12 @@ def fetch_obama(
     import pooch, requests
     url, final = url or os.environ.get('DNERF_OBAMA_URL', _OBAMA), data_dir()/'obama.mp4'
     with staged_file(final) as part:
-        try: pooch.retrieve(url, None, fname=part.name, path=part.parent, downloader=pooch.HTTPDownloader(timeout=20, progressbar=True))
+        try:
+            pooch.retrieve(url, None, fname=part.name, path=part.parent, downloader=pooch.HTTPDownloader(timeout=20, progressbar=True))
         except (requests.RequestException, ValueError, OSError) as e:
             raise MissingError(f"there is no video of the subject 'obama', and the public sample could not be downloaded ({type(e).__name__}); put a portrait video at {final}, or fetch {url} on another machine") from None
-        if git_blob_id(part) != blob: raise InputError(f"the file at {url} is not the expected video (git blob id {git_blob_id(part)[:7]}, expected {blob[:7]}); put a portrait video at {final}")
+        if git_blob_id(part) != blob:
+            raise InputError(f"the file at {url} is not the expected video (git blob id {git_blob_id(part)[:7]}, expected {blob[:7]}); put a portrait video at {final}")
     return final
 
 # %% ../../nbs/video/05_sources.ipynb #342e9bd6
@@ -64,9 +66,12 @@ def open_subject(
     "Open a subject by name, preparing it first when only a video is there."
     check_name(name)
     video = find_video(name)
-    if video is None and name == 'demo': video = demo_video()
-    if (data_dir()/name/'subject.json').is_file() and (video is None or not outdated(data_dir()/name)): return Subject.load(name)
-    if video is None and name == 'obama': video = fetch_obama()
+    if video is None and name == 'demo':
+        video = demo_video()
+    if (data_dir()/name/'subject.json').is_file() and (video is None or not outdated(data_dir()/name)):
+        return Subject.load(name)
+    if video is None and name == 'obama':
+        video = fetch_obama()
     if video is None:
         raise MissingError(f"there is no subject {name!r}: put a portrait video with sound at {data_dir()/name}.mp4 (prepared are: {', '.join(known_subjects()) or 'none yet'}; 'demo' always works)")
     from dnerf.video.prepare import prepare

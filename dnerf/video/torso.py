@@ -39,7 +39,8 @@ def peak_shift(
 ) -> np.ndarray:          # float `(2,)` shift right and down, whole pixels
     "Shift between two frames from the peak of their phase correlation."
     cross = spectrum*reference.conj()
-    if not cross.any(): return np.zeros(2)               # no torso in one of them
+    if not cross.any():
+        return np.zeros(2)               # no torso in one of them
     surface = irfft2(cross/(abs(cross) + 1e-3*abs(cross).mean()), s=(len(spectrum), width))
     near = np.roll(surface, (reach, reach), (0, 1))[:2*reach + 1, :2*reach + 1]
     y, x = np.unravel_index(near.argmax(), near.shape)
@@ -56,8 +57,10 @@ def align_affine(
     "Refine a shift to an affine map by maximising the enhanced correlation coefficient."
     guess = np.concatenate([np.eye(2), np.reshape(shift, (2, 1))], 1).astype(np.float32)
     usable = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
-    try: return cv2.findTransformECC(reference, grey, guess.copy(), cv2.MOTION_AFFINE, (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-3), usable, 3)[1].astype(float)
-    except cv2.error: return guess.astype(float)       # no texture, or no convergence
+    try:
+        return cv2.findTransformECC(reference, grey, guess.copy(), cv2.MOTION_AFFINE, (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-3), usable, 3)[1].astype(float)
+    except cv2.error:
+        return guess.astype(float)       # no texture, or no convergence
 
 # %% ../../nbs/video/02a_torso.ipynb #71d05b30
 def repair_motion(
@@ -70,7 +73,8 @@ def repair_motion(
     from scipy.ndimage import gaussian_filter1d, median_filter
     chest = np.array([[.15, .85, 1/size], [.5, .85, 1/size], [.85, .85, 1/size]])*size
     flat, at = maps.reshape(len(maps), 6), np.einsum('nij,kj->nki', maps, chest).reshape(len(maps), 6)
-    median = lambda a: median_filter(a, (window, 1), mode='nearest')
+    def median(a):
+        return median_filter(a, (window, 1), mode='nearest')
     wrong = abs(at - median(at)).max(1) > limit
     return gaussian_filter1d(np.where(wrong[:, None], median(flat), flat), .7, axis=0, mode='nearest').reshape(-1, 2, 3)
 
@@ -95,7 +99,8 @@ def torso_motion(
     "Affine motion of the torso in every frame; the identity where there is no torso."
     N, H, W = masks.shape
     rows = np.nonzero((masks[::max(1, N//20)] == TORSO).any(2))[1]
-    if not len(rows): return np.tile(np.eye(2, 3, dtype=np.float32), (N, 1, 1))
+    if not len(rows):
+        return np.tile(np.eye(2, 3, dtype=np.float32), (N, 1, 1))
     low, high = (min(int(np.quantile(rows, q)), H - 16) for q in (.3, .05))
     reach = max(2, min(H//10, (H - low)//2 - 1))
     r = reference_frame(masks)
@@ -130,25 +135,31 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
     def __init__(self, frames, masks, maps, top):
         self.frames, self.masks, self.maps = frames, masks, maps
         H = masks.shape[1]
-        self.size = min(H, FLOW_SIZE); self.scale = self.size/H
+        self.size = min(H, FLOW_SIZE)
+        self.scale = self.size/H
         self.top = int(top*self.scale)
         r = reference_frame(masks)
         self.reference = self._grey(frames[r])
         self.weight = _edges(self.reference)*self._mask(masks[r])
 
-    def _small(self, image, how): return image if self.scale == 1 else cv2.resize(image, (self.size, self.size), interpolation=how)
-    def _grey(self, frame): return self._small(grey(frame), cv2.INTER_AREA)[self.top:]
-    def _mask(self, mask): return self._small((mask == TORSO).astype(np.float32), cv2.INTER_AREA)[self.top:]
+    def _small(self, image, how):
+        return image if self.scale == 1 else cv2.resize(image, (self.size, self.size), interpolation=how)
+    def _grey(self, frame):
+        return self._small(grey(frame), cv2.INTER_AREA)[self.top:]
+    def _mask(self, mask):
+        return self._small((mask == TORSO).astype(np.float32), cv2.INTER_AREA)[self.top:]
 
     def __call__(self, i): # (h, w, 2) flow in small pixels, (h, w) weight
         A = self.maps[i].astype(float)
         A[:, 2] = (A[:, 2] + A[:, :2] @ [0, self.top/self.scale] - [0, self.top/self.scale])*self.scale # of the small, cut picture
         A[:, 2] += A[:, :2] @ [.5, .5] - .5                                                             # centres at whole numbers
-        move = lambda im: cv2.warpAffine(im, A, self.reference.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        def move(im):
+            return cv2.warpAffine(im, A, self.reference.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         picture, mask = move(self._grey(self.frames[i])), move(self._mask(self.masks[i]))
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(picture, self.reference, None)
         trust = self.weight*(mask > .9)*(abs(flow).max(-1) < self.size/30)
-        blur = lambda a: cv2.GaussianBlur(a, (0, 0), 1.5)
+        def blur(a):
+            return cv2.GaussianBlur(a, (0, 0), 1.5)
         return blur(flow*trust[..., None])/(blur(trust) + 1e-2*self.weight.max() + 1e-6)[..., None], trust
 
 def _edges(grey): # where flow can be known: near contrasts
@@ -169,7 +180,8 @@ def torso_modes(
     "Ways in which the torso deforms beyond an affine motion, and how much of each is seen in every frame."
     N, H, _ = masks.shape
     rows = np.nonzero((masks[::max(1, N//20)] == TORSO).any(2))[1]
-    if not len(rows) or (top := min(int(np.quantile(rows, .02)), H - 32)) < 0: return np.zeros((0, 1, 1, 2), np.float32), np.zeros((N, 0), np.float32)
+    if not len(rows) or (top := min(int(np.quantile(rows, .02)), H - 32)) < 0:
+        return np.zeros((0, 1, 1, 2), np.float32), np.zeros((N, 0), np.float32)
     flow, learned = _Flow(frames, masks, maps, top), np.unique(np.linspace(learn.start, learn.stop - 1, samples).astype(int))
     with ThreadPoolExecutor(workers) as pool, progress(total=N, desc='shape of the torso', unit='frames', disable=not show) as bar:
         z = np.stack([f*np.sqrt(flow.weight)[..., None] for f, _ in pool.map(flow, learned)]).reshape(len(learned), -1)

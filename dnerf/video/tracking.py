@@ -28,7 +28,9 @@ def quiet_native():
         os.dup2(null, 2)
         yield
     finally:
-        os.dup2(keep, 2); os.close(keep); os.close(null)
+        os.dup2(keep, 2)
+        os.close(keep)
+        os.close(null)
 
 def face_landmarker(
     n_faces:int=2, # How many faces it looks for
@@ -52,7 +54,8 @@ class Track:
     names:list             # the 52 names of the blendshapes
     width:int              # of the frames the pixels refer to
     height:int             # ditto
-    def __len__(self): return len(self.found)
+    def __len__(self):
+        return len(self.found)
 
 FOV_Y = np.deg2rad(63.) # vertical field of view that MediaPipe assumes
 NEAREST = .8            # metres; a face that fills more of MediaPipe's camera was cropped or filmed with a longer lens
@@ -70,19 +73,23 @@ def choose_face(
     last:np.ndarray|None=None, # (3,) the face of an earlier frame, None to choose freely
 ) -> int|None:        # Index into `boxes`; None when no face can be the earlier one
     "The largest face, or the one nearest to `last` (within a face's size)."
-    if last is None: return int(boxes[:, 2].argmax())
+    if last is None:
+        return int(boxes[:, 2].argmax())
     distance = np.linalg.norm(boxes[:, :2] - last[:2], axis=1)
     return int(distance.argmin()) if distance.min() < max(last[2], boxes[distance.argmin(), 2]) else None
 
 # %% ../../nbs/video/01_tracking.ipynb #3453386d
 class _Rows:
     "A float32 array that grows by rows, in place."
-    def __init__(self, *tail): self.a, self.n = np.zeros((256, *tail), np.float32), 0
+    def __init__(self, *tail):
+        self.a, self.n = np.zeros((256, *tail), np.float32), 0
 
     def append(self, row):
         "Add a row."
-        if self.n == len(self.a): self.a.resize((self.n*5//4, *self.a.shape[1:]), refcheck=False)
-        self.a[self.n] = row; self.n += 1
+        if self.n == len(self.a):
+            self.a.resize((self.n*5//4, *self.a.shape[1:]), refcheck=False)
+        self.a[self.n] = row
+        self.n += 1
 
     def array(self):
         "The rows so far."
@@ -105,19 +112,24 @@ def track_faces(
     import mediapipe as mp
     rows, face = (_Rows(478, 3), _Rows(52), _Rows(4, 4)), (np.zeros((478, 3)), np.zeros(52), np.eye(4))
     found, counts, last, lost, names, shape = [], [], None, 0, [], (0, 0)
-    with quiet_native(): landmarker = face_landmarker()
+    with quiet_native():
+        landmarker = face_landmarker()
     with landmarker:
         for i, frame in enumerate(frames):
             shape = frame.shape[:2]
             image = mp.Image(image_format=mp.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
-            with quiet_native() if i == 0 else contextlib.nullcontext(): result = landmarker.detect_for_video(image, round(i*1000/fps))
+            with quiet_native() if i == 0 else contextlib.nullcontext():
+                result = landmarker.detect_for_video(image, round(i*1000/fps))
             boxes = _face_boxes(result.face_landmarks) if result.face_landmarks else None
             k = None if boxes is None else choose_face(boxes, last if lost < memory else None)
-            counts.append(0 if boxes is None else len(boxes)); found.append(k is not None); lost += 1
+            counts.append(0 if boxes is None else len(boxes))
+            found.append(k is not None)
+            lost += 1
             if k is not None:
                 face, last, lost = _read_face(result, k, shape[1], shape[0]), boxes[k], 0
                 names = names or [b.category_name for b in result.face_blendshapes[k]]
-            for r, value in zip(rows, face): r.append(value)
+            for r, value in zip(rows, face):
+                r.append(value)
     return _fill_gaps(Track(*(r.array() for r in rows), np.array(counts, np.uint8), np.array(found, bool), names, shape[1], shape[0]))
 
 # %% ../../nbs/video/01_tracking.ipynb #110110c1
@@ -127,10 +139,12 @@ def interpolate_poses(
 ) -> np.ndarray:      # (N, 4, 4), the trusted ones unchanged
     "Fill gaps: linear for positions, slerp for rotations, the nearest good one at the ends."
     t, at = np.arange(len(poses)), np.flatnonzero(good)
-    if len(at) == 0: raise InputError("no face was found in any frame")
+    if len(at) == 0:
+        raise InputError("no face was found in any frame")
     out = poses.copy()
     clipped = t.clip(at[0], at[-1])
-    for k in range(3): out[:, k, 3] = np.interp(t, at, poses[at, k, 3])
+    for k in range(3):
+        out[:, k, 3] = np.interp(t, at, poses[at, k, 3])
     rotations = Rotation.from_matrix(poses[at, :3, :3])
     out[:, :3, :3] = (Slerp(at, rotations)(clipped) if len(at) > 1 else rotations[np.zeros(len(t), int)]).as_matrix()
     out[good] = poses[good]
@@ -139,18 +153,22 @@ def interpolate_poses(
 def _fill_gaps(track:Track) -> Track:
     "Interpolate, in place, where the face was not found."
     at = np.flatnonzero(track.found)
-    if len(at) in (0, len(track)): return track
+    if len(at) in (0, len(track)):
+        return track
     for i in np.flatnonzero(~track.found):
-        j = np.searchsorted(at, i); a, b = at[max(j-1, 0)], at[min(j, len(at)-1)]
+        j = np.searchsorted(at, i)
+        a, b = at[max(j-1, 0)], at[min(j, len(at)-1)]
         w = np.float32((i-a)/(b-a) if b > a else 0)
-        for x in (track.landmarks, track.blendshapes): x[i] = (1-w)*x[a] + w*x[b]
+        for x in (track.landmarks, track.blendshapes):
+            x[i] = (1-w)*x[a] + w*x[b]
     track.transforms = interpolate_poses(track.transforms, track.found)
     return track
 
 # %% ../../nbs/video/01_tracking.ipynb #5ac0a51d
 def canonical_face() -> np.ndarray: # (468, 3) metres, head space
     "Vertices of MediaPipe's canonical face, read from the bundled model."
-    with zipfile.ZipFile(asset('face_landmarker.task')) as z: data = z.read('geometry_pipeline_metadata_landmarks.binarypb')
+    with zipfile.ZipFile(asset('face_landmarker.task')) as z:
+        data = z.read('geometry_pipeline_metadata_landmarks.binarypb')
     packed = np.frombuffer(data, [('tag', 'u1'), ('value', '<f4')], count=468*5, offset=data.index(b'\x1d')) # protobuf: repeated float, x y z u v
     return packed['value'].reshape(468, 5)[:, :3].astype(float)/100
 
@@ -226,9 +244,11 @@ def fit_poses(
 # %% ../../nbs/video/01_tracking.ipynb #06fe2dc7
 def _adjust_once(xy, points, prior, w2c, focal, focal0, centre, damping, sigma_x=.01, sigma_f=.3):
     "One Levenberg-Marquardt step over shape, focal and poses; returns the three, moved."
-    N, K = xy.shape[:2]; M = 3*K + 1
+    N, K = xy.shape[:2]
+    M = 3*K + 1
     uv, Jc, Jx, Jf = _linearise(points, w2c, focal, centre)
-    r = xy - uv; w = _huber(r)
+    r = xy - uv
+    w = _huber(r)
     Hcc, gc = _normal(Jc, r, w)                                                           # frames
     Hxx, gx = _normal(Jx.swapaxes(0, 1), r.swapaxes(0, 1), w.T)                           # points
     wf = (w[..., None]*Jf)[..., None, :]                                                  # (N, K, 1, 2)
@@ -271,7 +291,8 @@ def bundle_adjust(
 ) -> tuple:             # shape (K, 3), focal, poses (N, 4, 4); origin, axes and scale those of `points`
     "One rigid shape, one focal length and all poses, fitted together."
     shape, f, pose = points.copy(), focal, np.array(w2c, float)
-    for i in range(n_iters): shape, f, pose = _adjust_once(xy, shape, points, pose, f, focal, centre, damping=10.**(2-i))
+    for i in range(n_iters):
+        shape, f, pose = _adjust_once(xy, shape, points, pose, f, focal, centre, damping=10.**(2-i))
     s, R, shift = align(shape, points)                                # undo the drift that the image cannot see
     pose = pose.copy()
     pose[:, :3, :3] = pose[:, :3, :3] @ R.T
@@ -294,7 +315,8 @@ def steady_landmarks(
     count:int=160,     # how many to keep
 ) -> tuple:            # their indices (count,), and the poses (N, 4, 4) found on the way
     "The landmarks that move most rigidly with the head in this clip."
-    prior = canonical_face(); points, pose = prior.copy(), w2c
+    prior = canonical_face()
+    points, pose = prior.copy(), w2c
     for _ in range(3):
         pose = fit_poses(xy, points, pose, focal, centre, n_iters=4)
         points = _triangulate(xy, points, prior, pose, focal, centre)
@@ -324,7 +346,8 @@ def smooth_poses(
     sigma:float=1.,    # frames; 0 leaves them alone
 ) -> np.ndarray:       # (N, 4, 4)
     "Gaussian smoothing in time without lag."
-    if sigma <= 0 or len(poses) < 3: return poses.copy()
+    if sigma <= 0 or len(poses) < 3:
+        return poses.copy()
     out, q = poses.copy(), Rotation.from_matrix(poses[:, :3, :3]).as_quat()
     q *= np.cumprod(np.r_[1, np.where((q[1:]*q[:-1]).sum(1) < 0, -1, 1)])[:, None]     # q and -q are the same rotation
     out[:, :3, :3] = Rotation.from_quat(gaussian_filter1d(q, sigma, axis=0, mode='nearest')).as_matrix()
@@ -363,7 +386,8 @@ def rotation_guide(
     sigma:float=2.,        # smoothing, frames
 ) -> np.ndarray:           # (N, 3, 3)
     "MediaPipe's rotations, smoothed, as seen in our camera."
-    theirs = np.array(transforms, float); theirs[:, :3, :3] = Rotation.from_matrix(theirs[:, :3, :3]).as_matrix()
+    theirs = np.array(transforms, float)
+    theirs[:, :3, :3] = Rotation.from_matrix(theirs[:, :3, :3]).as_matrix()
     theirs = Rotation.from_matrix(smooth_poses(theirs, sigma)[:, :3, :3])
     return ((Rotation.from_matrix(w2c[:, :3, :3])*theirs.inv()).mean()*theirs).as_matrix()
 
@@ -386,12 +410,15 @@ def first_guess(
 ) -> tuple:           # head to camera (N, 4, 4) in metres for the crop's camera, focal in pixels of the crop
     "MediaPipe's head transforms, carried over to the camera of the crop, with the head at least `NEAREST` away."
     f_full = track.height/2/np.tan(FOV_Y/2)
-    w2c = np.array(track.transforms, float); w2c[:, :3, 3] /= 100
+    w2c = np.array(track.transforms, float)
+    w2c[:, :3, 3] /= 100
     further = max(1, -NEAREST/np.median(w2c[:, 2, 3]))              # a longer lens from further away shows nearly the same
-    f_full *= further; w2c[:, 2, 3] *= further
+    f_full *= further
+    w2c[:, 2, 3] *= further
     t, (x, y, side) = w2c[:, :3, 3], crop
     shift = np.array([x + side/2 - track.width/2, y + side/2 - track.height/2])        # of the principal point
-    t[:, 0] += shift[0]*t[:, 2]/f_full; t[:, 1] -= shift[1]*t[:, 2]/f_full             # so that the head stays where it is seen
+    t[:, 0] += shift[0]*t[:, 2]/f_full
+    t[:, 1] -= shift[1]*t[:, 2]/f_full             # so that the head stays where it is seen
     return w2c, f_full*size/side
 
 def crop_landmarks(
@@ -414,7 +441,8 @@ def solve_head(
     "Rigid head pose of every frame: bundle adjustment, repair, smoothing."
     w2c, f0 = first_guess(track, crop, size)
     c, seen = size/2, lambda rows, ids: crop_landmarks(track.landmarks[rows][:, ids], crop, size)[..., :2].astype(float)
-    some = np.flatnonzero(track.found); some = some[np.linspace(0, len(some)-1, min(max_frames, len(some))).round().astype(int)]
+    some = np.flatnonzero(track.found)
+    some = some[np.linspace(0, len(some)-1, min(max_frames, len(some))).round().astype(int)]
     ids, guess = steady_landmarks(seen(some, slice(468)), w2c[some], f0, c)
     xy = seen(slice(None), ids)
     shape, focal, _ = bundle_adjust(xy[some], canonical_face()[ids], guess, f0, c)
@@ -426,7 +454,8 @@ def solve_head(
     points = shape[::8]
     bad = outlier_frames(project(points, raw, focal, c), floor=.01*size) | ~track.found
     smooth = steady_poses(interpolate_poses(raw, ~bad) if (~bad).any() else raw, points, focal, c, sigma)
-    rms = lambda pose, pts, f: float(np.sqrt(((xy[some] - project(pts, pose[some], f, c))**2).sum(-1).mean()))
+    def rms(pose, pts, f):
+        return float(np.sqrt(((xy[some] - project(pts, pose[some], f, c))**2).sum(-1).mean()))
     quality = dict(rms_first=rms(w2c, canonical_face()[ids], f0), rms_fit=rms(raw, shape, focal), rms_px=rms(smooth, shape, focal),
                    jitter_before=jitter(project(points, raw, focal, c)), jitter_px=jitter(project(points, smooth, focal, c)))
     return HeadPose(np.linalg.inv(smooth).astype(np.float32), np.linalg.inv(raw).astype(np.float32), focal, shape, ids, bad & track.found, quality)
