@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnerf.audio.mel import synthetic_speech
-from dnerf.nerf.benchmark import scaling, training_memory
+from dnerf.evaluation.benchmark import scaling, training_memory
 from dnerf.subject import toy_subject, write_wav
 from notebooks import papermill
 

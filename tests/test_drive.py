@@ -209,7 +209,7 @@ def test_pasted_back_into_the_film(dnerf_home, hello):
 
 def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
     "A puppet instead of a field: the recorded frame whose speech is most like what drives. Lips are measured in the finished video."
-    from dnerf.talk.response import face_response, lip_opening
+    from dnerf.evaluation.response import face_response, lip_opening
     from dnerf.video.prepare import prepare, trial_clip
 
     person = prepare(trial_clip(6, dnerf_home), "trial", 128, progress=False)
