@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HEAD', 'SCHEMA', 'split_frames', 'NpyWriter',
            'write_wav', 'read_wav', 'software_versions', 'write_subject_json', 'Subject', 'known_subjects',
-           'toy_subject']
+           'toy_subject', 'training_frames']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
 import wave
@@ -298,3 +298,13 @@ def _write_toy(folder, frames, masks, poses, loud, focal):
     write_wav(folder/'audio.wav', .5*tone)
     write_subject_json(folder, name='toy', n_frames=n, size=size, focal=focal, blendshape_names=[f'shape{i}' for i in range(52)], source={'file': 'toy_subject'})
     return Subject(folder)
+
+# %% ../nbs/01_subject.ipynb #tf000001
+def training_frames(
+    subject:Subject, # A prepared person
+    n:int,           # About how many
+) -> list[int]:      # Frame numbers, evenly spread
+    "Training frames in which a face was found."
+    train = subject.split('train')
+    frames = [i for i in train if subject.tracked[i]] if not subject.tracked[train.start:train.stop].all() else list(train)
+    return frames[::max(1, len(frames)//n)]

@@ -10,8 +10,10 @@ from scipy.spatial.transform import Rotation
 
 from dnerf.adnerf import BLINKS, MESH_OF_68, _mesh, _project, export_adnerf, import_adnerf, move_cameras
 from dnerf.core import DnerfError, InputError, MissingError, write_json
-from dnerf.nerf.portrait import head_box
-from dnerf.nerf.training import compose_config, sampling_boxes, train
+from dnerf.nerf.head import head_box
+from dnerf.nerf.batches import sampling_boxes
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.training import train
 from dnerf.subject import HEAD, SAMPLES_PER_FRAME, Subject, toy_subject
 
 N, SIZE, FOCAL = 40, 64, 110.0
