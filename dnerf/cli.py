@@ -38,7 +38,8 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.audio.embedding import embed_subject, parse_embedding
     from dnerf.evaluation.report import evaluate_run, summary
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
     from dnerf.video.sources import open_subject
     audio = '+'.join(parse_embedding(audio))
     config = compose_config(preset, overrides, subject=subject, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
@@ -65,7 +66,7 @@ def drive(
     device:str='auto',     # auto, cpu, cuda
 ):
     "Let the person of a run say something new."
-    from dnerf.nerf.training import load_run
+    from dnerf.nerf.run import load_run
     from dnerf.talk.drive import drive
     from dnerf.video.demo import demo_video
     video = drive(load_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, articulation=articulation, weights=weights,
@@ -80,7 +81,7 @@ def evaluate(
 ):
     "Measure a run on its held-out part: numbers, figures, and a page that opens offline."
     from dnerf.evaluation.report import evaluate_run, summary
-    from dnerf.nerf.training import load_run
+    from dnerf.nerf.run import load_run
     trained = load_run(run)
     print(summary(evaluate_run(trained, split, measures=measures), trained.folder))
 

@@ -182,7 +182,7 @@ def check_processor(
 ) -> Check:           # Of the CPU
     "Cores, threads and arithmetic."
     import torch
-    from dnerf.nerf.training import pick_precision
+    from dnerf.nerf.config import pick_precision
     cores = cores or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count())
     threads = threads or torch.get_num_threads()
     fast = pick_precision('auto', torch.device('cpu')) == 'bf16-mixed'
@@ -315,7 +315,7 @@ def check_runs(
     folder:Path=None, # `runs/`; None: that of this project
 ) -> Check:           # Of the trained portraits
     "Which runs are there, and which of them are incomplete?"
-    from dnerf.nerf.training import PARTS_OF_A_RUN
+    from dnerf.nerf.run import PARTS_OF_A_RUN
     folder, good, bad = folder or runs_dir(), [], []
     for path in sorted({p.parent for part in PARTS_OF_A_RUN[:2] for p in folder.glob(f'[!.]*/[!.]*/{part}')}):
         gone, name = [part for part in PARTS_OF_A_RUN if not (path/part).is_file()], path.relative_to(folder).as_posix()

@@ -13,8 +13,10 @@ from dnerf.adnerf_export import export_adnerf
 from dnerf.adnerf_head import BLINKS, move_cameras
 from dnerf.core import DnerfError, InputError, MissingError, write_json
 from dnerf.face import MESH_OF_68, canonical_face, project
-from dnerf.nerf.portrait import head_box
-from dnerf.nerf.training import compose_config, sampling_boxes, train
+from dnerf.nerf.batches import sampling_boxes
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.head import head_box
+from dnerf.nerf.training import train
 from dnerf.subject import HEAD, SAMPLES_PER_FRAME, Subject, toy_subject
 
 N, SIZE, FOCAL = 40, 64, 110.0

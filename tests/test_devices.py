@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from dnerf.core import InputError
-from dnerf.nerf.training import RayBatches, Watch, build_portrait, compose_config, load_run, losses, render_frames, train
+from dnerf.nerf.batches import RayBatches
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.playback import render_frames
+from dnerf.nerf.portrait import build_portrait
+from dnerf.nerf.run import load_run
+from dnerf.nerf.training import train
+from dnerf.nerf.training? import Watch, losses
 from dnerf.subject import Subject, toy_subject
 
 PRESETS = {

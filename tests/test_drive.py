@@ -16,7 +16,7 @@ from dnerf.audio.embedding import embed_subject
 from dnerf.audio.mel import synthetic_speech
 from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
 from dnerf.nerf.portrait import PortraitConfig
-from dnerf.nerf.training import load_run
+from dnerf.nerf.run import load_run
 from dnerf.subject import Subject, toy_subject, write_wav
 from dnerf.talk.drive import drive
 from dnerf.talk.motion import acceleration, open_motion, recorded_motion
@@ -252,7 +252,8 @@ def test_an_hour_is_announced_before_it_begins(dnerf_home, capsys, monkeypatch):
 
 def trained(home: Path, audio: str = "speechsplit") -> str:
     "A run of a few steps."
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
 
     toy = toy_subject(home / "data" / "toy", n=88)
     write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])

@@ -308,7 +308,8 @@ def test_protocols_that_differ_are_told_apart(run):
 
 def test_papermill_evaluates_a_run(dnerf_home):
     from dnerf.audio.embedding import embed_subject
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
     small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "

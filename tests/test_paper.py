@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dnerf.nerf.field import AudioAttention, AudioNet, MLPField, MLPFieldConfig, pose_code, positional_encoding
-from dnerf.nerf.portrait import Portrait, near_far, render_coarse_fine
+from dnerf.nerf.condition import AudioAttention, AudioNet
+from dnerf.nerf.field import MLPField, MLPFieldConfig, positional_encoding
+from dnerf.nerf.torso import pose_code
+from dnerf.nerf.head import near_far
+from dnerf.nerf.portrait import Portrait
+from dnerf.nerf.portrait? import render_coarse_fine
 from dnerf.nerf.rays import pixel_rays, sample_pdf, stratified_points
-from dnerf.nerf.training import Budget, PortraitTraining, RayBatches, compose_config, learning_rate_factor, losses, read_config, train
+from dnerf.nerf.batches import RayBatches
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.run import read_config
+from dnerf.nerf.training import Budget, PortraitTraining, learning_rate_factor, train
+from dnerf.nerf.training? import losses
 from dnerf.subject import TORSO, toy_subject
 
 SMALL = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=8 portrait.n_fine=8 data.rays=96 val_frames=1 "
@@ -197,7 +205,7 @@ def test_rays_of_a_batch(dnerf_home):
 
 def test_neighbouring_windows_stop_at_the_split(dnerf_home):
     "Zero windows past the ends of the training split, as in the original: no test sound is heard in training; rendering hears all there is."
-    from dnerf.nerf.training import signals
+    from dnerf.nerf.cue import recorded_cues
 
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech, config = speech_of(toy), compose_config("paper", subject="toy")
@@ -249,7 +257,7 @@ class Stop(Exception):
 
 def stop_at(monkeypatch, last, run):
     "Run until a step, save, and end as a kill would."
-    from dnerf.nerf.training import Watch
+    from dnerf.nerf.training? import Watch
 
     ordinary = Watch.on_train_batch_end
 
@@ -380,7 +388,8 @@ def test_torso_stands_in_front_of_the_head(dnerf_home):
 
 def test_baseline_learns_head_and_torso(dnerf_home):
     "A hundred steps on the toy: both layers are drawn where they belong, and the picture is far better than the empty room."
-    from dnerf.nerf.training import load_run, render_frames
+    from dnerf.nerf.playback import render_frames
+    from dnerf.nerf.run import load_run
 
     torch.set_num_threads(1)
     toy = toy_subject(dnerf_home / "data" / "toy")

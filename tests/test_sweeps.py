@@ -11,7 +11,7 @@ import torch
 
 from dnerf.core import InputError
 from dnerf.nerf import sweeps
-from dnerf.nerf.training import compose_config
+from dnerf.nerf.config import compose_config
 from dnerf.subject import toy_subject
 
 TINY = ("steps=3 field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "

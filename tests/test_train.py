@@ -55,7 +55,7 @@ def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
 
 
 def test_wrong_names_and_settings_are_named(dnerf_home):
-    from dnerf.nerf.training import compose_config
+    from dnerf.nerf.config import compose_config
     from dnerf.video.sources import open_subject
 
     with pytest.raises(InputError, match="folder name"):
@@ -69,7 +69,10 @@ def test_every_embedding_drives_a_portrait(dnerf_home, name):
     "By name, as `-p audio NAME` does; SpeechSplit is trained for two steps."
     from dnerf.audio.embedding import embed_subject
     from dnerf.audio.mel import synthetic_speech
-    from dnerf.nerf.training import compose_config, load_run, render_frames, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.playback import render_frames
+    from dnerf.nerf.run import load_run
+    from dnerf.nerf.training import train
     from dnerf.subject import write_wav
 
     if "phones" in name:
@@ -107,7 +110,8 @@ def test_killed_training_goes_on(dnerf_home):
 def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):
     import torch
 
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech = np.zeros((toy.n_frames, 16, 3), np.float32)
@@ -134,7 +138,8 @@ def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):
 
 def test_two_processes_do_not_share_a_run(dnerf_home):
     from dnerf.core import locked
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy")
     with locked(dnerf_home / "runs/toy/speechsplit-cpu", "the run"):
@@ -143,7 +148,8 @@ def test_two_processes_do_not_share_a_run(dnerf_home):
 
 
 def test_nan_poses_and_empty_masks_are_refused(dnerf_home):
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech = np.zeros((toy.n_frames, 16, 3), np.float32)
@@ -157,7 +163,10 @@ def test_nan_poses_and_empty_masks_are_refused(dnerf_home):
 
 
 def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
-    from dnerf.nerf.training import compose_config, load_run, render_frames, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.playback import render_frames
+    from dnerf.nerf.run import load_run
+    from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy")
     np.save(toy.folder / "torso_modes.npy", np.random.default_rng(0).normal(size=(3, 16, 16, 2)).astype(np.float32) * 0.05)
@@ -175,7 +184,7 @@ def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
 
 
 def test_unknown_run_lists_the_known(dnerf_home):
-    from dnerf.nerf.training import load_run
+    from dnerf.nerf.run import load_run
 
     with pytest.raises(MissingError, match="known are"):
         load_run("toy/none")

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from dnerf.core import InputError, MissingError
-from dnerf.nerf.training import Watch, compose_config, load_run, train
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.run import load_run
+from dnerf.nerf.training import train
+from dnerf.nerf.training? import Watch
 from dnerf.subject import Subject, toy_subject
 
 TINY = {

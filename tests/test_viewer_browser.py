@@ -114,7 +114,8 @@ def drag(page, handle, dx: int, steps: int = 4):
 
 def test_viewer_in_jupyterlab(page, lab, dnerf_home):
     from dnerf.audio.embedding import embed_subject
-    from dnerf.nerf.training import compose_config, train
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.training import train
     from dnerf.subject import toy_subject
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from ..core import InputError, keep_memory, need_space, progress, read_json, runs_dir, write_json
 from ..nerf.portrait import Portrait
 from ..nerf.rays import pixel_rays, sample_pdf, stratified_points
-from ..nerf.training import Budget, PortraitTraining, RayBatches, Run, arithmetic, build_portrait, compose_config, load_run, losses, pick_precision, render_frames, rendering_speed, sampling_boxes, train
+from ..nerf.batches import RayBatches, sampling_boxes
+from ..nerf.config import autocast, compose_config, pick_precision
+from ..nerf.playback import render_frames, rendering_speed
+from ..nerf.portrait import build_portrait
+from ..nerf.run import Run, load_run
+from ..nerf.training import Budget, PortraitTraining, train
 from ..subject import FPS, HEAD, NpyWriter, Subject, write_subject_json, write_wav
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #514be2c0

@@ -403,7 +403,8 @@ def evaluate_run(
     measures='',        # What to measure, see `check_measures`; the entries of the others are null
 ) -> dict:              # The content of `metrics.json`
     "Render a split to a video with sound, measure it, and write metrics, figures and a page into the run's folder."
-    from dnerf.nerf.training import load_run, render_frames, rendering_speed
+    from dnerf.nerf.playback import render_frames, rendering_speed
+    from dnerf.nerf.run import load_run
     if isinstance(run, (str, Path)):
         run = load_run(run)
     render, chosen, frames = render or render_frames, check_measures(measures), run.subject.split(split)

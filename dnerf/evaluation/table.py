@@ -18,7 +18,9 @@ from ..core import DivergedError, InputError, MissingError, locked, progress, re
 from .patches import patch_figures
 from .report import MUST_AGREE, evaluate_run, same_protocol
 from ..nerf import sweeps
-from ..nerf.training import compose_config, fingerprint, load_run, render_frames, _same
+from ..nerf.config import compose_config
+from ..nerf.playback import render_frames
+from ..nerf.run import fingerprint, load_run, same_experiment
 from ..subject import FPS, Subject
 from ..talk.synthesis import to_uint8
 
@@ -100,7 +102,7 @@ def run(self:Table,
     if row not in self.inputs:
         return None
     for folder in sorted(self.folder.parent.glob(f'table1-{row}-{self.base.preset}-seed{seed}*')):
-        if (folder/'inputs.json').is_file() and _same(folder, self.config(row, seed), self.inputs[row]):
+        if (folder/'inputs.json').is_file() and same_experiment(folder, self.config(row, seed), self.inputs[row]):
             return folder
 
 def measured(

@@ -10,7 +10,8 @@ import hashlib, math, os, re, sys, time
 from pathlib import Path
 from omegaconf import DictConfig
 from ..core import InputError, MissingError, StorageError, home, read_json, runs_dir, write_json
-from .training import PRESETS, _check_config, register_configs, train
+from .config import PRESETS, check_config, register_configs
+from .training import train
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #ba5e8a17
 def register_sweep():
@@ -61,7 +62,7 @@ def _settings(config, job): # of one job, checked
     from dnerf.audio.embedding import parse_embedding
     config.audio = '+'.join(parse_embedding(config.audio))
     config.name = sweep_name(config, list(job.overrides.task))
-    config = _check_config(config)
+    config = check_config(config)
     if config.trainer.devices*config.trainer.num_nodes > 1 and 'basic' not in job.launcher._target_ and 'SLURM_NTASKS' not in os.environ:
         raise InputError(f"trainer.devices={config.trainer.devices} with this launcher: a job of a sweep computes on one device, unless SLURM starts its processes (hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={config.trainer.devices})")
     return config

@@ -10,7 +10,7 @@ __all__ = ['PLAIN_CURVE', 'find_blinks', 'BlinkStyle', 'blink_style', 'open_lids
 from dataclasses import dataclass
 import numpy as np
 from ..core import InputError
-from ..nerf.portrait import EYELIDS
+from ..nerf.cue import EYELIDS
 from ..subject import FPS
 
 # %% ../../nbs/talk/00b_blinks.ipynb #91fa9755

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ..core import InputError, MissingError
 from ..face import head_points, second_difference
-from ..nerf.portrait import torso_signal, upper_face_signal
+from ..nerf.cue import Cue, torso_signal, upper_face_signal
 from ..subject import Subject
 from ..video.tracking import smooth_poses
 
@@ -113,10 +113,10 @@ class Motion:
 
     def at(self,
         i, # Frame of the new video, or an array of them
-    ) -> dict: # `c2w`, `torso`, `upper_face`
+    ) -> Cue:  # Its `c2w`, `torso` and `upper_face`
         "What drives frame i."
         p = self.loop(i)
-        return dict(c2w=pose_between(self.c2w, p), torso=between(self.torso, p), upper_face=between(self.upper_face, p))
+        return Cue(c2w=pose_between(self.c2w, p), torso=between(self.torso, p), upper_face=between(self.upper_face, p))
 
     def source(self,
         i, # Frame of the new video, or an array of them

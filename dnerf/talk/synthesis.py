@@ -90,7 +90,7 @@ def render_split(
 ) -> Path:            # The mp4
     "Render a split of the run's subject with its own sound."
     if render is None:
-        from dnerf.nerf.training import render_frames as render
+        from dnerf.nerf.playback import render_frames as render
     frames = run.subject.split(split)
     pictures = in_order(render(run, frames), frames, on_frame)
     bar = progress_bar(pictures, total=len(frames), desc=f'rendering the {split} split', unit='frame', disable=not progress)

@@ -21,8 +21,10 @@ from ..audio.mel import MEL, estimate_f0, mel_spectrogram
 from ..audio.speechsplit import load_speechsplit
 from ..core import DnerfError, InputError
 from ..evaluation.patches import difference
-from ..nerf.portrait import every_pixel
-from ..nerf.training import Run, arithmetic, load_run, signals
+from ..nerf.portrait import subset_of_pixels
+from ..nerf.config import autocast
+from ..nerf.cue import recorded_cues
+from ..nerf.run import Run, load_run
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .blinks import lid_columns
 from .drive import driven_signals

@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt, uniform_filter1d
 from ..audio.control import Controls
 from ..audio.embedding import STEPS_PER_FRAME, WINDOW, speech_steps
 from ..core import InputError
-from ..nerf.field import Neighbours
+from ..nerf.cue import Neighbours
 from ..subject import SAMPLE_RATE, SAMPLES_PER_FRAME
 from ..video.media import fit_audio, read_audio
 
