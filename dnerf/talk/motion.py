@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core import InputError, MissingError
-from ..nerf.frames import head_points
+from ..face import head_points, second_difference
 from ..nerf.cue import Cue, torso_signal, upper_face_signal
 from ..subject import Subject
 from ..video.tracking import smooth_poses
@@ -70,7 +70,7 @@ def acceleration(
 ) -> np.ndarray:      # `(N - 2,)` pixels per frame squared, the largest of the five points
     "How abruptly the head's motion changes."
     uv = head_points(torch.from_numpy(np.array(poses, np.float64)), focal, size).numpy()
-    return np.linalg.norm(np.diff(uv, 2, axis=0), axis=-1).max(-1)
+    return np.linalg.norm(second_difference(uv), axis=-1).max(-1)
 
 # %% ../../nbs/talk/00a_motion.ipynb #5d28320a
 def _liveliness(poses, focal, size, places): # largest acceleration along each path, places (C, k)

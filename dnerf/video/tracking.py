@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['FOV_Y', 'NEAREST', 'quiet_native', 'face_landmarker', 'Track', 'choose_face', 'track_faces', 'interpolate_poses',
-           'canonical_face', 'project', 'fit_poses', 'align', 'bundle_adjust', 'steady_landmarks', 'outlier_frames',
-           'jitter', 'smooth_poses', 'blend_poses', 'steady_poses', 'rotation_guide', 'HeadPose', 'first_guess',
-           'crop_landmarks', 'solve_head']
+           'reproject', 'fit_poses', 'align', 'bundle_adjust', 'steady_landmarks', 'outlier_frames', 'smooth_poses',
+           'blend_poses', 'steady_poses', 'rotation_guide', 'HeadPose', 'first_guess', 'crop_landmarks', 'solve_head']
 
 # %% ../../nbs/video/01_tracking.ipynb #6259905b
-import contextlib, os, sys, zipfile
+import contextlib, os, sys
 from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag
 from scipy.ndimage import gaussian_filter1d, median_filter
 from scipy.spatial.transform import Rotation, Slerp
 from ..core import InputError, asset
+from ..face import canonical_face, jitter, pinhole
 
 # %% ../../nbs/video/01_tracking.ipynb #47b28050
 @contextlib.contextmanager
@@ -164,24 +164,15 @@ def _fill_gaps(track:Track) -> Track:
     track.transforms = interpolate_poses(track.transforms, track.found)
     return track
 
-# %% ../../nbs/video/01_tracking.ipynb #5ac0a51d
-def canonical_face() -> np.ndarray: # (468, 3) metres, head space
-    "Vertices of MediaPipe's canonical face, read from the bundled model."
-    with zipfile.ZipFile(asset('face_landmarker.task')) as z:
-        data = z.read('geometry_pipeline_metadata_landmarks.binarypb')
-    packed = np.frombuffer(data, [('tag', 'u1'), ('value', '<f4')], count=468*5, offset=data.index(b'\x1d')) # protobuf: repeated float, x y z u v
-    return packed['value'].reshape(468, 5)[:, :3].astype(float)/100
-
 # %% ../../nbs/video/01_tracking.ipynb #a86993a1
-def project(
+def reproject(
     points:np.ndarray, # (K, 3) head space, metres
     w2c:np.ndarray,    # (N, 4, 4) head to camera, OpenGL axes
     focal:float,       # pixels
     centre:float,      # principal point, x = y, pixels
 ) -> np.ndarray:       # (N, K, 2) pixels, x right, y down
     "Pinhole projection of head points into every frame."
-    p = np.einsum('nij,kj->nki', w2c[:, :3, :3], points) + w2c[:, None, :3, 3]
-    return np.stack([centre - focal*p[..., 0]/p[..., 2], centre + focal*p[..., 1]/p[..., 2]], -1)
+    return pinhole(np.einsum('nij,kj->nki', w2c[:, :3, :3], points) + w2c[:, None, :3, 3], focal, centre)
 
 # %% ../../nbs/video/01_tracking.ipynb #807fc9ef
 def _linearise(points, w2c, focal, centre):
@@ -320,7 +311,7 @@ def steady_landmarks(
     for _ in range(3):
         pose = fit_poses(xy, points, pose, focal, centre, n_iters=4)
         points = _triangulate(xy, points, prior, pose, focal, centre)
-    error = np.sqrt(((xy - project(points, pose, focal, centre))**2).sum(-1).mean(0))
+    error = np.sqrt(((xy - reproject(points, pose, focal, centre))**2).sum(-1).mean(0))
     return np.sort(np.argsort(error)[:count]), pose
 
 # %% ../../nbs/video/01_tracking.ipynb #3ecf65d8
@@ -333,12 +324,6 @@ def outlier_frames(
     "Frames that jump away from the running median of their neighbours (Hampel test)."
     jump = np.linalg.norm(uv - median_filter(uv, size=(window, 1, 1), mode='nearest'), axis=-1).mean(1)
     return jump > max(floor, limit*1.4826*np.median(jump))
-
-def jitter(
-    uv:np.ndarray, # (N, P, 2) reprojected points that are fixed to the head, pixels
-) -> float:        # pixels per frame^2
-    "Mean length of the second difference $u_{i-1} - 2 u_i + u_{i+1}$: zero for even motion."
-    return float(np.linalg.norm(np.diff(uv, n=2, axis=0), axis=-1).mean()) if len(uv) > 2 else 0.
 
 # %% ../../nbs/video/01_tracking.ipynb #2d44d470
 def smooth_poses(
@@ -376,7 +361,7 @@ def steady_poses(
 ) -> np.ndarray:       # (N, 4, 4)
     "Smooth what is noise and keep what is motion."
     smooth = smooth_poses(w2c, sigma)
-    d = np.linalg.norm(project(points, smooth, focal, centre) - project(points, w2c, focal, centre), axis=-1).mean(1)
+    d = np.linalg.norm(reproject(points, smooth, focal, centre) - reproject(points, w2c, focal, centre), axis=-1).mean(1)
     return blend_poses(w2c, smooth, 1/(1 + (d/(2*centre*tau))**4))
 
 # %% ../../nbs/video/01_tracking.ipynb #1a04e8da
@@ -452,10 +437,12 @@ def solve_head(
         shape = _triangulate(xy[some], shape, shape, raw[some], focal, c)
         raw = fit_poses(xy, shape, raw, focal, c, n_iters=3, turn=guide, trust=trust)
     points = shape[::8]
-    bad = outlier_frames(project(points, raw, focal, c), floor=.01*size) | ~track.found
+    bad = outlier_frames(reproject(points, raw, focal, c), floor=.01*size) | ~track.found
     smooth = steady_poses(interpolate_poses(raw, ~bad) if (~bad).any() else raw, points, focal, c, sigma)
     def rms(pose, pts, f):
-        return float(np.sqrt(((xy[some] - project(pts, pose[some], f, c))**2).sum(-1).mean()))
+        return float(np.sqrt(((xy[some] - reproject(pts, pose[some], f, c))**2).sum(-1).mean()))
+    def trembling(pose):
+        return jitter(reproject(points, pose, focal, c), 'mean') if len(pose) > 2 else 0.
     quality = dict(rms_first=rms(w2c, canonical_face()[ids], f0), rms_fit=rms(raw, shape, focal), rms_px=rms(smooth, shape, focal),
-                   jitter_before=jitter(project(points, raw, focal, c)), jitter_px=jitter(project(points, smooth, focal, c)))
+                   jitter_before=trembling(raw), jitter_px=trembling(smooth))
     return HeadPose(np.linalg.inv(smooth).astype(np.float32), np.linalg.inv(raw).astype(np.float32), focal, shape, ids, bad & track.found, quality)
