@@ -16,7 +16,7 @@ from ..core import InputError, MissingError
 from ..nerf.frames import head_points
 from ..nerf.portrait import torso_signal, upper_face_signal
 from ..subject import Subject
-from ..video.tracking import smooth_poses
+from ..video.pose import smooth_poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #ea40d1c5
 @dataclass
@@ -219,7 +219,7 @@ def poses_of_video(
     "Head poses of a video that is no prepared subject, by the tracker of `prepare`."
     from dnerf.video.media import probe
     from dnerf.video.prepare import choose_crop, first_pass
-    from dnerf.video.tracking import solve_head
+    from dnerf.video.pose import solve_head
     track, inside, *_ = first_pass(path, probe(path))
     if not track.found.any():
         raise InputError(f"no face was found in {path}; give a video of one person as motion")

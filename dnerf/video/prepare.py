@@ -22,7 +22,8 @@ from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from .torso import torso_modes, torso_motion
-from .tracking import HeadPose, Track, crop_landmarks, solve_head, track_faces
+from .pose import HeadPose, crop_landmarks, solve_head
+from .tracking import Track, track_faces
 
 # %% ../../nbs/video/03_prepare.ipynb #168bee73
 def prefetch(
