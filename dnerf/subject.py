@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HEAD', 'SCHEMA', 'split_frames', 'NpyWriter',
            'write_wav', 'read_wav', 'software_versions', 'write_subject_json', 'Subject', 'known_subjects',
-           'toy_subject']
+           'training_frames', 'toy_subject']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
 import wave
@@ -258,6 +258,16 @@ def load(cls:Subject,
     if not (folder/'subject.json').is_file():
         raise MissingError(f"there is no prepared subject {str(subject)!r} in {data_dir()}; known are: {', '.join(known_subjects()) or 'none yet'}")
     return cls(folder)
+
+# %% ../nbs/01_subject.ipynb #44dda462
+def training_frames(
+    subject:Subject, # A prepared person
+    n:int,           # About how many; fewer when the split has fewer
+) -> list[int]:      # Frame numbers, evenly spaced
+    "Training frames in which a face was found."
+    train = subject.split('train')
+    frames = [i for i in train if subject.tracked[i]] if not subject.tracked[train.start:train.stop].all() else list(train)
+    return frames[::max(1, len(frames)//n)]
 
 # %% ../nbs/01_subject.ipynb #81c7e1d7
 def toy_subject(

@@ -8,8 +8,9 @@ import pytest
 from scipy.io import wavfile
 from scipy.spatial.transform import Rotation
 
-from dnerf.adnerf import BLINKS, MESH_OF_68, _mesh, _project, export_adnerf, import_adnerf, move_cameras
+from dnerf.adnerf import BLINKS, export_adnerf, import_adnerf, move_cameras
 from dnerf.core import DnerfError, InputError, MissingError, write_json
+from dnerf.face import MESH_OF_68, canonical_face, project
 from dnerf.nerf.portrait import head_box
 from dnerf.nerf.training import compose_config, sampling_boxes, train
 from dnerf.subject import HEAD, SAMPLES_PER_FRAME, Subject, toy_subject
@@ -46,7 +47,7 @@ def write_layout(folder, missing=(MISSING,), renumber=False, stereo=False):
     cv2.imwrite(str(folder / "bc.jpg"), plate)
     listed, tracked = [], [i for i in range(N) if i not in missing]
     theirs = move_cameras(their_space(), cameras())
-    points = _project(_mesh()[list(MESH_OF_68)], cameras(), FOCAL, SIZE)[..., :2]
+    points = project(canonical_face()[list(MESH_OF_68)], cameras(), FOCAL, SIZE)
     y, x = np.mgrid[:SIZE, :SIZE]
     for i in range(N):
         head = np.hypot(x - points[i, 30, 0], y - points[i, 30, 1]) < 16

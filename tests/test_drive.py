@@ -209,7 +209,8 @@ def test_pasted_back_into_the_film(dnerf_home, hello):
 
 def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
     "A puppet instead of a field: the recorded frame whose speech is most like what drives. Lips are measured in the finished video."
-    from dnerf.evaluation.response import face_response, lip_opening
+    from dnerf.evaluation.response import face_response
+    from dnerf.face import mouth_opening
     from dnerf.video.prepare import prepare, trial_clip
 
     person = prepare(trial_clip(6, dnerf_home), "trial", 128, progress=False)
@@ -224,7 +225,7 @@ def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
     wav = person.wav[:train.stop * 640]
     speech = write_wav(dnerf_home / "pause.wav", np.concatenate([wav[32000:48000], np.zeros(24000, np.float32), wav[32000:48000]]))
     lips = face_response(drive(run, speech, progress=False, render=puppet)).lips
-    recorded = lip_opening(np.array(person.landmarks))
+    recorded = mouth_opening(np.array(person.landmarks))
     silent, spoken = lips[30:57], np.r_[lips[2:23], lips[65:85]]
     assert silent.max() < 0.5 * spoken.mean(), "shut, and it stays shut"
     assert silent.mean() < np.quantile(recorded, 0.3) + 0.004

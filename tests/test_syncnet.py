@@ -6,10 +6,11 @@ import torch
 from dnerf.core import InputError, MissingError
 from dnerf.evaluation.subject_syncnet import SHIFT, SubjectSyncConfig, other_speech, separates, separation, subject_sync, sync_anchors, toy_talker, train_subject_syncnet
 from dnerf.evaluation.syncnet import SyncNet, load_syncnet, source_offset, sync_scores
+from dnerf.face import CHIN, FOREHEAD, MIDDLE_LIPS, mouth_opening
 from dnerf.subject import SAMPLES_PER_FRAME, write_wav
 from dnerf.video.demo import demo_truth, demo_video
 from dnerf.video.media import iter_frames, read_audio
-from dnerf.video.prepare import CHIN, FOREHEAD, LIPS_INSIDE, lip_opening, lip_sync
+from dnerf.video.sync import lip_sync
 from dnerf.video.tracking import track_faces
 
 SMALL = SubjectSyncConfig(size=24, channels=8, steps=75, batch=4)
@@ -124,7 +125,7 @@ def test_offset_of_a_source(tmp_path, no_weights, early):
     subject = toy_talker(tmp_path / "toy", n=len(jaw), size=16)
     landmarks = np.zeros((len(jaw), 478, 3), np.float32)
     landmarks[:, FOREHEAD, 1], landmarks[:, CHIN, 1] = -50, 50
-    landmarks[:, LIPS_INSIDE[1], 1] = 20 * jaw
+    landmarks[:, MIDDLE_LIPS[1], 1] = 20 * jaw
     np.save(subject.folder / "landmarks.npy", landmarks)
     write_wav(subject.folder / "audio.wav", np.roll(wav[: len(jaw) * SAMPLES_PER_FRAME], -early * SAMPLES_PER_FRAME))
     found = source_offset(subject)
@@ -135,5 +136,5 @@ def test_offset_of_a_source(tmp_path, no_weights, early):
 def test_offset_of_a_tracked_source():
     "All of the demo clip, as the landmarker sees it, with its sound half a second late."
     _, landmarks, wav = demo_range(0, 922)
-    found = lip_sync(lip_opening(landmarks), np.roll(wav, 12 * SAMPLES_PER_FRAME))
+    found = lip_sync(mouth_opening(landmarks), np.roll(wav, 12 * SAMPLES_PER_FRAME))
     assert found["offset"] in (-12, -13)

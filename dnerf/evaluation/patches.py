@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from ..core import InputError, staged_file
 from ..subject import FPS
-from .metrics import EYE_PATCH, LIPS, LIP_MARGIN, MOUTH_CORNERS, eye_centres, eye_distance, psnr, squared_error
+from ..face import LIPS, MOUTH_CORNERS, eye_centres, eye_distance
+from .metrics import EYE_PATCH, LIP_MARGIN, psnr, squared_error
 from .faces import FaceClip, eyelid_aspect, lip_opening
 
 # %% ../../nbs/evaluation/02_patches.ipynb #0032433e

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
 from ..core import DivergedError, InputError, asset, locked, pick_device, progress, sha256, staged_file
-from .metrics import EYE_CORNERS, LIPS
+from ..face import EYE_CORNERS, LIPS, eye_centres
 from .syncnet import REACH, STEPS, WINDOW, check_landmarks, n_windows, offset_distances, scores
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Subject, toy_subject, write_wav
 
@@ -50,7 +50,7 @@ def mouth_crops(
 ) -> np.ndarray:          # uint8 `(N, size, size)` grey
     "Mouth and chin of every frame, upright and of one size."
     points = check_landmarks(landmarks, len(frames))
-    eyes = np.subtract(*(points[:, list(corners)].mean(1) for corners in EYE_CORNERS[::-1]))         # from the person's right eye to the left one
+    eyes = np.subtract(*eye_centres(points).swapaxes(0, 1)[::-1])         # from the person's right eye to the left one
     track = np.column_stack([points[:, list(LIPS), :2].mean(1), np.linalg.norm(eyes, axis=1), np.arctan2(eyes[:, 1], eyes[:, 0])])
     out = np.empty((len(frames), c.size, c.size), np.uint8)
     for i, (x, y, apart, turn) in enumerate(median_filter(track, (13, 1), mode='nearest')):

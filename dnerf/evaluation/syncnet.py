@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
 from ..core import InputError, MissingError, locked, need_space, pick_device, sha256, staged_file
 from ..subject import SAMPLES_PER_FRAME
-from ..video.prepare import lip_opening, lip_sync
+from ..face import mouth_opening
+from ..video.sync import lip_sync
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #aea19afa
 def _stages(dims, *stages): # layers of `(channels in, out, kernel, stride, padding, pooling or None)`; pooling is kernel, stride, padding
@@ -253,7 +254,7 @@ def source_offset(
         try:
             net = load_syncnet(path=syncnet_weights(fetch=False))
         except MissingError:
-            found = lip_sync(lip_opening(subject.landmarks), subject.wav)
+            found = lip_sync(mouth_opening(subject.landmarks), subject.wav)
             return dict(found, by='lip opening and loudness', reason=None if found['offset'] is not None else 'the clip is too short, or lips and loudness are not alike at any offset')
     train = subject.split('train')
     a = train.start + max(0, len(train) - most)//2

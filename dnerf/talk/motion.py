@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core import InputError, MissingError
-from ..nerf.frames import head_points
+from ..face import head_points, second_difference
 from ..nerf.portrait import torso_signal, upper_face_signal
 from ..subject import Subject
 from ..video.pose import smooth_poses
@@ -70,7 +70,7 @@ def acceleration(
 ) -> np.ndarray:      # `(N - 2,)` pixels per frame squared, the largest of the five points
     "How abruptly the head's motion changes."
     uv = head_points(torch.from_numpy(np.array(poses, np.float64)), focal, size).numpy()
-    return np.linalg.norm(np.diff(uv, 2, axis=0), axis=-1).max(-1)
+    return np.linalg.norm(second_difference(uv), axis=-1).max(-1)
 
 # %% ../../nbs/talk/00a_motion.ipynb #5d28320a
 def _liveliness(poses, focal, size, places): # largest acceleration along each path, places (C, k)
@@ -217,9 +217,10 @@ def poses_of_video(
     path, # A video of one person
 ) -> np.ndarray: # float32 `(N, 4, 4)`
     "Head poses of a video that is no prepared subject, by the tracker of `prepare`."
+    from dnerf.video.crop import choose_crop
     from dnerf.video.media import probe
-    from dnerf.video.prepare import choose_crop, first_pass
     from dnerf.video.pose import solve_head
+    from dnerf.video.prepare import first_pass
     track, inside, *_ = first_pass(path, probe(path))
     if not track.found.any():
         raise InputError(f"no face was found in {path}; give a video of one person as motion")
