@@ -15,9 +15,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from ..core import InputError, MissingError, staged_file
-from dnerf.video.decoding import (
-    Upright, damaged_error, decoded_frames, first_frame, frame_length, media_streams, open_media, packet_times, video_stream,
-)
+from .decoding import Upright, damaged_error, decoded_frames, first_frame, frame_length
+from .decoding import media_streams, open_media, packet_times, video_stream
 
 # %% ../../nbs/video/00_media.ipynb #3d36d622
 @dataclass

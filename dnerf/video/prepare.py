@@ -11,10 +11,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 import cv2
 import numpy as np
-from dnerf.core import (
-    InputError, asset, check_name, data_dir as default_data_dir, need_space, pick_device, progress as progress_bar, read_json, sha256,
-    staged_dir, write_json,
-)
+from ..core import InputError, asset, check_name, data_dir as default_data_dir, need_space, pick_device, progress as progress_bar
+from ..core import read_json, sha256, staged_dir, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_subject_json, write_wav
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
