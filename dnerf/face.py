@@ -35,7 +35,7 @@ FOREHEAD, CHIN = 10, 152                                     # upper and lower e
 BRIDGE, NOSE_TIP = 168, 1                                    # of the nose: between the eyes; the tip
 NOSE_RIDGE = BRIDGE, 6, 197, 195, 5                          # from between the eyes downwards
 RIGID = sum(EYE_CORNERS, ()) + NOSE_RIDGE                    # nine points where skin hardly moves over bone
-JAW = 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58   # from below the left ear over the chin to below the right one
+JAW = 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58   # from left ear to right ear, below
 
 # %% ../nbs/02_face.ipynb #e4b01887
 MESH_OF_68 = (162, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 389,    # jaw, right to left

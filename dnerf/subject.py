@@ -108,22 +108,22 @@ def software_versions(
 
 # %% ../nbs/01_subject.ipynb #3bfd5a32
 def write_subject_json(
-    folder:Path,      # Folder of the subject
+    folder:Path,           # Folder of the subject
     *,
-    name:str,         # Name of the subject
-    n_frames:int,     # N
-    size:int,         # H = W, pixels
-    focal:float,      # Focal length, pixels of the subject's frames
-    lost=(),          # Half-open frame ranges `(start, stop)` without a face
-    source:dict=None, # What it was made from: `file`, `sha256`, ...
-    blendshape_names=(), # Names of the 52 expression scores
-    extra:dict=None,  # Anything else worth recording
-) -> Path:            # The file
-    "Write the protocol of a subject."
+    name:str,              # Name of the subject
+    n_frames:int,          # N
+    size:int,              # H = W, pixels
+    focal:float,           # Focal length, pixels of the subject's frames
+    lost=(),               # Half-open frame ranges `(start, stop)` without a face
+    source:dict|None=None, # What it was made from: `file`, `sha256`, ...
+    blendshape_names=(),   # Names of the 52 expression scores
+    **more,                # Further entries, by their names in the file
+) -> Path:                 # The file
+    "Write the protocol of a subject; `InputError` for a name that cannot be a folder's, or for too few frames."
     return write_json(Path(folder)/'subject.json', dict(
         schema=SCHEMA, name=check_name(name), n_frames=int(n_frames), fps=FPS, sample_rate=SAMPLE_RATE, size=int(size), focal=float(focal),
         splits=split_frames(n_frames), lost=[[int(a), int(b)] for a, b in lost], blendshape_names=list(blendshape_names),
-        source=source or {}, versions=software_versions(), **(extra or {})))
+        source=source or {}, versions=software_versions(), **more))
 
 # %% ../nbs/01_subject.ipynb #f8b5ee90
 class Subject:
@@ -141,7 +141,8 @@ class Subject:
 
     def _check(self):
         if self.protocol.get('schema') != SCHEMA:
-            raise InputError(f"{self.folder} was prepared by another version of dnerf (layout {self.protocol.get('schema')}, this one reads {SCHEMA}); prepare it again")
+            raise InputError(f"{self.folder} was prepared by another version of dnerf "
+                             f"(layout {self.protocol.get('schema')}, this one reads {SCHEMA}); prepare it again")
         for array in self.arrays:
             n = len(self._array(array))
             if n != self.n_frames:
@@ -155,6 +156,9 @@ class Subject:
             raise MissingError(f"{path} is missing; prepare the subject again") from None
         except ValueError as e:
             raise InputError(f"{path} is damaged ({e}); prepare the subject again") from None
+
+    def _optional(self, name, default):
+        return self._array(name) if (self.folder/f'{name}.npy').is_file() else default
 
     def __repr__(self):
         return f"Subject({self.name!r}, {self.n_frames} frames, {self.size} px, {self.n_frames/FPS:.1f} s)"
@@ -188,17 +192,17 @@ def blendshapes(self:Subject): # float32 `(N, 52)`
 @patch(as_prop=True)
 def torso(self:Subject): # float32 `(N, 2, 3)`
     "Affine motion of the torso, pixels; the identity for a subject that comes without it."
-    return self._array('torso') if (self.folder/'torso.npy').is_file() else np.tile(np.eye(2, 3, dtype=np.float32), (self.n_frames, 1, 1))
+    return self._optional('torso', np.tile(np.eye(2, 3, dtype=np.float32), (self.n_frames, 1, 1)))
 
 @patch(as_prop=True)
 def torso_modes(self:Subject): # float32 `(K, h, w, 2)`
     "Deformations of the torso, half images; none for a subject that comes without them."
-    return self._array('torso_modes') if (self.folder/'torso_modes.npy').is_file() else np.zeros((0, 1, 1, 2), np.float32)
+    return self._optional('torso_modes', np.zeros((0, 1, 1, 2), np.float32))
 
 @patch(as_prop=True)
 def torso_shape(self:Subject): # float32 `(N, K)`
     "How much of each deformation a frame shows."
-    return self._array('torso_shape') if (self.folder/'torso_shape.npy').is_file() else np.zeros((self.n_frames, 0), np.float32)
+    return self._optional('torso_shape', np.zeros((self.n_frames, 0), np.float32))
 
 # %% ../nbs/01_subject.ipynb #c19e0e29
 @patch(as_prop=True)
@@ -256,7 +260,8 @@ def load(cls:Subject,
     "Open a prepared subject by name or by path."
     folder = Path(subject) if isinstance(subject, Path) or (Path(subject)/'subject.json').is_file() else data_dir()/check_name(subject)
     if not (folder/'subject.json').is_file():
-        raise MissingError(f"there is no prepared subject {str(subject)!r} in {data_dir()}; known are: {', '.join(known_subjects()) or 'none yet'}")
+        raise MissingError(f"there is no prepared subject {str(subject)!r} in {data_dir()}; "
+                           f"known are: {', '.join(known_subjects()) or 'none yet'}")
     return cls(folder)
 
 # %% ../nbs/01_subject.ipynb #44dda462
@@ -295,16 +300,19 @@ def toy_subject(
 
 # %% ../nbs/01_subject.ipynb #72deace1
 def _write_toy(folder, frames, masks, poses, loud, focal):
+    "All files of the toy subject; `loud` is `(N,)` in [0, 1]."
     import matplotlib.image
     n, size = masks.shape[:2]
     ring = np.linspace(0, 2*np.pi, 478)
     centre = (masks == HEAD)[:, :, :, None]*np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1)
     centre = centre.sum((1, 2))/(masks == HEAD).sum((1, 2))[:, None]
     landmarks = np.concatenate([centre[:, None] + size/6*np.stack([np.cos(ring), np.sin(ring)], -1), np.zeros((n, 478, 1))], -1)
-    for name, a in dict(frames=frames, masks=masks, poses=poses, landmarks=landmarks.astype(np.float32), blendshapes=np.tile(loud[:, None], (1, 52)).astype(np.float32)).items():
+    blendshapes, landmarks = np.tile(loud[:, None], (1, 52)).astype(np.float32), landmarks.astype(np.float32)
+    for name, a in dict(frames=frames, masks=masks, poses=poses, landmarks=landmarks, blendshapes=blendshapes).items():
         np.save(folder/f'{name}.npy', a)
     matplotlib.image.imsave(folder/'background.png', np.tile(np.array([[[90, 120, 150]]], np.uint8), (size, size, 1)))
     tone = np.repeat(loud, SAMPLES_PER_FRAME)*np.sin(2*np.pi*140*np.arange(n*SAMPLES_PER_FRAME)/SAMPLE_RATE)
     write_wav(folder/'audio.wav', .5*tone)
-    write_subject_json(folder, name='toy', n_frames=n, size=size, focal=focal, blendshape_names=[f'shape{i}' for i in range(52)], source={'file': 'toy_subject'})
+    write_subject_json(folder, name='toy', n_frames=n, size=size, focal=focal, source={'file': 'toy_subject'},
+                       blendshape_names=[f'shape{i}' for i in range(52)])
     return Subject(folder)

@@ -1,4 +1,4 @@
-"""AD-NeRF folders: there and back, hand-made ones of AD-NeRF and RAD-NeRF, wrong ones, and a training on one."""
+"""AD-NeRF folders: exported and imported again, hand-made ones of AD-NeRF and RAD-NeRF, damaged ones, and a training on one."""
 import csv
 import json
 
@@ -8,7 +8,9 @@ import pytest
 from scipy.io import wavfile
 from scipy.spatial.transform import Rotation
 
-from dnerf.adnerf import BLINKS, export_adnerf, import_adnerf, move_cameras
+from dnerf.adnerf import import_adnerf
+from dnerf.adnerf_export import export_adnerf
+from dnerf.adnerf_head import BLINKS, move_cameras
 from dnerf.core import DnerfError, InputError, MissingError, write_json
 from dnerf.face import MESH_OF_68, canonical_face, project
 from dnerf.nerf.portrait import head_box
@@ -17,8 +19,8 @@ from dnerf.subject import HEAD, SAMPLES_PER_FRAME, Subject, toy_subject
 
 N, SIZE, FOCAL = 40, 64, 110.0
 MISSING = 7
-SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 portrait.torso.resolutions=[16] portrait.torso.channels=[4] "
-         "data.frames=8 data.rays=64 val_frames=1 checks=2")
+SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 "
+         "portrait.torso.resolutions=[16] portrait.torso.channels=[4] data.frames=8 data.rays=64 val_frames=1 checks=2")
 
 
 def cameras(n=N):
@@ -55,7 +57,8 @@ def write_layout(folder, missing=(MISSING,), renumber=False, stereo=False):
         parsing[(y > 50) & (abs(x - 32) < 24)] = (0, 0, 255)
         parsing[(y > 44) & (abs(x - 32) < 6)] = (0, 255, 0)
         parsing[head] = (255, 0, 0)
-        frame = np.where((parsing == 255).all(-1)[..., None], plate, np.where(head[..., None], (100, 140, 200), (30, 60, 90))).astype(np.uint8)
+        person = np.where(head[..., None], (100, 140, 200), (30, 60, 90))
+        frame = np.where((parsing == 255).all(-1)[..., None], plate, person).astype(np.uint8)
         frame[:4, :4] = 5 * i
         cv2.imwrite(str(folder / f"parsing/{i}.png"), parsing)
         cv2.imwrite(str(folder / f"ori_imgs/{i}.jpg"), frame)
@@ -113,7 +116,8 @@ def test_what_an_export_holds(dnerf_home):
     assert [f["aud_id"] for f in val_json["frames"]] == list(toy.split("test"))
     assert (train_json["focal_len"], train_json["cx"], train_json["cy"]) == (64.0, 16.0, 16.0)
     assert all(len(f["face_rect"]) == 4 and min(f["face_rect"]) >= 0 for f in train_json["frames"])
-    for name in ("com_imgs/0.jpg", "head_imgs/0.jpg", "gt_imgs/0.jpg", "ori_imgs/5.jpg", "parsing/5.png", "bc.jpg", "aud.wav", "HeadNeRF_config.txt"):
+    for name in ("com_imgs/0.jpg", "head_imgs/0.jpg", "gt_imgs/0.jpg", "ori_imgs/5.jpg", "parsing/5.png",
+                 "bc.jpg", "aud.wav", "HeadNeRF_config.txt"):
         assert (folder / name).is_file(), name
     assert not (folder / "com_imgs/5.jpg").exists() and not (folder / "ori_imgs/6.lms").exists()
     assert np.loadtxt(folder / "ori_imgs/0.lms").shape == (68, 2)
@@ -133,8 +137,10 @@ def test_a_hand_made_folder(dnerf_home):
     about = guo.protocol["adnerf"]
     assert about["head_space"] == "fitted to the landmarks" and about["landmarks_rms_px"] < 0.2 and not about["renumbered"]
     assert np.abs(guo.poses - cameras())[np.arange(N) != MISSING].max() < 0.01, "head space is ours again"
+
     def corner(subject):
         return subject.frames[:, 1, 1, 0].astype(int)
+
     assert np.abs(corner(guo) - 5 * np.arange(N))[guo.tracked].max() < 8, "every frame kept its number"
     assert corner(guo)[MISSING] == 150, "a frame that com_imgs lacks has the empty room put in"
     assert np.abs(corner(load(dnerf_home / "guo", name="raw", images="ori_imgs")) - 5 * np.arange(N)).max() < 8
@@ -155,8 +161,9 @@ def test_features_are_scaled_by_the_training_split(dnerf_home):
     about = json.loads((guo.folder / "embeddings" / "deepspeech.json").read_text())
     steps = theirs[guo.split("train").start : guo.split("train").stop, 8:10].reshape(-1, 29)
     assert np.allclose(about["mean"], steps.mean(0)) and np.allclose(about["std"], steps.std(0)) and about["imported"] == "aud.npy"
-    assert np.allclose(guo.embedding("deepspeech")[:-1], (theirs - steps.mean(0)) / steps.std(0), atol=1e-5)
-    assert np.array_equal(guo.embedding("deepspeech")[-1], guo.embedding("deepspeech")[-2]), "their rule: the last row serves all later frames"
+    ours = guo.embedding("deepspeech")
+    assert np.allclose(ours[:-1], (theirs - steps.mean(0)) / steps.std(0), atol=1e-5)
+    assert np.array_equal(ours[-1], ours[-2]), "their rule: the last row serves all later frames"
 
 
 def test_rad_nerf_numbers_are_undone(dnerf_home):
@@ -193,6 +200,20 @@ def change_json(folder, change, name="train"):
     path.write_text(json.dumps(meta))
 
 
+def no_frames(folder):
+    for name in ("train", "val"):
+        change_json(folder, lambda meta: meta.update(frames=[]), name)
+
+
+def change_frame(folder, **more):
+    "Other entries for one frame of the training part, frame 2."
+    change_json(folder, lambda meta: meta["frames"][2].update(more))
+
+
+def pose_with_nan(folder):
+    change_json(folder, lambda meta: meta["frames"][2]["transform_matrix"][0].__setitem__(3, float("nan")))
+
+
 def small_picture(path):
     cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
 
@@ -205,12 +226,12 @@ def write_sound(folder, seconds):
     (lambda f: (f / "transforms_train.json").unlink(), MissingError, "no transforms_train.json"),
     (lambda f: (f / "transforms_val.json").write_text("{"), InputError, "not valid JSON"),
     (lambda f: (f / "transforms_train.json").write_text("[1]"), InputError, "no entry 'focal_len'"),
-    (lambda f: change_json(f, lambda m: m.update(frames=[])) or change_json(f, lambda m: m.update(frames=[]), "val"), InputError, "lists no frame"),
+    (no_frames, InputError, "lists no frame"),
     (lambda f: change_json(f, lambda m: m["frames"][2].pop("transform_matrix")), InputError, "cannot be read"),
     (lambda f: change_json(f, lambda m: m["frames"].append(m["frames"][0])), InputError, "twice"),
-    (lambda f: change_json(f, lambda m: m["frames"][2].update(transform_matrix=np.diag([1, 1, 0, 1]).tolist())), InputError, "frame 2 .* not a rigid"),
-    (lambda f: change_json(f, lambda m: m["frames"][2]["transform_matrix"][0].__setitem__(3, float("nan"))), InputError, "frame 2 .* not a rigid"),
-    (lambda f: change_json(f, lambda m: m["frames"][2].update(aud_id=9)), InputError, "pairs picture 2 with sound 9"),
+    (lambda f: change_frame(f, transform_matrix=np.diag([1, 1, 0, 1]).tolist()), InputError, "frame 2 .* not a rigid"),
+    (pose_with_nan, InputError, "frame 2 .* not a rigid"),
+    (lambda f: change_frame(f, aud_id=9), InputError, "pairs picture 2 with sound 9"),
     (lambda f: change_json(f, lambda m: m.update(cx=99.0)), InputError, "centre"),
     (lambda f: change_json(f, lambda m: m.update(focal_len=0)), InputError, "focal length"),
     (lambda f: (f / "com_imgs/4.jpg").unlink(), MissingError, "com_imgs/4.jpg is missing"),

@@ -183,7 +183,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
     write_subject_json(
         folder, name=name, n_frames=len(track), size=size, focal=head.focal, lost=report['lost'], blendshape_names=track.names,
         source=dict(file=video.name, sha256=digest, width=info.width, height=info.height, fps=info.fps),
-        extra=dict(prepare=dict(method=METHOD, asked=asked, crop=list(crop)), tracking=head.quality))
+        prepare=dict(method=METHOD, asked=asked, crop=list(crop)), tracking=head.quality)
     return report
 
 def _write_png(path, image):
