@@ -73,7 +73,8 @@ def test_other_size_seed_and_speech(tmp_path):
     tone = (0.1 * np.sin(2 * np.pi * 220 * np.arange(8000) / 8000)).astype(np.float32)
     speech = Speech(tone, 8000, [(0.0, 0.4, "aa"), (0.4, 0.6, "PP"), (0.6, 1.0, "O")])
     kwargs = dict(size=48, texture=64, n_frames=3, progress=False)
-    a, b, c = (make_demo(tmp_path / f"{k}.mp4", speech, seed=s, lights=l, **kwargs) for k, s, l in (("a", 1, "room"), ("b", 2, "room"), ("c", 1, "head")))
+    made = ("a", 1, "room"), ("b", 2, "room"), ("c", 1, "head")
+    a, b, c = (make_demo(tmp_path / f"{k}.mp4", speech, seed=seed, lights=lights, **kwargs) for k, seed, lights in made)
     frames = {p.stem: np.stack(list(iter_frames(p))) for p in (a, b, c)}
     assert frames["a"].shape == (3, 48, 48, 3)
     assert np.abs(frames["a"].astype(int) - frames["b"]).max() > 20
@@ -92,7 +93,12 @@ def test_longer_than_any_viseme():
 
 
 def test_refused_leaves_nothing(tmp_path):
-    for name, kwargs, words in (("a.avi", {}, "mp4"), ("a.mp4", dict(size=33), "even"), ("a.mp4", dict(n_frames=0), "n_frames is 0"), ("a.mp4", dict(lights="x"), "'room'")):
+    for name, kwargs, words in (
+        ("a.avi", {}, "mp4"),
+        ("a.mp4", dict(size=33), "even"),
+        ("a.mp4", dict(n_frames=0), "n_frames is 0"),
+        ("a.mp4", dict(lights="x"), "'room'"),
+    ):
         with pytest.raises(InputError, match=words):
             make_demo(tmp_path / name, progress=False, **kwargs)
     assert not list(tmp_path.iterdir())
@@ -101,6 +107,7 @@ def test_refused_leaves_nothing(tmp_path):
 
 
 def test_drawing_needs_only_numpy():
-    code = "import sys, dnerf.video.demo; print(sorted({'torch', 'mediapipe', 'cv2', 'warp', 'anny', 'jupyterlab'} & set(sys.modules)))"
+    heavy = {"torch", "mediapipe", "cv2", "warp", "anny", "jupyterlab"}
+    code = f"import sys, dnerf.video.demo; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

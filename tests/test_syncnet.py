@@ -10,7 +10,7 @@ from dnerf.face import CHIN, FOREHEAD, MIDDLE_LIPS, mouth_opening
 from dnerf.subject import SAMPLES_PER_FRAME, write_wav
 from dnerf.video.demo import demo_truth, demo_video
 from dnerf.video.media import iter_frames, read_audio
-from dnerf.video.prepare import lip_sync
+from dnerf.video.sync import lip_sync
 from dnerf.video.tracking import track_faces
 
 SMALL = SubjectSyncConfig(size=24, channels=8, steps=75, batch=4)

@@ -19,7 +19,7 @@ from ..audio.deepspeech import mfcc
 from ..core import InputError, MissingError, locked, need_space, pick_device, sha256, staged_file
 from ..subject import SAMPLES_PER_FRAME
 from ..face import mouth_opening
-from ..video.prepare import lip_sync
+from ..video.sync import lip_sync
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #aea19afa
 def _stages(dims, *stages): # layers of `(channels in, out, kernel, stride, padding, pooling or None)`; pooling is kernel, stride, padding

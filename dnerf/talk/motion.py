@@ -16,7 +16,7 @@ from ..core import InputError, MissingError
 from ..face import head_points, second_difference
 from ..nerf.cue import Cue, torso_signal, upper_face_signal
 from ..subject import Subject
-from ..video.tracking import smooth_poses
+from ..video.pose import smooth_poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #ea40d1c5
 @dataclass
@@ -217,9 +217,10 @@ def poses_of_video(
     path, # A video of one person
 ) -> np.ndarray: # float32 `(N, 4, 4)`
     "Head poses of a video that is no prepared subject, by the tracker of `prepare`."
+    from dnerf.video.crop import choose_crop
     from dnerf.video.media import probe
-    from dnerf.video.prepare import choose_crop, first_pass
-    from dnerf.video.tracking import solve_head
+    from dnerf.video.pose import solve_head
+    from dnerf.video.prepare import first_pass
     track, inside, *_ = first_pass(path, probe(path))
     if not track.found.any():
         raise InputError(f"no face was found in {path}; give a video of one person as motion")

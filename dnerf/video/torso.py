@@ -18,13 +18,13 @@ from ..subject import TORSO
 def grey(
     frame:np.ndarray, # uint8 or float `(h, W, 3)`
 ) -> np.ndarray:      # uint8 or float32 `(h, W)`
-    "Brightness."
+    "Luma of a frame."
     return cv2.cvtColor(frame if frame.dtype == np.uint8 else frame.astype(np.float32), cv2.COLOR_RGB2GRAY)
 
 def torso_spectrum(
     frame:np.ndarray, # uint8 `(H, W, 3)`
     mask:np.ndarray,  # uint8 `(H, W)`, classes of `masks.npy`
-    top:int,          # First row to look at
+    top:int,          # First row to use
 ) -> np.ndarray:      # complex `(H - top, W // 2 + 1)`
     "Fourier transform of the faded, masked lower part of a frame."
     cloth = grey(frame[top:])*(mask[top:] == TORSO).astype(np.float32)
@@ -35,7 +35,7 @@ def peak_shift(
     spectrum:np.ndarray,  # From `torso_spectrum`
     reference:np.ndarray, # The same of the reference frame
     width:int,            # W, pixels
-    reach:int,            # Largest shift looked for, pixels
+    reach:int,            # Largest shift in the search, pixels
 ) -> np.ndarray:          # float `(2,)` shift right and down, whole pixels
     "Shift between two frames from the peak of their phase correlation."
     cross = spectrum*reference.conj()
@@ -51,14 +51,16 @@ def align_affine(
     grey:np.ndarray,      # uint8 `(h, W)` lower part of a frame
     mask:np.ndarray,      # bool `(h, W)` its torso
     reference:np.ndarray, # uint8 `(h, W)` the same part of the reference frame
-    shift:np.ndarray,     # `(2,)` first guess, pixels
-    steps:int=15,         # At most so many iterations
-) -> np.ndarray:          # `(2, 3)`: position in the reference to position in the frame (pixel centres at whole numbers)
+    shift:np.ndarray,     # `(2,)` start value, pixels
+    steps:int=15,         # Largest number of iterations
+) -> np.ndarray:          # `(2, 3)` from positions in the reference to positions in the frame (pixel centres at whole numbers)
     "Refine a shift to an affine map by maximising the enhanced correlation coefficient."
     guess = np.concatenate([np.eye(2), np.reshape(shift, (2, 1))], 1).astype(np.float32)
     usable = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-3)
     try:
-        return cv2.findTransformECC(reference, grey, guess.copy(), cv2.MOTION_AFFINE, (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-3), usable, 3)[1].astype(float)
+        _, affine = cv2.findTransformECC(reference, grey, guess.copy(), cv2.MOTION_AFFINE, stop, usable, 3)
+        return affine.astype(float)
     except cv2.error:
         return guess.astype(float)       # no texture, or no convergence
 
@@ -67,7 +69,7 @@ def repair_motion(
     maps:np.ndarray,  # `(N, 2, 3)` affine maps
     size:int,         # H = W, pixels
     window:int=13,    # Frames in the running median
-    limit:float=3.,   # Further than this from the median is an outlier, pixels
+    limit:float=3.,   # Deviation from the median above which a map is an outlier, pixels
 ) -> np.ndarray:      # `(N, 2, 3)`
     "Running-median repair of outliers, then a Gaussian of 0.7 frames."
     from scipy.ndimage import gaussian_filter1d, median_filter
@@ -75,8 +77,9 @@ def repair_motion(
     flat, at = maps.reshape(len(maps), 6), np.einsum('nij,kj->nki', maps, chest).reshape(len(maps), 6)
     def median(a):
         return median_filter(a, (window, 1), mode='nearest')
-    wrong = abs(at - median(at)).max(1) > limit
-    return gaussian_filter1d(np.where(wrong[:, None], median(flat), flat), .7, axis=0, mode='nearest').reshape(-1, 2, 3)
+    outlier = abs(at - median(at)).max(1) > limit
+    repaired = np.where(outlier[:, None], median(flat), flat)
+    return gaussian_filter1d(repaired, .7, axis=0, mode='nearest').reshape(-1, 2, 3)
 
 # %% ../../nbs/video/02a_torso.ipynb #f8c204e0
 def reference_frame(
@@ -84,9 +87,9 @@ def reference_frame(
 ) -> int:              # Frame number
     "Of the frames that show at least 70 % of the usual torso, the one nearest the middle of the clip."
     N = masks.shape[0]
-    tried = np.union1d(np.arange(0, N, max(1, N//60)), N//2)
-    area = np.array([(masks[i] == TORSO).sum() for i in tried])
-    good = tried[area >= .7*np.quantile(area, .9)]
+    candidates = np.union1d(np.arange(0, N, max(1, N//60)), N//2)
+    area = np.array([(masks[i] == TORSO).sum() for i in candidates])
+    good = candidates[area >= .7*np.quantile(area, .9)]
     return int(good[abs(good - N//2).argmin()])
 
 # %% ../../nbs/video/02a_torso.ipynb #c0520214
@@ -95,7 +98,7 @@ def torso_motion(
     masks:np.ndarray,  # uint8 `(N, H, W)`
     show:bool=True,    # Draw a progress bar
     workers:int=2,     # Threads; transform and alignment release Python's lock
-) -> np.ndarray:       # float32 `(N, 2, 3)`: position in the frame to position in the reference frame, pixels, centres at +0.5
+) -> np.ndarray:       # float32 `(N, 2, 3)` from positions in the frame to those in the reference frame, pixels, centres at +0.5
     "Affine motion of the torso in every frame; the identity where there is no torso."
     N, H, W = masks.shape
     rows = np.nonzero((masks[::max(1, N//20)] == TORSO).any(2))[1]
@@ -119,9 +122,9 @@ def torso_motion(
 
 # %% ../../nbs/video/02a_torso.ipynb #105c9d63
 def _recentre(maps, top):
-    "From the part below row `top` with centres at whole numbers to the whole frame with centres at +0.5."
-    offset = np.array([.5, top + .5])
-    return np.concatenate([maps[:, :, :2], maps[:, :, 2:] + offset[:, None] - maps[:, :, :2] @ offset[:, None]], 2)
+    "Convert maps of the part below row `top`, centres at whole numbers, to the whole frame, centres at +0.5."
+    offset, A = np.array([.5, top + .5])[:, None], maps[:, :, :2]
+    return np.concatenate([A, maps[:, :, 2:] + offset - A @ offset], 2)
 
 def _invert(maps):
     "The inverse affine maps."
@@ -131,7 +134,7 @@ def _invert(maps):
 # %% ../../nbs/video/02a_torso.ipynb #84c113cc
 FLOW_SIZE = 256 # pixels; the picture is reduced to this for the optical flow
 
-class _Flow: # optical flow from a frame, affinely moved to the reference, to the reference
+class _Flow: # optical flow to the reference from a frame that is already aligned by its affine map
     def __init__(self, frames, masks, maps, top):
         self.frames, self.masks, self.maps = frames, masks, maps
         H = masks.shape[1]
@@ -142,7 +145,7 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
         self.reference = self._grey(frames[r])
         self.weight = _edges(self.reference)*self._mask(masks[r])
 
-    def _small(self, image, how):
+    def _small(self, image, how): # at the resolution of the flow
         return image if self.scale == 1 else cv2.resize(image, (self.size, self.size), interpolation=how)
     def _grey(self, frame):
         return self._small(grey(frame), cv2.INTER_AREA)[self.top:]
@@ -150,19 +153,21 @@ class _Flow: # optical flow from a frame, affinely moved to the reference, to th
         return self._small((mask == TORSO).astype(np.float32), cv2.INTER_AREA)[self.top:]
 
     def __call__(self, i): # (h, w, 2) flow in small pixels, (h, w) weight
-        A = self.maps[i].astype(float)
-        A[:, 2] = (A[:, 2] + A[:, :2] @ [0, self.top/self.scale] - [0, self.top/self.scale])*self.scale # of the small, cut picture
-        A[:, 2] += A[:, :2] @ [.5, .5] - .5                                                             # centres at whole numbers
+        A, origin = self.maps[i].astype(float), [0, self.top/self.scale]
+        A[:, 2] = (A[:, 2] + A[:, :2] @ origin - origin)*self.scale         # of the reduced picture below the row `top`
+        A[:, 2] += A[:, :2] @ [.5, .5] - .5                                 # centres at whole numbers
+        size = self.reference.shape[::-1]
         def move(im):
-            return cv2.warpAffine(im, A, self.reference.shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            return cv2.warpAffine(im, A, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         picture, mask = move(self._grey(self.frames[i])), move(self._mask(self.masks[i]))
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(picture, self.reference, None)
-        trust = self.weight*(mask > .9)*(abs(flow).max(-1) < self.size/30)
+        weight = self.weight*(mask > .9)*(abs(flow).max(-1) < self.size/30)
         def blur(a):
             return cv2.GaussianBlur(a, (0, 0), 1.5)
-        return blur(flow*trust[..., None])/(blur(trust) + 1e-2*self.weight.max() + 1e-6)[..., None], trust
+        total = blur(weight) + 1e-2*self.weight.max() + 1e-6
+        return blur(flow*weight[..., None])/total[..., None], weight
 
-def _edges(grey): # where flow can be known: near contrasts
+def _edges(grey): # reliability of optical flow, which is high near contrasts
     slope = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     return np.sqrt(cv2.GaussianBlur(slope.clip(0, 300) + 10, (0, 0), 1.5))
 
@@ -171,44 +176,53 @@ def torso_modes(
     frames:np.ndarray, # uint8 `(N, H, W, 3)`, may be memory-mapped
     masks:np.ndarray,  # uint8 `(N, H, W)`
     maps:np.ndarray,   # float32 `(N, 2, 3)` from `torso_motion`
-    learn:range,       # Frames that the modes are learned from: the training split
-    count:int=8,       # K, modes at most
-    samples:int=100,   # Frames of `learn` to look at
+    learn:range,       # Frames from which the modes are computed: the training split
+    count:int=8,       # K, largest number of modes
+    samples:int=100,   # Number of frames of `learn` to use
     show:bool=True,    # Draw a progress bar
     workers:int=2,     # Threads
-) -> tuple[np.ndarray, np.ndarray]: # modes float32 `(K, h, w, 2)` in half images, over the whole picture, h = w <= 256; shape float32 `(N, K)`, standard deviation about 1
-    "Ways in which the torso deforms beyond an affine motion, and how much of each is seen in every frame."
+) -> tuple[np.ndarray, np.ndarray]: # modes float32 `(K, h, w, 2)`, h = w <= 256, unit half an image; amounts float32 `(N, K)`
+    "Modes of deformation beyond an affine motion (zero above the torso), and their amounts (standard deviation about 1)."
     N, H, _ = masks.shape
     rows = np.nonzero((masks[::max(1, N//20)] == TORSO).any(2))[1]
     if not len(rows) or (top := min(int(np.quantile(rows, .02)), H - 32)) < 0:
         return np.zeros((0, 1, 1, 2), np.float32), np.zeros((N, 0), np.float32)
     flow, learned = _Flow(frames, masks, maps, top), np.unique(np.linspace(learn.start, learn.stop - 1, samples).astype(int))
-    with ThreadPoolExecutor(workers) as pool, progress(total=N, desc='shape of the torso', unit='frames', disable=not show) as bar:
-        z = np.stack([f*np.sqrt(flow.weight)[..., None] for f, _ in pool.map(flow, learned)]).reshape(len(learned), -1)
-        _, spread, basis = np.linalg.svd(z - z.mean(0), full_matrices=False)
-        K = min(count, int((spread > 1e-3*spread[:1]).sum()))
-        std = spread[:K]/len(learned)**.5
-        weight = np.sqrt(flow.weight)[..., None] + 1e-3
-        modes, mean = (a.reshape(-1, *flow.weight.shape, 2)/weight for a in (basis[:K]*std[:, None], z.mean(0)))
+    bar = progress(total=N, desc='shape of the torso', unit='frames', disable=not show)
+    with ThreadPoolExecutor(workers) as pool, bar:
+        modes, mean = _principal_components(flow, pool.map(flow, learned), count)
+        K = len(modes)
         B = modes.reshape(K, -1)
-        def amount(i): # least squares with the prior that amounts are of order 1
-            "Amounts of the modes in frame `i`, `(K,)`."
-            f, trust = flow(i)
-            w = np.repeat(trust.ravel(), 2)
-            y = (f - mean[0]).ravel()
-            return np.linalg.solve((B*w) @ B.T + .02*max(1e-6, float((B*B*w).sum()/max(K, 1)))*np.eye(K), (B*w) @ y)
+        def amount(i):
+            "Amounts of the modes in frame `i`, `(K,)`: least squares with the prior that they are of order 1."
+            f, weight = flow(i)
+            w = np.repeat(weight.ravel(), 2)
+            y = (f - mean).ravel()
+            prior = .02*max(1e-6, float((B*B*w).sum()/max(K, 1)))
+            return np.linalg.solve((B*w) @ B.T + prior*np.eye(K), (B*w) @ y)
         shape = []
         for lo in range(0, N, 50):
             shape += pool.map(amount, range(lo, min(lo + 50, N)))
             bar.update(min(50, N - lo))
-    return _fill(modes, flow)*np.float32(2/flow.size), _steady(np.array(shape).reshape(N, K))
+    return _whole_picture(modes, flow)*np.float32(2/flow.size), _smooth(np.array(shape).reshape(N, K))
 
 # %% ../../nbs/video/02a_torso.ipynb #e4a16bb1
-def _fill(modes, flow): # modes over the whole picture, zero above the torso
+def _principal_components(flow, flows, count):
+    "At most `count` modes `(K, h, w, 2)`, each of one standard deviation, and the mean flow `(h, w, 2)`."
+    z = np.stack([f*np.sqrt(flow.weight)[..., None] for f, _ in flows])
+    n, shape = len(z), z.shape[1:]
+    z = z.reshape(n, -1)
+    _, singular, basis = np.linalg.svd(z - z.mean(0), full_matrices=False)
+    K = min(count, int((singular > 1e-3*singular[:1]).sum()))
+    std = singular[:K]/n**.5
+    weight = np.sqrt(flow.weight)[..., None] + 1e-3
+    return (basis[:K]*std[:, None]).reshape(-1, *shape)/weight, z.mean(0).reshape(shape)/weight
+
+def _whole_picture(modes, flow): # modes over the whole picture, zero above the torso
     out = np.zeros((len(modes), flow.size, flow.size, 2), np.float32)
     out[:, flow.top:] = modes
     return out
 
-def _steady(shape, limit=4.): # (N, K), limited and lightly smoothed in time
+def _smooth(shape, limit=4.): # (N, K), limited and lightly smoothed in time
     from scipy.ndimage import gaussian_filter1d
     return gaussian_filter1d(shape.clip(-limit, limit), .7, axis=0, mode='nearest').astype(np.float32)
