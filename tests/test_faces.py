@@ -8,7 +8,7 @@ import pytest
 
 from dnerf.core import InputError, MissingError
 from dnerf.evaluation.blinks import Closure, blink_metrics, blink_numbers, blink_scores, blinks, closures, half_closures, match_blinks
-from dnerf.evaluation.faces import FaceClip, Flicker, best_lag, eyelid_opening, face_metrics, head_jitter, jaw_opening, lip_opening, watch_faces
+from dnerf.evaluation.faces import FaceClip, Flicker, best_lag, eyelid_opening, face_metrics, head_jitter, jaw_opening, lip_opening, track_clip
 from dnerf.evaluation.metrics import BLINK_METRICS, FACE_METRICS, METRICS, check_metrics, empty_metrics, lpips, lpips_net, set_metric
 from dnerf.subject import FPS
 from dnerf.video.demo import demo_truth, demo_video
@@ -18,7 +18,7 @@ from dnerf.video.media import iter_frames
 @pytest.fixture(scope="module")
 def clip():
     "The whole demo clip, watched once."
-    return watch_faces(iter_frames(demo_video()))
+    return track_clip(iter_frames(demo_video()))
 
 
 @pytest.fixture(scope="module")
@@ -119,14 +119,14 @@ def test_every_entry_says_unit_direction_and_meaning():
 
 def test_a_clip_without_anybody():
     frames = np.full((3, 48, 48, 3), 100, np.uint8)
-    nobody = watch_faces(iter(frames))
+    nobody = track_clip(iter(frames))
     measured = face_metrics(nobody, nobody) | blink_metrics(nobody, nobody)
     assert {key for key, (value, _) in measured.items() if value is not None} == {"lost_faces.rendered", "lost_faces.ground_truth"}
     assert measured["lost_faces.rendered"][0] == 3 and math.isnan(head_jitter(nobody))
-    empty = watch_faces(iter([]))
+    empty = track_clip(iter([]))
     assert len(empty) == 0 and face_metrics(empty, empty)["lmd"][0] is None and blink_metrics(empty, empty)["blink.rate.rendered"][0] is None
     with pytest.raises(InputError, match="uint8"):
-        watch_faces(iter(frames / 255))
+        track_clip(iter(frames / 255))
 
 
 def test_matching_uses_each_blink_once_and_as_many_as_possible():
@@ -155,7 +155,7 @@ def test_numbers_of_no_blink_and_of_a_cut_one():
 def test_a_newsreader_blinks_as_seen_by_eye(real_video):
     "First 20 s; the frames around each were looked at: twelve closures, the last cut by the end of the excerpt."
     seen = [2, 95, 113, 158, 193, 262, 293, 361, 417, 444, 473, 499]
-    clip = watch_faces(itertools.islice(iter_frames(real_video("cnn2.mp4")), 500))
+    clip = track_clip(itertools.islice(iter_frames(real_video("cnn2.mp4")), 500))
     scores = blink_scores(middles(clip), seen)
     assert scores["precision"] == scores["recall"] == 1
 

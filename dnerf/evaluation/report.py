@@ -17,7 +17,7 @@ from ..core import InputError, MissingError, StorageError, need_space, progress 
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
 from ..talk.synthesis import frames_wav, render_split, run_name, synthetic_metadata, to_uint8
 from ..video.media import write_video
-from .blinks import BLINK, LONGEST, NEAR, SHORTEST
+from .blinks import BLINK_DEPTH, MATCH_FRAMES, MAX_BLINK_MS, MIN_BLINK_MS
 from .faces import Flicker
 from .metrics import REGION_TEXT, RegionErrors, check_metrics, empty_metrics, regions, set_metric, ssim
 from .page import html_report
@@ -27,7 +27,7 @@ from .patches import patch_figures
 MEASURE_TEXT = {
     'lpips': 'torchmetrics, AlexNet, colours in [0, 1], mean over frames',
     'tracker': "MediaPipe's face landmarker as bundled, on the rendered and on the real frames alike; landmarks are relative to the clip's own face",
-    'blink': f'eyelids closed by {BLINK:.0%} or more for {SHORTEST} to {LONGEST} ms, found in both clips by one rule; rendered and real blinks match within {NEAR} frames',
+    'blink': f'eyelids closed by {BLINK_DEPTH:.0%} or more for {MIN_BLINK_MS} to {MAX_BLINK_MS} ms, found in both clips by one rule; rendered and real blinks match within {MATCH_FRAMES} frames',
     'sync': "the published SyncNet v2; both clips cropped at the real clip's landmarks",
     'subject_sync': "a smaller SyncNet trained on the subject's own training split, one for all runs of the subject",
     'flicker': 'pixels of the person where the real clip stands still'}
@@ -159,7 +159,7 @@ def measure_faces(
     "Landmarks, lips, jaw, eyelids, blinks, jitter."
     from dnerf.evaluation import faces
     from dnerf.evaluation.blinks import blink_metrics
-    rendered, real = (faces.watch_faces(iter(frames)) for frames in (clip.rendered, clip.real))
+    rendered, real = (faces.track_clip(iter(frames)) for frames in (clip.rendered, clip.real))
     level = faces.open_level(faces.eyelid_aspect(real))
     curves = {f'{name}.{which}': curve(seen) for which, seen in (('rendered', rendered), ('real', real))
               for name, curve in (('lip_opening', faces.lip_opening), ('eyelid_opening', lambda c: faces.eyelid_opening(c, level)))}
