@@ -220,7 +220,7 @@ SYNC_METRICS = { # entry: (unit, better, meaning)
     **_per_clip('subject_sync.offset', 'frames', 'nearer 0', f'audio-to-video offset {BY_SUBJECT}', SYNC_CLIPS),
     **_per_clip('subject_sync.margin', '1', 'higher', f'distance at the median offset less that at offset 0, {BY_SUBJECT}', SYNC_CLIPS),
     'subject_sync.separates': (
-        '', '', 'whether it tells the real clip from the real clip with shifted sound and with the sound of another speaker')}
+        '', '', 'whether it separates the real clip from the same clip with shifted sound and with the sound of another speaker')}
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #7c4ed7aa
 FACE_METRICS = { # entry: (unit, better, meaning)
