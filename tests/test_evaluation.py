@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 from dnerf.core import DivergedError, DnerfError, InputError, MissingError, StorageError
+from dnerf.evaluation.measures import MEASURES
 from dnerf.evaluation.metrics import METRICS, RegionErrors, check_metrics, empty_metrics, regions
 from dnerf.evaluation.page import html_report
-from dnerf.evaluation.report import MEASURES, evaluate_run, protocol, same_protocol, summary
+from dnerf.evaluation.report import evaluate_run, protocol, same_protocol, summary
 from dnerf.subject import SAMPLES_PER_FRAME, toy_subject
 from dnerf.talk.synthesis import render_split, to_uint8
 from dnerf.video.media import iter_frames, probe, read_audio
 from notebooks import papermill
 
 PIXELS = ("pixels",)
-WRITTEN = ["compare.mp4", "figures/blink.png", "figures/comparison.png", "figures/heat.png", "figures/loss.png", "figures/strips.png", "frames.csv", "metrics.csv", "metrics.json",
-           "report.html", "video.mp4"]
+FIGURES = ["figures/blink.png", "figures/comparison.png", "figures/heat.png", "figures/loss.png", "figures/strips.png"]
+WRITTEN = ["compare.mp4", *FIGURES, "frames.csv", "metrics.csv", "metrics.json", "report.html", "video.mp4"]
 
 
 def shaded(run, frames):
@@ -78,10 +79,10 @@ def test_video_plays_with_its_own_sound(run):
     test, video = run.subject.split("test"), run.folder / "video.mp4"
     info = probe(video)
     assert (info.n_frames, info.fps, info.width, info.has_audio) == (len(test), 25, run.subject.size, True)
-    heard, said = read_audio(video), run.subject.wav[test.start * SAMPLES_PER_FRAME:]
-    assert len(said) == len(test) * SAMPLES_PER_FRAME
-    assert abs(len(heard) - len(said)) <= 1024  # a block of AAC
-    assert np.corrcoef(heard[:len(said)], said)[0, 1] > 0.99
+    decoded, speech = read_audio(video), run.subject.wav[test.start * SAMPLES_PER_FRAME:]
+    assert len(speech) == len(test) * SAMPLES_PER_FRAME
+    assert abs(len(decoded) - len(speech)) <= 1024  # a block of AAC
+    assert np.corrcoef(decoded[:len(speech)], speech)[0, 1] > 0.99
     shown = np.stack(list(iter_frames(video))).astype(float)
     expected = np.clip(run.subject.frames[test.start:test.stop] - 25.5, 0, 255)
     assert abs(shown - expected).mean() < 6
@@ -117,16 +118,17 @@ def test_bad_renderers_are_errors(run, frames, error, words):
 
 
 def test_each_frame_is_rendered_once_and_streamed(run):
-    made, seen = [], []
+    rendered, measured = [], []
 
     def counting(run, frames):
         for i in frames:
-            assert len(made) == len(seen)  # the frame before was used before this one is asked for
-            made.append(i)
+            assert len(rendered) == len(measured)  # the frame before was measured before this one is requested
+            rendered.append(i)
             yield i, run.subject.frames[i] / 255
 
-    render_split(run, "train", run.folder / "train.mp4", progress=False, on_frame=lambda i, image: seen.append(i), render=counting)
-    assert made == seen == list(run.subject.split("train"))
+    out = run.folder / "train.mp4"
+    render_split(run, "train", out, progress=False, on_frame=lambda i, image: measured.append(i), render=counting)
+    assert rendered == measured == list(run.subject.split("train"))
 
 
 def test_no_log_no_curve(run):
@@ -136,7 +138,10 @@ def test_no_log_no_curve(run):
 
 
 def test_identical_frames_have_a_reason_not_infinity(run):
-    metrics = evaluate_run(run, progress=False, render=lambda run, frames: ((i, run.subject.frames[i] / 255) for i in frames), measures=PIXELS)
+    def perfect(run, frames):
+        return ((i, run.subject.frames[i] / 255) for i in frames)
+
+    metrics = evaluate_run(run, progress=False, render=perfect, measures=PIXELS)
     assert metrics["psnr"]["lips"] is None and metrics["reasons"]["psnr.lips"].startswith("identical")
 
 
@@ -150,19 +155,20 @@ def test_frames_without_a_face_have_no_lips(run):
 
 def test_pooling_is_independent_of_how_frames_are_grouped():
     rng, masks = np.random.default_rng(0), {"frame": np.ones((6, 6), bool)}
-    real, made = rng.random((2, 5, 6, 6, 3))
+    real, rendered = rng.random((2, 5, 6, 6, 3))
     errors = RegionErrors(["frame"])
     for i in range(5):
-        errors.add(i, made[i], real[i], masks)
-    assert errors.psnr()["frame"] == pytest.approx(-10 * math.log10(((made - real) ** 2).mean()))
+        errors.add(i, rendered[i], real[i], masks)
+    assert errors.psnr()["frame"] == pytest.approx(-10 * math.log10(((rendered - real) ** 2).mean()))
     assert errors.psnr(pooled=False)["frame"] >= errors.psnr()["frame"]  # Jensen
 
 
 def test_every_metric_is_null_with_a_reason_until_measured():
     metrics = empty_metrics()
     assert set(metrics["reasons"]) == set(METRICS)
-    assert set(metrics) == {"protocol", "psnr", "ssim", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error", "jitter",
-                            "sync", "subject_sync", "blink", "speed", "reasons"}
+    assert set(metrics) == {
+        "protocol", "psnr", "ssim", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error", "jitter",
+        "sync", "subject_sync", "blink", "speed", "reasons"}
     check_metrics(metrics)
 
 
@@ -174,8 +180,8 @@ def test_regions_nest_on_the_toy_subject(run):
     assert not (found["head"] & ~found["person"]).any()
 
 
-def wrong(error):
-    "A measure that fails."
+def failing(error):
+    "A measure that raises `error`."
 
     def measure(clip):
         raise error
@@ -184,8 +190,11 @@ def wrong(error):
 
 
 def test_what_cannot_be_measured_is_null_and_the_rest_is_measured(run):
-    measures = {"pixels": None, "lpips": wrong(MissingError("the weights are not here")), "sync": wrong(InputError("too short")),
-                "faces": lambda clip: {"lmd": (1.5, None), "lips.lag": (None, "nothing moves"), "lip_opening.real": np.arange(len(clip.real), dtype=float)}}
+    def faces(clip):
+        return {"lmd": (1.5, None), "lips.lag": (None, "nothing moves"), "lip_opening.real": np.arange(len(clip.real), dtype=float)}
+
+    measures = {"pixels": None, "lpips": failing(MissingError("the weights are not here")), "sync": failing(InputError("too short")),
+                "faces": faces}
     metrics = evaluate_run(run, progress=False, render=shaded, measures=measures)
     assert metrics["lmd"] == 1.5 and metrics["psnr"]["frame"] == pytest.approx(20, abs=1e-3)
     assert metrics["lpips"] is None and metrics["reasons"]["lpips"] == "the weights are not here"
@@ -204,21 +213,25 @@ def test_every_entry_belongs_to_a_measure():
 
 
 def test_scores_of_sync_come_to_their_entries(run, monkeypatch):
-    """Networks that are stand-ins: a clip's score is its mean colour, which is darker in the rendered one."""
+    """With stand-ins for the networks: a clip's score is its mean colour, which is darker in the rendered one."""
     clips = ("rendered", "ground_truth")
+
     def score(net, frames, landmarks, wav, device="cpu"):
         return {"confidence": float(np.mean(frames)), "distance": 2.0, "offset": len(wav) // len(frames) - 640, "margin": 0.5}
-    anchors = {name: {"confidence": 3.0, "distance": 1.0, "offset": k, "margin": 0.1} for k, name in enumerate(("ground_truth", "shifted", "other_speaker"))}
-    waits = iter([StorageError("another process is working on the judge; wait for it"), None])
+    anchors = {name: {"confidence": 3.0, "distance": 1.0, "offset": k, "margin": 0.1}
+               for k, name in enumerate(("ground_truth", "shifted", "other_speaker"))}
+    errors = iter([StorageError("another process is working on the judge; wait for it"), None])
 
-    def judge(subject, device, seed, show):
-        if error := next(waits):
+    def train(subject, device, seed, show):
+        if error := next(errors):
             raise error
 
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setitem(sys.modules, "dnerf.evaluation.syncnet", SimpleNamespace(load_syncnet=lambda device: None, sync_scores=score))
-    monkeypatch.setitem(sys.modules, "dnerf.evaluation.subject_syncnet", SimpleNamespace(
-        train_subject_syncnet=judge, subject_sync=score, sync_anchors=lambda net, subject, split: anchors, separates=lambda found: found is anchors))
+    published = SimpleNamespace(load_syncnet=lambda device: None, sync_scores=score)
+    own = SimpleNamespace(train_subject_syncnet=train, subject_sync=score, sync_anchors=lambda net, subject, split: anchors,
+                          separates=lambda found: found is anchors)
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.syncnet", published)
+    monkeypatch.setitem(sys.modules, "dnerf.evaluation.subject_syncnet", own)
     metrics = evaluate_run(run, progress=False, render=shaded, measures="sync+subject_sync")
     assert all(metrics["reasons"].get(key) is None for key in METRICS if "sync" in key)
     assert metrics["sync"]["confidence"]["rendered"] < metrics["sync"]["confidence"]["ground_truth"]
@@ -227,24 +240,24 @@ def test_scores_of_sync_come_to_their_entries(run, monkeypatch):
     assert metrics["subject_sync"]["separates"] is True and "subject sync" in summary(metrics, run.folder)
 
 
-def test_measures_see_what_was_rendered_not_the_codec(run):
-    seen = {}
+def test_measures_get_the_rendering_before_the_codec(run):
+    clips = {}
 
-    def look(clip):
-        seen.update(rendered=np.array(clip.rendered), real=np.array(clip.real), mapped=isinstance(clip.rendered, np.memmap), wav=clip.wav)
+    def record(clip):
+        clips.update(rendered=np.array(clip.rendered), real=np.array(clip.real), mapped=isinstance(clip.rendered, np.memmap), wav=clip.wav)
         return {}
 
-    evaluate_run(run, progress=False, render=shaded, measures={"faces": look})
+    evaluate_run(run, progress=False, render=shaded, measures={"faces": record})
     test = run.subject.split("test")
-    assert (seen["rendered"] == np.stack([to_uint8(image) for _, image in shaded(run, test)])).all()
-    assert (seen["real"] == run.subject.frames[test.start:test.stop]).all() and seen["mapped"]
-    assert len(seen["wav"]) == len(test) * SAMPLES_PER_FRAME
+    assert (clips["rendered"] == np.stack([to_uint8(image) for _, image in shaded(run, test)])).all()
+    assert (clips["real"] == run.subject.frames[test.start:test.stop]).all() and clips["mapped"]
+    assert len(clips["wav"]) == len(test) * SAMPLES_PER_FRAME
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
 def test_the_file_of_frames_is_removed_whatever_happens(run, error):
     with pytest.raises(type(error)):
-        evaluate_run(run, progress=False, render=shaded, measures={"pixels": None, "faces": wrong(error)})
+        evaluate_run(run, progress=False, render=shaded, measures={"pixels": None, "faces": failing(error)})
     assert [name for name in files(run) if name.endswith(".npy") or "partial" in name] == [] and "metrics.json" not in files(run)
 
 
@@ -261,7 +274,8 @@ def test_frames_csv_pools_to_the_psnr(run):
 def test_a_clip_without_a_face_has_no_patches_but_a_page(run):
     run.subject.protocol["lost"] = [[100, 110]]
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
-    assert set(metrics["figures"]) == {"comparison.png", "loss.png"} and "figures/heat.png" not in files(run) and "report.html" in files(run)
+    assert set(metrics["figures"]) == {"comparison.png", "loss.png"}
+    assert "figures/heat.png" not in files(run) and "report.html" in files(run)
 
 
 def test_real_and_rendered_side_by_side(run):
@@ -280,7 +294,8 @@ def test_the_page_needs_no_network(run):
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     page = (run.folder / "report.html").read_text()
     addresses = re.findall(r"(?:src|href|srcset|poster|action|data)\s*=\s*['\"]([^'\"]*)", page) + re.findall(r"url\(([^)]*)", page)
-    assert len(addresses) == 1 + len(metrics["figures"]) and all(a.startswith(("data:video/mp4;base64,", "data:image/png;base64,")) for a in addresses)
+    assert len(addresses) == 1 + len(metrics["figures"])
+    assert all(a.startswith(("data:video/mp4;base64,", "data:image/png;base64,")) for a in addresses)
     text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
     assert "<script" not in text and "@import" not in text and "<link" not in text and not re.search(r"https?://", text)
     assert all(f"<code>{key}</code>" in text for key in METRICS) and "not measured: not asked for" in text
@@ -288,7 +303,7 @@ def test_the_page_needs_no_network(run):
 
 
 def test_names_and_reasons_cannot_break_the_page(run):
-    evaluate_run(run, progress=False, render=shaded, measures={"lpips": wrong(MissingError("<script>alert('x')</script>"))})
+    evaluate_run(run, progress=False, render=shaded, measures={"lpips": failing(MissingError("<script>alert('x')</script>"))})
     metrics = json.loads((run.folder / "metrics.json").read_text())
     metrics["protocol"]["run"] = "<img src=x>"
     (run.folder / "metrics.json").write_text(json.dumps(metrics))
@@ -296,13 +311,14 @@ def test_names_and_reasons_cannot_break_the_page(run):
     assert "<script" not in page and "<img src=x>" not in page and "&lt;script&gt;" in page
 
 
-def test_protocols_that_differ_are_told_apart(run):
+def test_same_protocol_names_the_differences(run):
     first = protocol(run, "test")
     other = copy.deepcopy(first) | {"run": "toy/second", "audio": "mel", "seed": 9, "preset": "gpu", "trained_steps": 3}
     assert same_protocol(first, other) == [] == same_protocol({"protocol": first}, json.loads(json.dumps({"protocol": other})))
     for key, value in (("name", "val"), ("frames", 3)):
         assert same_protocol(first, copy.deepcopy(first) | {"split": first["split"] | {key: value}}) == [f"split.{key}"]
-    assert same_protocol(first, copy.deepcopy(first) | {"subject": first["subject"] | {"source": {"sha256": "0"}}})[0].startswith("subject.source")
+    other_source = copy.deepcopy(first) | {"subject": first["subject"] | {"source": {"sha256": "0"}}}
+    assert same_protocol(first, other_source)[0].startswith("subject.source")
     assert same_protocol(first, copy.deepcopy(first) | {"driven_by": ["speech"]}) == ["driven_by"]
 
 
@@ -312,9 +328,10 @@ def test_papermill_evaluates_a_run(dnerf_home):
     from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
-    small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-             "data.frames=4 data.rays=64 val_frames=1")
-    folder = train(toy, embed_subject(toy, "mel", bar=False), compose_config("cpu", small, subject="toy", audio="mel", steps=5, name="small"), show=False, named=True)
+    small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 "
+             "portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1")
+    config = compose_config("cpu", small, subject="toy", audio="mel", steps=5, name="small")
+    folder = train(toy, embed_subject(toy, "mel", bar=False), config, show=False, named=True)
     done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/small", measures="pixels+faces")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = check_metrics(json.loads((folder / "metrics.json").read_text()))

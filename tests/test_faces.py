@@ -1,4 +1,4 @@
-"""What a face does, across rooms: the demo subject's true blinks and jaw as seen through tracker, curves and metrics, a real clip, and metrics.json."""
+"""Faces in motion, from frames to metrics.json: the demo subject's true blinks and jaw as measured by tracker and curves; a real clip."""
 import itertools
 import math
 from dataclasses import replace
@@ -8,7 +8,8 @@ import pytest
 
 from dnerf.core import InputError, MissingError
 from dnerf.evaluation.blinks import Closure, blink_metrics, blink_numbers, blink_scores, blinks, closures, half_closures, match_blinks
-from dnerf.evaluation.faces import FaceClip, Flicker, best_lag, eyelid_opening, face_metrics, head_jitter, jaw_opening, lip_opening, watch_faces
+from dnerf.evaluation.faces import FaceClip, Flicker, best_lag, eyelid_opening, face_metrics, head_jitter
+from dnerf.evaluation.faces import jaw_opening, lip_opening, track_clip
 from dnerf.evaluation.metrics import BLINK_METRICS, FACE_METRICS, METRICS, check_metrics, empty_metrics, lpips, lpips_net, set_metric
 from dnerf.subject import FPS
 from dnerf.video.demo import demo_truth, demo_video
@@ -17,8 +18,8 @@ from dnerf.video.media import iter_frames
 
 @pytest.fixture(scope="module")
 def clip():
-    "The whole demo clip, watched once."
-    return watch_faces(iter_frames(demo_video()))
+    "The whole demo clip, tracked once."
+    return track_clip(iter_frames(demo_video()))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def truth():
 
 def part(clip: FaceClip, frames: slice) -> FaceClip:
     "Some frames of a clip."
-    return replace(clip, landmarks=clip.landmarks[frames].copy(), blendshapes=clip.blendshapes[frames].copy(), found=clip.found[frames].copy())
+    landmarks, blendshapes, found = (a[frames].copy() for a in (clip.landmarks, clip.blendshapes, clip.found))
+    return replace(clip, landmarks=landmarks, blendshapes=blendshapes, found=found)
 
 
 def middles(clip: FaceClip) -> list:
@@ -81,7 +83,8 @@ def test_frozen_lids_and_lips(clip):
     measured = face_metrics(frozen, real) | blink_metrics(frozen, real)
     for key in ("lips.correlation", "lips.lag", "jaw.correlation", "jaw.lag", "blink.precision", "blink.duration.rendered"):
         assert measured[key][0] is None and measured[key][1]
-    assert measured["blink.recall"] == (0, None) and measured["blink.rate.rendered"] == (0, None) and measured["jitter.rendered"] == (0, None)
+    for key in ("blink.recall", "blink.rate.rendered", "jitter.rendered"):
+        assert measured[key] == (0, None)
 
 
 def test_lost_frames_are_left_out_and_counted(clip):
@@ -112,21 +115,22 @@ def test_everything_fits_into_metrics_json(clip):
     assert metrics["blink"]["f1"] == metrics["blink"]["precision"] == metrics["lips"]["correlation"] == pytest.approx(1)
 
 
-def test_every_entry_says_unit_direction_and_meaning():
+def test_every_entry_has_unit_direction_and_meaning():
     for key, entry in METRICS.items():
         assert len(entry) == 3 and all(isinstance(text, str) for text in entry) and entry[2], key
 
 
-def test_a_clip_without_anybody():
+def test_a_clip_without_a_face():
     frames = np.full((3, 48, 48, 3), 100, np.uint8)
-    nobody = watch_faces(iter(frames))
+    nobody = track_clip(iter(frames))
     measured = face_metrics(nobody, nobody) | blink_metrics(nobody, nobody)
     assert {key for key, (value, _) in measured.items() if value is not None} == {"lost_faces.rendered", "lost_faces.ground_truth"}
     assert measured["lost_faces.rendered"][0] == 3 and math.isnan(head_jitter(nobody))
-    empty = watch_faces(iter([]))
-    assert len(empty) == 0 and face_metrics(empty, empty)["lmd"][0] is None and blink_metrics(empty, empty)["blink.rate.rendered"][0] is None
+    empty = track_clip(iter([]))
+    assert len(empty) == 0
+    assert face_metrics(empty, empty)["lmd"][0] is None and blink_metrics(empty, empty)["blink.rate.rendered"][0] is None
     with pytest.raises(InputError, match="uint8"):
-        watch_faces(iter(frames / 255))
+        track_clip(iter(frames / 255))
 
 
 def test_matching_uses_each_blink_once_and_as_many_as_possible():
@@ -152,11 +156,11 @@ def test_numbers_of_no_blink_and_of_a_cut_one():
     assert numbers["rate"] == 2 and numbers["depth"] == 0.9 and math.isnan(numbers["duration"])
 
 
-def test_a_newsreader_blinks_as_seen_by_eye(real_video):
-    "First 20 s; the frames around each were looked at: twelve closures, the last cut by the end of the excerpt."
-    seen = [2, 95, 113, 158, 193, 262, 293, 361, 417, 444, 473, 499]
-    clip = watch_faces(itertools.islice(iter_frames(real_video("cnn2.mp4")), 500))
-    scores = blink_scores(middles(clip), seen)
+def test_blinks_of_a_newsreader_as_annotated(real_video):
+    "First 20 s, annotated by hand: twelve closures, the last cut off by the end of the excerpt."
+    annotated = [2, 95, 113, 158, 193, 262, 293, 361, 417, 444, 473, 499]
+    clip = track_clip(itertools.islice(iter_frames(real_video("cnn2.mp4")), 500))
+    scores = blink_scores(middles(clip), annotated)
     assert scores["precision"] == scores["recall"] == 1
 
 
@@ -176,7 +180,7 @@ def test_lpips_says_where_the_weights_go(monkeypatch, tmp_path):
         lpips_net()
 
 
-def test_lpips_sees_a_picture_of_ones_own_as_equal():
+def test_lpips_of_equal_pictures_is_zero():
     try:
         net = lpips_net()
     except MissingError as e:

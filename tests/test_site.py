@@ -16,7 +16,8 @@ import pytest
 from browser import chromium  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
 PAGES = [re.sub(r"(^|/)\d+[a-z]*_", r"\1", p.with_suffix(".html").as_posix()) for p in NOTEBOOKS]
 SOURCE = "https://github.com/dnerf/dnerf/blob/main/"
 
@@ -51,7 +52,8 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     "The folder of the built site; built in a copy of the repository, which stays as it is."
     copy = tmp_path_factory.mktemp("site") / "dnerf"
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "_*docs", "_proc", "_site_src", "data", "runs", "__pycache__", ".ipynb_checkpoints"))
+    left_out = ".git", ".venv", "_*docs", "_proc", "_site_src", "data", "runs", "__pycache__", ".ipynb_checkpoints"
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
     done = subprocess.run([sys.executable, ".ci/build_site.py"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not [line for line in done.stderr.splitlines() if line.startswith("warning:")], done.stderr
@@ -115,11 +117,13 @@ def test_links_to_the_source(pages):
 
 def test_pictures_have_text(pages):
     pictures = [(name, attrs) for name, page in pages.items() for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) > 50 and [(name, attrs.get("src", "")[:60]) for name, attrs in pictures if not (attrs.get("alt") or "").strip()] == []
+    without_text = [(name, attrs.get("src", "")[:60]) for name, attrs in pictures if not (attrs.get("alt") or "").strip()]
+    assert len(pictures) > 50 and without_text == []
 
 
 def test_figures_have_captions(site, pages):
-    shown = [(name, figure) for name in pages for figure in re.findall(r'<div class="cell-output cell-output-display">(?:(?!<div class="cell-output).)*?<img\b.*?</(?:figure|div)>', (site / name).read_text(encoding="utf-8"), re.S)]
+    output = re.compile(r'<div class="cell-output cell-output-display">(?:(?!<div class="cell-output).)*?<img\b.*?</(?:figure|div)>', re.S)
+    shown = [(name, figure) for name in pages for figure in output.findall((site / name).read_text(encoding="utf-8"))]
     assert len(shown) > 50 and [(name, figure[-300:]) for name, figure in shown if "<figcaption" not in figure] == []
 
 
@@ -128,7 +132,8 @@ def test_nothing_from_elsewhere(site, pages):
               for address in (attrs.get("src"), attrs.get("href"), attrs.get("poster")) if address and re.match(r"(https?:)?//", address)]
     assert not loaded
     remote = re.compile(r"(?:@import\s+[\"']|url\(\s*[\"']?)(?:https?:)?//[^)\"']+")
-    assert not {p.name: remote.findall(p.read_text(encoding="utf-8")) for p in site.rglob("*.css") if remote.search(p.read_text(encoding="utf-8"))}
+    styles = {p.name: remote.findall(p.read_text(encoding="utf-8")) for p in site.rglob("*.css")}
+    assert not {name: found for name, found in styles.items() if found}
 
 
 def test_formulae_and_links_are_drawn(site, pages):
@@ -144,8 +149,10 @@ def test_formulae_and_links_are_drawn(site, pages):
 
 def test_home_page(site, pages):
     text = (site / "index.html").read_text(encoding="utf-8")
-    assert 0 < text.find("talking.webp") < text.find('id="three-commands"') and (site / "images" / "talking.webp").stat().st_size < 200_000
-    assert {f"tutorials/{p.stem}.html" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb")} <= {href for _, href in pages["index.html"].values("href")}
+    assert 0 < text.find("talking.webp") < text.find('id="three-commands"')
+    assert (site / "images" / "talking.webp").stat().st_size < 200_000
+    tutorials = {f"tutorials/{p.stem}.html" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb")}
+    assert tutorials <= {href for _, href in pages["index.html"].values("href")}
 
 
 @pytest.fixture(scope="module")
@@ -163,32 +170,37 @@ def served(site):
     server.shutdown()
 
 
-def opened(chromium, served, **options):
-    "A tab without a network, and what goes wrong in it."
+def opened(chromium, served, **options):  # noqa: F811
+    "A tab without a network, and the list of its errors."
     context = chromium.new_context(**options)
-    wrong = []
-    context.route(lambda url: not url.startswith((served, "data:", "blob:")), lambda route: (wrong.append(f"asks for {route.request.url}"), route.abort()))
+    errors = []
+
+    def refuse(route):
+        errors.append(f"asks for {route.request.url}")
+        route.abort()
+
+    context.route(lambda url: not url.startswith((served, "data:", "blob:")), refuse)
     tab = context.new_page()
-    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    return tab, wrong
+    tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    return tab, errors
 
 
 def test_every_page_in_a_browser(chromium, served, pages):  # noqa: F811
-    tab, wrong = opened(chromium, served, viewport={"width": 1280, "height": 900})
+    tab, errors = opened(chromium, served, viewport={"width": 1280, "height": 900})
     found = {}
     for name in pages:
         tab.set_viewport_size({"width": 1280, "height": 900})
         tab.goto(served + name)
         if tab.locator("main h1").count() < 1 or tab.locator("main").inner_text().strip() == "":
-            wrong.append("no title is seen")
-        wrong += tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => 'not drawn: ' + i.alt)")
+            errors.append("no title is shown")
+        errors += tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => 'not drawn: ' + i.alt)")
         tab.set_viewport_size({"width": 390, "height": 844})
         if (width := tab.evaluate("document.documentElement.scrollWidth")) > 390:
-            wrong.append(f"{width} px wide on a phone of 390")
-        if wrong:
-            found[name] = list(wrong)
-            wrong.clear()
+            errors.append(f"{width} px wide on a phone of 390")
+        if errors:
+            found[name] = list(errors)
+            errors.clear()
     tab.context.close()
     assert not found
 
@@ -199,11 +211,11 @@ def test_formulae_in_a_browser(chromium, served):  # noqa: F811
     height, width = tab.evaluate("(r => [r.height, r.width])(document.querySelector('.math.display math').getBoundingClientRect())")
     fraction = tab.evaluate("getComputedStyle(document.querySelector('math')).display")
     tab.context.close()
-    assert height > 25 and width > 200 and "math" in fraction # drawn as a formula, not as a line of text
+    assert height > 25 and width > 200 and "math" in fraction  # drawn as a formula, not as a line of text
 
 
 def test_search(chromium, served):  # noqa: F811
-    tab, wrong = opened(chromium, served, viewport={"width": 1280, "height": 900})
+    tab, errors = opened(chromium, served, viewport={"width": 1280, "height": 900})
     tab.goto(served + "index.html")
     box = tab.locator("#quarto-search input").first
     box.click()
@@ -213,7 +225,7 @@ def test_search(chromium, served):  # noqa: F811
     hit.click()
     tab.wait_for_url("**speechsplit**")
     tab.context.close()
-    assert not wrong
+    assert not errors
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -222,6 +234,11 @@ def test_light_and_dark(chromium, served, scheme):  # noqa: F811
     tab.goto(served + "nerf/rendering.html")
     ground, ink = (tab.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
     tab.context.close()
+
     def brightness(colour):
         return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 / 255
-    assert (brightness(ground) < .3 < .6 < brightness(ink)) if scheme == "dark" else (brightness(ground) > .9 > .4 > brightness(ink))
+
+    if scheme == "dark":
+        assert brightness(ground) < .3 < .6 < brightness(ink)
+    else:
+        assert brightness(ground) > .9 > .4 > brightness(ink)

@@ -19,21 +19,23 @@ from .metrics import METRICS
 def value_text(
     value,        # A number, a text, a list or a dictionary
     unit:str='',  # As in `METRICS`
-) -> str:         # For people
-    "A value, not longer than it is exact."
+) -> str:         # For the page
+    "A value, with two decimals in dB and three significant digits otherwise."
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, float):
         return f'{value:.2f}' if unit == 'dB' else f'{value:,.0f}' if abs(value) >= 1000 else f'{value:.3g}'
     if isinstance(value, dict):
         return ', '.join(f'{k} {value_text(v)}' for k, v in value.items())
-    return ', '.join(map(value_text, value)) if isinstance(value, (list, tuple)) else f'{value:,}' if isinstance(value, int) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ', '.join(map(value_text, value))
+    return f'{value:,}' if isinstance(value, int) else str(value)
 
 # %% ../../nbs/evaluation/02a_page.ipynb #58186852
 def metric_rows(
     metrics:dict, # The content of a `metrics.json`
 ) -> list[dict]:  # `entry`, `value` (None where there is none), `unit`, `better`, `meaning`, `reason`
-    "Every entry with what is needed to read it."
+    "Every entry with its unit, direction, meaning and reason."
     found = {}
     def walk(at, path):
         "Collect the entries below a dictionary."
@@ -47,40 +49,55 @@ def metric_rows(
     order = [key for key in METRICS if key in found] + [key for key in found if key not in METRICS]
     groups = list(dict.fromkeys(key.split('.')[0] for key in order))
     order.sort(key=lambda key: groups.index(key.split('.')[0]))
-    return [dict(entry=key, value=found[key], reason=metrics['reasons'].get(key), **dict(zip(('unit', 'better', 'meaning'), METRICS.get(key, ('', '', ''))))) for key in order]
+    rows = []
+    for key in order:
+        unit, better, meaning = METRICS.get(key, ('', '', ''))
+        rows.append(dict(entry=key, value=found[key], reason=metrics['reasons'].get(key), unit=unit, better=better, meaning=meaning))
+    return rows
 
 # %% ../../nbs/evaluation/02a_page.ipynb #76c581ad
+def _table_row(rows): # HTML of an entry with a value, or of several that are missing for one reason
+    names = ' '.join(f"<code>{escape(row['entry'])}</code>" for row in rows)
+    row = rows[0]
+    if row['value'] is None:
+        return f"<tr><td colspan='3'>{names}<small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
+    unit = '' if row['unit'] in ('', '1') else f" {row['unit']}"
+    value = escape(value_text(row['value'], row['unit']) + unit)
+    return (f"<tr><td>{names}<small>{escape(row['meaning'])}</small></td><td class='value'>{value}</td>"
+            f"<td><small>{escape(row['better'])}</small></td></tr>")
+
 def metrics_table(
     metrics:dict, # The content of a `metrics.json`
 ) -> str:         # HTML
-    "A table of all entries: what, value with unit, which way is better."
-    def lines(rows):
-        "A row with a value, or several that miss theirs for one reason."
-        code = ' '.join(f"<code>{escape(row['entry'])}</code>" for row in rows)
-        row = rows[0]
-        if row['value'] is None:
-            return f"<tr><td colspan='3'>{code}<small>not measured: {escape(row['reason'] or 'no reason given')}</small></td></tr>"
-        unit = '' if row['unit'] in ('', '1') else f" {row['unit']}"
-        return f"<tr><td>{code}<small>{escape(row['meaning'])}</small></td><td class='value'>{escape(value_text(row['value'], row['unit']) + unit)}</td><td><small>{escape(row['better'])}</small></td></tr>"
+    "A table of all entries: what, value with unit, which direction is better."
+    def one_row(row): # what the entries of one row of the table have in common
+        return row['entry'].split('.')[0], row['reason'], row['value'] is None or row['entry']
     body, group = [], None
-    for (first, reason, _), rows in groupby(metric_rows(metrics), lambda row: (row['entry'].split('.')[0], row['reason'], row['value'] is None or row['entry'])):
+    for (first, *_), rows in groupby(metric_rows(metrics), one_row):
         if first != group:
             group = first
             body.append(f"<tr class='group'><th colspan='3'>{escape(group.replace('_', ' '))}</th></tr>")
-        body.append(lines(list(rows)))
-    return "<table><thead><tr><th>what</th><th>value</th><th>better</th></tr></thead><tbody>" + '\n'.join(body) + '</tbody></table>'
+        body.append(_table_row(list(rows)))
+    head = "<table><thead><tr><th>what</th><th>value</th><th>better</th></tr></thead><tbody>"
+    return head + '\n'.join(body) + '</tbody></table>'
 
 # %% ../../nbs/evaluation/02a_page.ipynb #1eb2f58c
 def protocol_lines(
     protocol:dict, # From a `metrics.json`
-) -> dict[str, str]: # What to what it was
+) -> dict[str, str]: # Property to its value
     "The protocol in words."
     subject, split = protocol.get('subject', {}), protocol.get('split', {})
-    how = {k: protocol.get(k) for k in ('audio', 'preset', 'seed', 'trained_steps') if protocol.get(k) is not None}
-    lines = {'run': protocol.get('run'), 'subject': f"{subject.get('name')}, {subject.get('n_frames')} frames of {subject.get('size')} px at {subject.get('fps')} fps",
-             'measured on': f"{split.get('name')} split, {split.get('frames')} frames ({split.get('frames', 0)/FPS:.1f} s), {split.get('frames_without_face')} of them without a face",
-             'driven by': ', '.join(protocol.get('driven_by', [])), 'trained with': ', '.join(f"{k.replace('_', ' ')} {value_text(v)}" for k, v in how.items()),
-             'PSNR': protocol.get('psnr'), 'SSIM': protocol.get('ssim'), **{k.replace('_', ' '): v for k, v in protocol.get('measures', {}).items()}}
+    settings = {k: protocol.get(k) for k in ('audio', 'preset', 'seed', 'trained_steps') if protocol.get(k) is not None}
+    lines = {
+        'run': protocol.get('run'),
+        'subject': f"{subject.get('name')}, {subject.get('n_frames')} frames of {subject.get('size')} px at {subject.get('fps')} fps",
+        'measured on': f"{split.get('name')} split, {split.get('frames')} frames ({split.get('frames', 0)/FPS:.1f} s), "
+                       f"{split.get('frames_without_face')} of them without a face",
+        'driven by': ', '.join(protocol.get('driven_by', [])),
+        'trained with': ', '.join(f"{k.replace('_', ' ')} {value_text(v)}" for k, v in settings.items()),
+        'PSNR': protocol.get('psnr'),
+        'SSIM': protocol.get('ssim'),
+        **{k.replace('_', ' '): v for k, v in protocol.get('measures', {}).items()}}
     return {k: str(v) for k, v in lines.items() if v}
 
 def protocol_html(
@@ -88,7 +105,8 @@ def protocol_html(
 ) -> str:          # HTML
     "The protocol as a list, with all of it below."
     terms = ''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in protocol_lines(protocol).items())
-    return f"<dl>{terms}</dl><details><summary>the whole protocol</summary><pre>{escape(json.dumps(protocol, indent=1))}</pre></details>"
+    whole = escape(json.dumps(protocol, indent=1))
+    return f"<dl>{terms}</dl><details><summary>the whole protocol</summary><pre>{whole}</pre></details>"
 
 # %% ../../nbs/evaluation/02a_page.ipynb #b0a8c8f4
 PAGE_STYLE = """
@@ -100,11 +118,15 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margi
 video, img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff } video { width: 48rem }
 figure { margin: 1rem 0 2rem } figcaption, small, dt { color: var(--soft) }
 .halves { display: grid; grid-template-columns: 1fr 1fr; max-width: 48rem; text-align: center; color: var(--soft) }
-dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0 } dd { margin: 0; overflow-wrap: anywhere }
+dl { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .2rem 1rem; margin: 0 } \
+dd { margin: 0; overflow-wrap: anywhere }
 pre { overflow-x: auto; padding: .7rem; background: var(--band); font-size: .8rem } summary { cursor: pointer; margin: .5rem 0 }
-table { border-collapse: collapse; width: 100% } td, th { padding: .3rem .5rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-td small { display: block } td { overflow-wrap: anywhere } .value { white-space: nowrap; font-variant-numeric: tabular-nums; font-weight: 600 } .group th { background: var(--band) }
-@media (max-width: 36rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } td, th { padding: .3rem .2rem } code { font-size: .8rem } .value { white-space: normal; overflow-wrap: normal } }
+table { border-collapse: collapse; width: 100% } \
+td, th { padding: .3rem .5rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
+td small { display: block } td { overflow-wrap: anywhere } \
+.value { white-space: nowrap; font-variant-numeric: tabular-nums; font-weight: 600 } .group th { background: var(--band) }
+@media (max-width: 36rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } td, th { padding: .3rem .2rem } \
+code { font-size: .8rem } .value { white-space: normal; overflow-wrap: normal } }
 """
 
 def data_uri(
@@ -114,28 +136,35 @@ def data_uri(
     return f"data:{mimetypes.guess_type(Path(path).name)[0]};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
 
 # %% ../../nbs/evaluation/02a_page.ipynb #69cbdd3a
-def _figures(folder, captions): # the figures that are there, with what they show
-    shown = ((folder/name, text) for name, text in captions.items() if (folder/name).is_file())
-    return ''.join(f"<figure><img alt='{escape(text, quote=True)}' src='{data_uri(path)}'><figcaption>{escape(text)}</figcaption></figure>" for path, text in shown)
+def _figures(folder, captions): # HTML of the figures that are there, with their captions
+    shown = ((folder/name, escape(text), escape(text, quote=True)) for name, text in captions.items() if (folder/name).is_file())
+    return ''.join(f"<figure><img alt='{alt}' src='{data_uri(path)}'><figcaption>{text}</figcaption></figure>" for path, text, alt in shown)
+
+def _player(video): # HTML of the video, if there is one
+    if not video.is_file():
+        return '<p>There is no video of this split.</p>'
+    return (f"<video controls playsinline preload='metadata' src='{data_uri(video)}'></video>"
+            "<div class='halves'><span>real</span><span>rendered (synthetic)</span></div>")
 
 def html_report(
     folder:Path,      # Folder of an evaluated run
     split:str='test', # Which split's results
 ) -> Path:            # `report.html` in that folder
-    "Everything about a run on one page that needs no network."
+    "Everything about a run on one page that needs no network; `MissingError` for a run that was not evaluated."
     folder, suffix = Path(folder), '' if split == 'test' else f'_{split}'
     if not (folder/f'metrics{suffix}.json').is_file():
-        raise MissingError(f"the run {folder} has no metrics{suffix}.json; evaluate it first: papermill nbs/evaluate.ipynb out.ipynb -p run {'/'.join(folder.parts[-2:])}")
-    metrics, video, out = read_json(folder/f'metrics{suffix}.json'), folder/f'compare{suffix}.mp4', folder/f'report{suffix}.html'
+        raise MissingError(
+            f"the run {folder} has no metrics{suffix}.json; "
+            f"evaluate it first: papermill nbs/evaluate.ipynb out.ipynb -p run {'/'.join(folder.parts[-2:])}")
+    metrics, out = read_json(folder/f'metrics{suffix}.json'), folder/f'report{suffix}.html'
     title = f"{metrics['protocol'].get('run', folder.name)}, {split} split"
-    player = f"<video controls playsinline preload='metadata' src='{data_uri(video)}'></video><div class='halves'><span>real</span><span>rendered (synthetic)</span></div>" if video.is_file() else '<p>There is no video of this split.</p>'
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
 <title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>
 <body><h1>{escape(title)}</h1>
 <h2>Protocol</h2>{protocol_html(metrics['protocol'])}
-<h2>Real and rendered</h2>{player}
+<h2>Real and rendered</h2>{_player(folder/f'compare{suffix}.mp4')}
 <h2>Numbers</h2>{metrics_table(metrics)}
 <h2>Figures</h2>{_figures(folder/'figures', metrics.get('figures', {}))}
 </body></html>

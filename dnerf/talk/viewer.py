@@ -20,7 +20,6 @@ from ..audio.embedding import component_columns, parse_embedding, part_steps
 from ..audio.mel import MEL, estimate_f0, mel_spectrogram
 from ..audio.speechsplit import load_speechsplit
 from ..core import DnerfError, InputError
-from ..evaluation.patches import difference
 from ..nerf.portrait import subset_of_pixels
 from ..nerf.config import autocast
 from ..nerf.cue import recorded_cues
@@ -29,7 +28,7 @@ from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .blinks import lid_columns
 from .drive import driven_signals
 from .motion import open_motion
-from .synthesis import frames_wav, in_order, run_name, synthetic_metadata
+from .synthesis import difference, frames_wav, in_order, run_name, synthetic_metadata
 from .voice import frames_of, hear, parse_weights, read_speech, sound_of
 from ..video.media import write_video
 
