@@ -8,14 +8,16 @@ __all__ = ['VERBS', 'POSITIONAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'eval
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, inspect, sys, traceback
+from typing import get_args
 from fastcore.docments import docments
 from .core import DnerfError, did_you_mean, wait_briefly
+from .talk.options import DriveOptions, with_options
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
 def prepare(
-    video:str=None,   # A video of one person who speaks; without one, four seconds of the bundled demo clip
-    subject:str=None, # Name of the subject; the name of the file if not given
-    size:int=None,    # Pixels; 256 on a CPU and 512 with a GPU if not given
+    video:str|None=None,   # A video of one person who speaks; without one, four seconds of the bundled demo clip
+    subject:str|None=None, # Name of the subject; the name of the file if not given
+    size:int|None=None,    # Pixels; 256 on a CPU and 512 with a GPU if not given
 ):
     "Make a subject of a portrait video."
     from dnerf.video.prepare import prepare, trial_clip
@@ -27,11 +29,11 @@ def train(
     subject:str='demo',      # A prepared subject, or a video `data/<subject>.mp4`; `demo` is bundled, `obama` is fetched
     audio:str='speechsplit', # What drives the face: rhythm, pitch, content, speechsplit (all three), mel, phones, deepspeech, ...; several joined by +
     preset:str='auto',       # auto, cpu, gpu; paper, the published settings; adnerf, the paper's baseline
-    minutes:float=None,      # Budget by the clock; the preset's if not given
-    steps:int=None,          # Budget in steps
+    minutes:float|None=None,      # Budget by the clock; the preset's if not given
+    steps:int|None=None,          # Budget in steps
     seed:int=0,              # Of the portrait's training
     name:str='',             # Name of the run; audio and preset if not given
-    size:int=None,           # Pixels, when the subject has to be prepared
+    size:int|None=None,           # Pixels, when the subject has to be prepared
     overrides:str='',        # Hydra overrides
 ):
     "Train a portrait and render the held-out part; the same words go on with a training that was stopped."
@@ -47,29 +49,20 @@ def train(
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
 
 # %% ../nbs/90_cli.ipynb #1c241d06
+@with_options(DriveOptions)
 def drive(
     run:str='demo/speechsplit-cpu', # A trained run, `subject/name`, or its folder
     speech:str='',         # A file with sound, of any kind; without one, the speech of the bundled demo clip
     out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given
-    motion:str='loop',     # loop: the head as in training, to and fro; still; a file of poses; another subject, or a video of somebody
-    blinks:float=None,     # Blinks per minute; as the person blinks if not given
-    pitch:float=1.0,       # Scales the melody that the portrait hears; 0 is a monotone
-    rhythm:float=1.0,      # Stretches time; 1.2 is a fifth slower
-    content:str=None,      # A file with other speech, whose content moves the lips
-    articulation:float=1.0, # How far the mouth moves; 1 as far as the person's (the picture shows less, see README), 0 not at all
-    weights:str='',        # Factors by component of speech, e.g. 'content=1 rhythm=.5 pitch=0'
-    badge:bool=False,      # Write "SYNTHETIC" into the picture
-    paste:bool|str=False,  # Put the portrait back into the video that the person was prepared from, or into the one that is named
-    size:int=None,         # Pixels of the video; those of the run if not given
-    seed:int=0,            # Of the blinks, and of where the motion begins
+    *,
     device:str='auto',     # auto, cpu, cuda
+    **knobs,               # Fields of `DriveOptions`
 ):
     "Let the person of a run say something new."
     from dnerf.nerf.training import load_run
     from dnerf.talk.drive import drive
     from dnerf.video.demo import demo_video
-    video = drive(load_run(run, device), speech or demo_video(), out or None, motion=motion, blinks=blinks, pitch=pitch, rhythm=rhythm, content=content, articulation=articulation, weights=weights,
-        badge=badge, paste=paste, seed=seed, size=size)
+    video = drive(load_run(run, device), speech or demo_video(), out or None, **knobs)
     print(f'the video is {video}')
 
 # %% ../nbs/90_cli.ipynb #07fbe444
@@ -88,10 +81,10 @@ def evaluate(
 def table1(
     subject:str='demo',  # A prepared subject, or a video `data/<subject>.mp4`; `demo` is bundled
     seeds:int|str=3,     # How many (3), or which ('0 1 2')
-    minutes:float=None,  # Budget of each run by the clock; the preset's if not given
-    steps:int=None,      # Budget of each run in steps, which is fairer
+    minutes:float|None=None,  # Budget of each run by the clock; the preset's if not given
+    steps:int|None=None,      # Budget of each run in steps, which is fairer
     rows:str='',         # Embeddings, separated by spaces; the paper's six, mel and two controls if not given
-    size:int=None,       # Pixels, when the subject has to be prepared
+    size:int|None=None,       # Pixels, when the subject has to be prepared
     preset:str='auto',   # As in train
     jobs:int=1,          # Processes at a time, which share the cores
     overrides:str='',    # Hydra overrides for every run
@@ -140,10 +133,11 @@ def add_parameter(
 ):
     "One parameter of a function as an argument of a command line."
     text = text.replace('`', '').replace('%', '%%') + ('' if p.default in (None, '', False) else f' (default: {p.default})')
-    kind = dict(type=p.annotation if p.annotation in (int, float) else str)
-    if p.annotation is bool:
+    types = set(get_args(p.annotation) or [p.annotation]) - {type(None)} # `int|None` is an int that may be left out
+    kind = dict(type=next(iter(types)) if types in ({int}, {float}) else str)
+    if types == {bool}:
         kind = dict(action='store_true')
-    elif p.annotation == bool|str:
+    elif types == {bool, str}:
         kind = dict(nargs='?', const=True, metavar='FILE')
     elif bare:
         kind.update(nargs='?', metavar=p.name.upper())

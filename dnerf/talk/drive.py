@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BITS_PER_PIXEL', 'SEGMENT', 'ByFrame', 'with_open_lids', 'driven_signals', 'video_bytes', 'rendering_seconds',
-           'in_words', 'job_key', 'write_pieces', 'output_path', 'drive']
+           'in_words', 'job_key', 'job_settings', 'write_pieces', 'output_path', 'drive']
 
 # %% ../../nbs/talk/00e_drive.ipynb #af18cd8e
 import hashlib, itertools, math, shutil, time
@@ -20,6 +20,7 @@ from ..nerf.training import PARTS_OF_A_RUN, load_run, render_driven, signals
 from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, blink_train, check_blinks, find_blinks, lid_columns, open_lids
 from .motion import Motion, open_motion
+from .options import DriveOptions, with_options
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
 from .voice import check_controls, frames_of, hear, parse_weights, read_speech, silence, sound_of, speech_windows
@@ -109,13 +110,26 @@ _METHOD = 1   # raised when the same request would give other pictures
 def job_key(
     run,              # A trained run
     wav:np.ndarray,   # The speech
-    settings:dict,    # All that the user asked for
+    settings:dict,    # All that was asked for, from `job_settings`
 ) -> str:             # 64 hexadecimal digits
     "What a video depends on."
     digest = hashlib.sha256(np.ascontiguousarray(wav, np.float32).data)
     files = [run.folder/part for part in PARTS_OF_A_RUN[1:3]]
-    digest.update(repr((_METHOD, SEGMENT, run_name(run), [sha256(f) for f in files if f.is_file()], sorted(settings.items(), key=str))).encode())
+    weights = [sha256(f) for f in files if f.is_file()]
+    digest.update(repr((_METHOD, SEGMENT, run_name(run), weights, sorted(settings.items(), key=str))).encode())
     return digest.hexdigest()
+
+def job_settings(
+    options:DriveOptions, # What was asked for
+    motion:Motion,        # Of `options.motion`
+    weights:dict,         # Component to factor, of `options.weights`
+    content:np.ndarray|None, # `(samples,)` the speech in the file `options.content`
+    paster:Paster|None,   # Of `options.paste`
+) -> dict:                # By option
+    "All options, with the content of files in place of their names."
+    return vars(options) | dict(
+        motion=(str(options.motion), hashlib.sha256(motion.c2w.tobytes()).hexdigest()), weights=sorted(weights.items()),
+        content=None if content is None else hashlib.sha256(content.data).hexdigest(), paste=str(paster.path) if paster else None)
 
 def _open_job(folder, key): # the folder of the pieces, emptied if they are of something else
     if (folder/'job.json').is_file() and read_json(folder/'job.json').get('key') != key:
@@ -179,17 +193,19 @@ def output_path(
         raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
     return out
 
-def _check_request(run, blinks, pitch, rhythm, size, paste, articulation):
-    check_blinks(run, blinks)
-    check_controls(pitch, rhythm)
-    if not 0 <= articulation <= 3:
-        raise InputError(f"articulation={articulation:g} cannot be; give a number from 0 (the mouth is still) over 1 (as the person) to 3")
-    if articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]):
-        raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
-    if size is not None and paste:
+def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
+    check_blinks(run, options.blinks)
+    check_controls(options.pitch, options.rhythm)
+    if not 0 <= options.articulation <= 3:
+        raise InputError(f"articulation={options.articulation:g} cannot be; "
+                         "give a number from 0 (the mouth is still) over 1 (as the person) to 3")
+    if options.articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]):
+        raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, so articulation cannot be "
+                         "changed; train with portrait.mouth=true, or scale the speech itself by weights")
+    if options.size is not None and options.paste:
         raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
-    if size is not None and not 32 <= size <= 4096:
-        raise InputError(f"size is {size}; give a number of pixels from 32 to 4096")
+    if options.size is not None and not 32 <= options.size <= 4096:
+        raise InputError(f"size is {options.size}; give a number of pixels from 32 to 4096")
 
 # %% ../../nbs/talk/00e_drive.ipynb #7db9fc85
 def _finished(i, image, paster, size, badge): # uint8 picture of frame i
@@ -204,56 +220,55 @@ def _pixels(run, paster, size): # of a frame of the video
     source = run.subject.protocol['source'] if paster else {}
     return source['width']*source['height'] if paster else (size or run.subject.size)**2
 
+# %% ../../nbs/talk/00e_drive.ipynb #5a0c7200
+def _announce(run, speech, wav, n, nbytes, render): # what will be made, and how long it takes
+    print(f"{run_name(run)} says {Path(speech).name}: {n} frames, {in_words(n/FPS)}; "
+          f"rendering takes about {in_words(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
+    if silence(wav).all():
+        print(f"{Path(speech).name} is silent throughout, so the mouth stays closed")
+
 # %% ../../nbs/talk/00e_drive.ipynb #210ffed1
+@with_options(DriveOptions)
 def drive(
     run,              # `subject/name`, the path of a run's folder, or an open run
     speech,           # Any file with sound
     out=None,         # The mp4; by default `speech/<name of the speech>.mp4` in the run's folder
-    motion='loop',    # `loop`: as recorded, to and fro; `still`; a file of poses (`.npy`, `.json`); a prepared subject, or a video of somebody
-    blinks:float=None, # Per minute; None: as the person; needs a run with `portrait.eyelids`
-    pitch:float=1.,   # Scales the melody that the portrait hears; 0 is a monotone
-    rhythm:float=1.,  # Stretches time, of lips and sound; 1.2 is a fifth slower
-    content=None,     # A file with other speech, whose content moves the lips
-    articulation:float=1., # How far the mouth moves; 1: as far as the person's (the picture shows less), 0: not; needs a run with `portrait.mouth`
-    weights='',       # Factors by component, e.g. `'content=1 rhythm=.5 pitch=0'`
-    badge:bool=False, # Write "synthetic" into the picture
-    paste=False,      # Put the portrait back into its source video; True, or the path of that video
-    seed:int=0,       # Of blinks, and of where in the recording the motion begins
+    options:DriveOptions|None=None, # What else is asked for; None: nothing
+    *,
     progress:bool=True, # Show progress
-    size:int=None,    # Pixels of the video; None: those of the run
-    device:str='auto', # Where to render
+    device:str='auto', # Where to render: auto, cpu, cuda
     render=render_driven, # Renderer `(run, signals, frames) -> (index, frame), ...`
+    **knobs,          # Fields of `DriveOptions`, instead of `options` or changing them
 ) -> Path:            # The mp4
     "Let the person of a run say something new."
-    run, weights, say = load_run(run, device), parse_weights(weights), print if progress else lambda *_: None
-    _check_request(run, blinks, pitch, rhythm, size, paste, articulation)
-    out, wav, words = output_path(run, speech, out), read_speech(speech), None if content is None else read_speech(content)
-    n = frames_of(wav, rhythm)
-    moves = open_motion(run, motion, seed, n)
-    paster = Paster(run.subject, moves, None if paste is True else paste) if paste else None
+    run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
+    weights = parse_weights(options.weights)
+    _check_options(run, options)
+    out, wav = output_path(run, speech, out), read_speech(speech)
+    content = None if options.content is None else read_speech(options.content)
+    n = frames_of(wav, options.rhythm)
+    motion = open_motion(run, options.motion, options.seed, n)
+    paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
     pieces = out.with_name(f'.{out.name}.pieces')
-    key = job_key(run, wav, dict(motion=(str(motion), hashlib.sha256(moves.c2w.tobytes()).hexdigest()), blinks=blinks, pitch=pitch, rhythm=rhythm, weights=sorted(weights.items()), badge=badge, seed=seed, size=size,
-        articulation=articulation, content=None if words is None else hashlib.sha256(words.data).hexdigest(), paste=str(paster.path) if paster else None))
     with locked(pieces/'job', f'the video {out}'):
-        _open_job(pieces, key)
+        _open_job(pieces, job_key(run, wav, job_settings(options, motion, weights, content, paster)))
         with _nothing_left(pieces):
-            nbytes = video_bytes(n, _pixels(run, paster, size))
+            nbytes = video_bytes(n, _pixels(run, paster, options.size))
             need_space(out, 2*nbytes, f"the video {out.name}")
             if progress:
-                say(f"{run_name(run)} says {Path(speech).name}: {n} frames, {in_words(n/FPS)}; rendering takes about {in_words(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
-            if silence(wav).all():
-                say(f"{Path(speech).name} is silent throughout, so the mouth stays closed")
-            steps = _once(pieces/'steps.npy', lambda: hear(run, wav, pitch, rhythm, words, weights))
-        rows = driven_signals(run, steps, moves, blinks, seed, articulation)
+                _announce(run, speech, wav, n, nbytes, render)
+            steps = _once(pieces/'steps.npy', lambda: hear(run, wav, options.pitch, options.rhythm, content, weights))
+        rows = driven_signals(run, steps, motion, options.blinks, options.seed, options.articulation)
         def pictures(span):
             "Finished pictures of some frames."
             for i, image in zip(span, in_order(render(run, rows, span), span)):
-                yield _finished(i, image, paster, size, badge)
+                yield _finished(i, image, paster, options.size, options.badge)
         try:
             parts = write_pieces(pieces, n, pictures, progress)
         except KeyboardInterrupt:
-            say('stopped; run the same command again to go on')
+            if progress:
+                print('stopped; run the same command again to go on')
             raise
-        join_videos(out, parts, FPS, sound_of(wav, rhythm), SAMPLE_RATE, synthetic_metadata(run, f'driven by {Path(speech).name}'))
+        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, synthetic_metadata(run, f'driven by {Path(speech).name}'))
     shutil.rmtree(pieces)
     return out
