@@ -78,7 +78,7 @@ def test_help_is_there_without_torch():
 def test_help_has_examples_that_are_understood(verb, capsys):
     import shlex
 
-    from dnerf.cli import EXAMPLES, understand
+    from dnerf.cli import EXAMPLES, parse_command
 
     with pytest.raises(SystemExit) as e:
         main([verb, "--help"])
@@ -87,7 +87,7 @@ def test_help_has_examples_that_are_understood(verb, capsys):
     named = [name for name in ({} if verb == "doctor" else parameters(verb)) if name != "overrides"]
     assert all(f"--{name}" in text or name.upper() in text for name in named)
     for line in EXAMPLES[verb]:
-        assert line in text and understand(shlex.split(line)[1:])[0] == verb
+        assert line in text and parse_command(shlex.split(line)[1:])[0] == verb
 
 
 @pytest.mark.parametrize("words, part", [

@@ -333,7 +333,7 @@ def test_an_hour_is_announced_before_it_begins(dnerf_home, capsys, monkeypatch):
             raise Stop
         yield from grey(run, rows, frames)
 
-    monkeypatch.setattr(room, "hear", lambda run, wav, *args: np.zeros((2 * room.frames_of(wav), 80), np.float32))
+    monkeypatch.setattr(room, "driving_features", lambda run, wav, *args: np.zeros((2 * room.frames_of(wav), 80), np.float32))
     hour = write_wav(dnerf_home / "hour.wav", np.resize(synthetic_speech(5.0)[0], 3600 * 16000))
     with pytest.raises(Stop):
         drive(stand_in(dnerf_home), hour, render=stops)
