@@ -44,6 +44,7 @@ train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS=
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
 
+# the options are listed in nbs/talk/00_options.ipynb, and a test compares them with these words
 drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= ARTICULATION= WEIGHTS= BADGE= PASTE= SIZE= SEED=]
 	@.ci/notebook drive $(call text,RUN,run) $(call text,SPEECH,speech) $(call text,OUT,out) $(call text,MOTION,motion) \
 	  $(call number,BLINKS,blinks) $(call number,PITCH,pitch) $(call number,RHYTHM,rhythm) $(call text,CONTENT,content) \

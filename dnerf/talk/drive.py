@@ -18,18 +18,18 @@ from ..nerf.mouth import mouth_signal
 from ..nerf.portrait import upper_face_signal
 from ..nerf.training import PARTS_OF_A_RUN, load_run, render_driven, signals
 from ..subject import FPS, SAMPLE_RATE
-from .blinks import blink_style, new_blinks, check_blinks, find_blinks, lid_columns, open_lids
+from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
-from .voice import check_controls, frames_of, driving_features, parse_weights, read_speech, silence, sound_of, speech_windows
+from .voice import check_controls, driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
 from ..video.media import write_video
 from ..video.pieces import join_videos
 
 # %% ../../nbs/talk/00e_drive.ipynb #79998fd9
 class ByFrame:
-    "Like an array with one row per frame, of which each is computed when it is asked for."
+    "Like an array with one row per frame, each computed on access."
     def __init__(self, f):
         self.f = f
     def __getitem__(self, i):
