@@ -110,7 +110,7 @@ class Motion:
     c2w:np.ndarray      # `(L, 4, 4)` poses
     torso:np.ndarray    # `(L, 6 + K)`, see `torso_signal`
     upper_face:np.ndarray # `(L, E)`, see `upper_face_signal`
-    frames:np.ndarray   # `(L,)` frames of the subject that stand behind them
+    frames:np.ndarray   # `(L,)` frame numbers of the rows in the subject
     loop:Loop           # Which row when
     own:bool=True       # Whether poses and torso are those of `frames`
 
