@@ -1,28 +1,40 @@
 """Driving a run with new speech: sync to the end, motion without jumps, a killed drive that goes on, paste back, and wrong requests."""
+import ast
 import errno
+import inspect
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import weakref
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
+from fastcore.docments import docments
 
 from dnerf.audio.embedding import embed_subject
 from dnerf.audio.mel import synthetic_speech
+from dnerf.cli import VERBS
 from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
 from dnerf.nerf.portrait import PortraitConfig
 from dnerf.nerf.run import load_run
 from dnerf.subject import Subject, toy_subject, write_wav
-from dnerf.talk.drive import drive
+from dnerf.talk.drive import drive, job_key, job_settings
 from dnerf.talk.motion import acceleration, open_motion, recorded_motion
+from dnerf.talk.options import DriveOptions
+from dnerf.talk.voice import parse_weights
 from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
 
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = [f.name for f in fields(DriveOptions)]
 SMALL = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
          "data.frames=4 data.rays=64 val_frames=1")
 
@@ -32,7 +44,8 @@ def stand_in(home: Path, n: int = 176, **kwargs):
     toy = toy_subject(home / "data" / "toy", n=n)
     write_wav(toy.folder / "audio.wav", np.resize(synthetic_speech(3.2, seed=4)[0][3000:], n * 640))
     config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
-    return SimpleNamespace(folder=home / "runs" / "toy" / "stand-in", subject=toy, device="cpu", embedding=embed_subject(toy, "mel", bar=False), config=config, **kwargs)
+    folder, embedding = home / "runs" / "toy" / "stand-in", embed_subject(toy, "mel", bar=False)
+    return SimpleNamespace(folder=folder, subject=toy, device="cpu", embedding=embedding, config=config, **kwargs)
 
 
 def grey(run, rows, frames):
@@ -44,6 +57,78 @@ def grey(run, rows, frames):
 @pytest.fixture
 def hello(dnerf_home):
     return write_wav(dnerf_home / "hello.wav", synthetic_speech(1.5, seed=9)[0])
+
+
+def notebook_cells() -> list[str]:
+    "Sources of the cells of nbs/drive.ipynb."
+    return ["".join(cell["source"]) for cell in json.loads((ROOT / "nbs" / "drive.ipynb").read_text(encoding="utf-8"))["cells"]]
+
+
+def test_options_in_the_table_of_the_notebook():
+    "One row for each parameter, in order, with its help text; only backticks may be added."
+    texts = docments(VERBS["drive"])
+    (table,) = [text for text in notebook_cells() if "| parameter | meaning |" in text]
+    rows = [line.replace("`", "") for line in table.splitlines() if line.startswith("| `")]
+    wanted = [f"| {name} | {texts[name]} |".replace("`", "") for name in inspect.signature(VERBS["drive"]).parameters]
+    assert rows == wanted, "nbs/drive.ipynb, table of parameters"
+
+
+def test_options_in_the_call_of_the_notebook():
+    "Every option is passed on by its own name."
+    code = [text for text in notebook_cells() if "video = drive(" in text]
+    (call,) = [node for node in ast.walk(ast.parse("".join(code))) if isinstance(node, ast.Call) and ast.unparse(node.func) == "drive"]
+    assert {k.arg: ast.unparse(k.value) for k in call.keywords} == {name: name for name in OPTIONS}, "nbs/drive.ipynb, call of drive"
+
+
+def test_options_are_words_of_make():
+    "In the help, in the recipe (as text where only text is meant), and exported to it."
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
+    target = re.search(r"^drive: .*\n(?:\t.*\n)+", make, re.M)[0]
+    words = [name.upper() for name in ("out", *OPTIONS)]
+    assert re.search(r"\[(.*)\]", target)[1].split() == [f"{word}=" for word in words], "Makefile, help of drive"
+    kinds = {f.name: set(get_args(f.type) or [f.type]) - {type(None)} for f in fields(DriveOptions)}
+    wanted = {(name.upper(), name, "text" if kind == {str} else "number") for name, kind in kinds.items()}
+    wanted |= {(name.upper(), name, "text") for name in ("run", "speech", "out")}
+    calls = re.findall(r"\$\(call (\w+),(\w+),(\w+)\)", target)
+    assert {(word, name, kind) for kind, word, name in calls} == wanted, "Makefile, recipe of drive"
+    exported = {word for line in re.findall(r"^export ([A-Z ]+)$", make, re.M) for word in line.split()}
+    assert {"RUN", "SPEECH", *words} <= exported, "Makefile, export"
+
+
+def test_options_make_the_key(dnerf_home, hello):
+    "Each option that is changed changes the key, however weights and files are written it stays; and it is that of earlier versions."
+    run, wav = stand_in(dnerf_home), read_audio(hello)
+    other = write_wav(dnerf_home / "other.wav", wav[::-1])
+
+    def settings(**knobs):
+        options = DriveOptions(**knobs)
+        content = None if options.content is None else read_audio(options.content)
+        paster = SimpleNamespace(path=options.paste) if options.paste else None
+        return job_settings(options, open_motion(run, options.motion, options.seed, 38), parse_weights(options.weights), content, paster)
+
+    def key(**knobs):
+        return job_key(run, wav, settings(**knobs))
+
+    changed = dict(motion="still", blinks=0, pitch=0.5, rhythm=1.2, content=str(hello), articulation=0.5, weights="mel=.5 content=1",
+                   badge=True, paste="film.mp4", size=64, seed=4)
+    assert list(changed) == OPTIONS, "a value for the option that was added"
+    keys = [key(), *(key(**{name: value}) for name, value in changed.items())]
+    assert len(set(keys)) == len(keys) and key(content=str(other)) != key(content=str(hello))
+    copy = dnerf_home / "copy.wav"
+    copy.write_bytes(hello.read_bytes())
+    assert key(content=str(copy)) == key(content=str(hello)) and key(weights={"content": 1, "mel": 0.5}) == key(weights="mel=.5 content=1")
+    motion = settings()["motion"]
+    assert settings() == dict(motion=motion, blinks=None, pitch=1.0, rhythm=1.0, content=None, articulation=1.0, weights=[], badge=False,
+                              paste=None, size=None, seed=0)
+
+
+def test_options_as_one_object_or_as_keywords(dnerf_home, hello):
+    run, options = stand_in(dnerf_home), DriveOptions(size=48, badge=True)
+    wide = drive(run, hello, dnerf_home / "wide.mp4", options, size=64, progress=False, render=grey)
+    same = drive(run, hello, dnerf_home / "same.mp4", replace(options, size=64), progress=False, render=grey)
+    assert probe(wide).width == 64 and wide.read_bytes() == same.read_bytes()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'blink'"):
+        drive(run, hello, blink=20, progress=False, render=grey)
 
 
 def test_picture_and_sound_meet_at_the_end_of_ten_minutes(dnerf_home):
@@ -58,7 +143,7 @@ def test_picture_and_sound_meet_at_the_end_of_ten_minutes(dnerf_home):
 
     def flash(run, rows, frames):
         for i in frames:
-            alive[i] = frame = Frame((32, 32, 3), np.uint8)  # owns its pixels: a view of another array would die while its copies pile up
+            alive[i] = frame = Frame((32, 32, 3), np.uint8)  # owns its pixels: a view would die while its copies pile up
             frame[:] = 230 if i // 25 in events else 20
             most[0] = max(most[0], len(alive))
             yield i, frame
@@ -82,7 +167,8 @@ def test_the_head_never_moves_more_abruptly_than_it_did(dnerf_home):
         motion = recorded_motion(run, seed)
         path = motion.at(np.arange(4000))["c2w"]
         assert acceleration(path, toy.focal, toy.size).max() <= acceleration(train, toy.focal, toy.size).max() * (1 + 1e-3)
-        assert np.linalg.norm(np.diff(path[:, :3, 3], axis=0), axis=1).max() <= np.linalg.norm(np.diff(train[:, :3, 3], axis=0), axis=1).max() * (1 + 1e-3)
+        steps = [np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).max() for poses in (path, train)]
+        assert steps[0] <= steps[1] * (1 + 1e-3)
         assert np.ptp(path[:, 0, 3]) > 0.5 * np.ptp(train[:, 0, 3]), "it must move as far as it did"
 
 
@@ -117,7 +203,8 @@ def test_any_sound_drives(dnerf_home, sr, channels, video):
             for _ in range(60):
                 out.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
             out.mux(picture.encode(None))
-        frame = av.AudioFrame.from_ndarray(np.repeat((wav * 32767).astype(np.int16), channels)[None], format="s16", layout=sound.codec_context.layout.name)
+        samples = np.repeat((wav * 32767).astype(np.int16), channels)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=sound.codec_context.layout.name)
         frame.sample_rate = sr
         out.mux(sound.encode(frame))
         out.mux(sound.encode(None))
@@ -190,7 +277,8 @@ def test_pasted_back_into_the_film(dnerf_home, hello):
 
     video = write_video(dnerf_home / "data" / "film.mp4", film(), crf=8)
     about = read_json(toy.folder / "subject.json")
-    write_json(toy.folder / "subject.json", about | dict(source=dict(file="film.mp4", sha256=sha256(video), width=80, height=48), prepare=dict(crop=[30, 10, 32])))
+    source = dict(file="film.mp4", sha256=sha256(video), width=80, height=48)
+    write_json(toy.folder / "subject.json", about | dict(source=source, prepare=dict(crop=[30, 10, 32])))
     run.subject = Subject.load(toy.folder)
 
     def recorded(run, rows, frames):
@@ -215,12 +303,14 @@ def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
 
     person = prepare(trial_clip(6, dnerf_home), "trial", 128, progress=False)
     config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
-    run = SimpleNamespace(folder=dnerf_home / "runs" / "trial" / "puppet", subject=person, device="cpu", embedding=np.array(embed_subject(person, "mel", bar=False)), config=config)
+    folder, embedding = dnerf_home / "runs" / "trial" / "puppet", np.array(embed_subject(person, "mel", bar=False))
+    run = SimpleNamespace(folder=folder, subject=person, device="cpu", embedding=embedding, config=config)
     train = person.split("train")
 
     def puppet(run, rows, frames):
         for i in frames:
-            yield i, person.frames[((run.embedding[train.start:train.stop] - rows["window"][i]) ** 2).sum((1, 2)).argmin()]
+            distance = ((run.embedding[train.start:train.stop] - rows["window"][i]) ** 2).sum((1, 2))
+            yield i, person.frames[distance.argmin()]
 
     wav = person.wav[:train.stop * 640]
     speech = write_wav(dnerf_home / "pause.wav", np.concatenate([wav[32000:48000], np.zeros(24000, np.float32), wav[32000:48000]]))
@@ -244,7 +334,7 @@ def test_an_hour_is_announced_before_it_begins(dnerf_home, capsys, monkeypatch):
             raise Stop
         yield from grey(run, rows, frames)
 
-    monkeypatch.setattr(room, "hear", lambda run, wav, *args: np.zeros((2 * room.frames_of(wav), 80), np.float32))
+    monkeypatch.setattr(room, "driving_features", lambda run, wav, *args: np.zeros((2 * room.frames_of(wav), 80), np.float32))
     hour = write_wav(dnerf_home / "hour.wav", np.resize(synthetic_speech(5.0)[0], 3600 * 16000))
     with pytest.raises(Stop):
         drive(stand_in(dnerf_home), hour, render=stops)
@@ -257,7 +347,8 @@ def trained(home: Path, audio: str = "speechsplit") -> str:
 
     toy = toy_subject(home / "data" / "toy", n=88)
     write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])
-    train(toy, embed_subject(toy, audio, steps=2, bar=False), compose_config("cpu", SMALL, subject="toy", audio=audio, steps=2, name="small"), show=False)
+    config = compose_config("cpu", SMALL, subject="toy", audio=audio, steps=2, name="small")
+    train(toy, embed_subject(toy, audio, steps=2, bar=False), config, show=False)
     return "toy/small"
 
 
@@ -268,7 +359,9 @@ def test_a_trained_run_speaks_and_listens_to_every_control(dnerf_home, hello):
     again = drive(name, hello, dnerf_home / "again.mp4", progress=False)
     assert again.read_bytes() == plain.read_bytes(), "the same request gives the same video"
     run, pictures = load_run(name), np.stack(list(iter_frames(plain)))
-    for k, controls in enumerate((dict(pitch=0), dict(content=hello), dict(weights="pitch=0 content=3"), dict(motion="still"), dict(seed=4), dict(size=64, badge=True))):
+    weights = "pitch=0 content=3"
+    changes = dict(pitch=0), dict(content=hello), dict(weights=weights), dict(motion="still"), dict(seed=4), dict(size=64, badge=True)
+    for k, controls in enumerate(changes):
         video = drive(run, hello, dnerf_home / f"{k}.mp4", progress=False, **controls)
         assert count_frames(video) == 38
         other = np.stack(list(iter_frames(video)))
@@ -317,10 +410,12 @@ def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
 def test_speech_that_cannot_be_used_is_explained(dnerf_home, hello):
     run = stand_in(dnerf_home)
     mute = write_video(dnerf_home / "mute.mp4", [np.zeros((32, 32, 3), np.uint8)] * 5)
-    whole = write_video(dnerf_home / "whole.mp4", np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8), wav=read_audio(hello))
+    noise = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    whole = write_video(dnerf_home / "whole.mp4", noise, wav=read_audio(hello))
     torn = dnerf_home / "torn.mp4"
     torn.write_bytes(whole.read_bytes()[:2000])
-    for path, sentence in ((mute, "has no sound track"), (torn, "torn.mp4 is"), (dnerf_home / "no.wav", "there is no file"), (Path(__file__), "not a video")):
+    for path, sentence in ((mute, "has no sound track"), (torn, "torn.mp4 is"), (dnerf_home / "no.wav", "there is no file"),
+                           (Path(__file__), "not a video")):
         with pytest.raises((InputError, MissingError), match=sentence) as e:
             drive(run, path, dnerf_home / "out.mp4", progress=False, render=grey)
         assert "\n" not in str(e.value) and not (dnerf_home / "out.mp4").exists()

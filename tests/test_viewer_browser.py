@@ -13,7 +13,8 @@ import nbformat
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--no-first-run"]
 SMALL = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
          "data.frames=4 data.rays=64 val_frames=1")
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
@@ -53,10 +54,12 @@ def lab(tmp_path):
         settings.parent.mkdir(parents=True)
         settings.write_text(json.dumps(NO_NEWS))
         port = free_port()
-        folders = {k: str(tmp_path / k.lower()) for k in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser", "--ServerApp.token=", "--ServerApp.password=",
-                   f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={tmp_path}"]
-        environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | folders | {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings")} | env
+        names = ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+        folders = {k: str(tmp_path / k.lower()) for k in names} | {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings")}
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
+                   "--ServerApp.token=", "--ServerApp.password=", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
+                   f"--ServerApp.root_dir={tmp_path}"]
+        environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | folders | env
         with open(tmp_path / "lab.log", "w") as log:
             servers.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT))
         wait_for(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status").status == 200, 60, "the start of JupyterLab")
@@ -78,7 +81,8 @@ def page(tmp_path):
     if not CHROMIUM:
         pytest.skip("the browser test needs Chromium, e.g. apt-get install chromium")
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(str(tmp_path / "profile"), executable_path=CHROMIUM, args=QUIET, viewport={"width": 1280, "height": 1000})
+        profile, window = str(tmp_path / "profile"), {"width": 1280, "height": 1000}
+        browser = p.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=QUIET, viewport=window)
         page = browser.pages[0]
         page.complaints = []
         page.on("console", lambda m: page.complaints.append(m.text) if m.type == "error" else None)
@@ -119,10 +123,11 @@ def test_viewer_in_jupyterlab(page, lab, dnerf_home):
     from dnerf.subject import toy_subject
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
-    train(toy, embed_subject(toy, "mel", bar=False), compose_config("cpu", SMALL, subject="toy", audio="mel", steps=5, name="tiny"), show=False)
+    config = compose_config("cpu", SMALL, subject="toy", audio="mel", steps=5, name="tiny")
+    train(toy, embed_subject(toy, "mel", bar=False), config, show=False)
     root = str(Path(__file__).resolve().parents[1])
-    run_all(page, lab("from dnerf.talk.viewer import viewer", "viewer('toy/tiny', size=32)",
-                      DNERF_HOME=str(dnerf_home), PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))))
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    run_all(page, lab("from dnerf.talk.viewer import viewer", "viewer('toy/tiny', size=32)", DNERF_HOME=str(dnerf_home), PYTHONPATH=path))
     shown = page.locator("img.widget-image")
     real, first = shown.nth(0).evaluate(PIXELS), shown.nth(1).evaluate(PIXELS)
     drag(page, slider(page, "yaw (°)"), 60)
