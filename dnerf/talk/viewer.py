@@ -17,7 +17,8 @@ import torch
 from fastcore.basics import patch
 from scipy.spatial.transform import Rotation
 from ..audio.embedding import component_columns, parse_embedding, part_steps
-from ..audio.mel import MEL, estimate_f0, mel_spectrogram
+from ..audio.f0 import estimate_f0
+from ..audio.mel import MEL, mel_spectrogram
 from ..audio.speechsplit import load_speechsplit
 from ..core import DnerfError, InputError
 from ..evaluation.patches import difference
