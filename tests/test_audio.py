@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from dnerf.audio.codes import encode, reconstruction_error
 from dnerf.audio.control import Controls
 from dnerf.audio.disentanglement import disentanglement
-from dnerf.audio.embedding import REGISTRY, align_to_video, embed_speech, embed_subject, known_embeddings, register, subject_speechsplit
+from dnerf.audio.embedding import (
+    REGISTRY, align_to_video, embed_speech, embed_subject, known_embeddings, register, subject_speechsplit)
 from dnerf.audio.mel import MEL, mel_spectrogram, n_frames, synthetic_speech
-from dnerf.audio.speechsplit import as_config, encode, load_speechsplit, new_speechsplit, read_checkpoint, reconstruction_error, save_speechsplit, train_speechsplit
+from dnerf.audio.speechsplit import as_config, load_speechsplit, new_speechsplit, read_checkpoint, save_speechsplit
+from dnerf.audio.speechsplit_training import train_speechsplit
 from dnerf.core import DnerfError, InputError, MissingError, StorageError, locked
 from dnerf.subject import Subject, toy_subject, write_wav
 
@@ -35,8 +38,11 @@ def subject(tmp_path):
     return Subject(made.folder)
 
 
-BUDGET = dict(config=dict(content=dict(channels=32), rhythm=dict(channels=16, convs=1, layers=1, units=1), pitch=dict(channels=32, convs=3, layers=1, units=32),
-                          decoder_units=16, decoder_layers=1, batch=2, min_crop=192, max_crop=192, val_every=5), bar=False)
+CONFIG = dict(
+    content=dict(channels=32), rhythm=dict(channels=16, convs=1, layers=1, units=1),
+    pitch=dict(channels=32, convs=3, layers=1, units=32), decoder_units=16, decoder_layers=1,
+    batch=2, min_crop=192, max_crop=192, val_every=5)
+BUDGET = dict(config=CONFIG, bar=False)
 
 
 @pytest.mark.parametrize("sr", [8000, 16000, 22050, 44100, 48000])
@@ -51,19 +57,22 @@ def test_any_sampling_rate_gives_the_same_clock(sr):
 @pytest.mark.parametrize("kind", ["silence", "whisper", "clipped"])
 def test_odd_speech_still_trains_and_embeds(subject, kind, capsys):
     rng = np.random.default_rng(0)
-    wav = {"silence": np.zeros(96000), "whisper": rng.normal(size=96000) * 0.05, "clipped": np.clip(20 * synthetic_speech(6.0)[0], -1, 1)}[kind]
+    wav = {
+        "silence": np.zeros(96000),
+        "whisper": rng.normal(size=96000) * 0.05,
+        "clipped": np.clip(20 * synthetic_speech(6.0)[0], -1, 1)}[kind]
     write_wav(subject.folder / "audio.wav", wav)
     E = embed_subject(subject, "speechsplit+mel", steps=2, **BUDGET)
     assert E.shape == (150, 16, 162) and np.isfinite(E).all()
-    words = {"silence": "the sound is silent", "whisper": "a pitch was found in only", "clipped": "the sound is clipped"}[kind]
-    assert f"warning: in the training speech {words}" in capsys.readouterr().out
+    sentence = {"silence": "the sound is silent", "whisper": "a pitch was found in only", "clipped": "the sound is clipped"}[kind]
+    assert f"warning: in the training speech {sentence}" in capsys.readouterr().out
 
 
-def test_training_warns_of_the_recording_not_of_what_was_made_of_it(tmp_path, capsys):
+def test_training_warns_of_the_recording_not_of_its_conversion(tmp_path, capsys):
     wav = np.clip(20 * synthetic_speech(5.0, sr=8000)[0], -1, 1)
-    train_speechsplit(np.stack([wav, 0.3 * wav]), 8000, config=BUDGET["config"], steps=1, folder=tmp_path, device="cpu", bar=False)
-    said = capsys.readouterr().out
-    assert "the sound is clipped" in said and "nothing above 4 kHz" in said
+    train_speechsplit(np.stack([wav, 0.3 * wav]), 8000, steps=1, folder=tmp_path, device="cpu", **BUDGET)
+    printed = capsys.readouterr().out
+    assert "the sound is clipped" in printed and "nothing above 4 kHz" in printed
 
 
 def test_every_name_gives_one_window_per_frame(subject):
@@ -78,7 +87,8 @@ def test_every_name_gives_one_window_per_frame(subject):
 def test_test_speech_changes_no_weight_and_no_scale(subject):
     def made():
         subject_speechsplit(subject, steps=5, **BUDGET)
-        return read_checkpoint(subject.folder / "speechsplit.ckpt")["weights"], np.array(embed_subject(subject, "mel")[: subject.split("train").stop - 8])
+        weights = read_checkpoint(subject.folder / "speechsplit.ckpt")["weights"]
+        return weights, np.array(embed_subject(subject, "mel")[: subject.split("train").stop - 8])
     weights, mel = made()
     wav, lo = subject.wav.copy(), subject.split("test").start * 640
     wav[lo:] = np.random.default_rng(0).normal(size=len(wav) - lo) * 0.1
@@ -88,7 +98,7 @@ def test_test_speech_changes_no_weight_and_no_scale(subject):
     np.testing.assert_allclose(mel, mel_after, atol=2e-3)
 
 
-def test_nothing_stale_is_served(subject):
+def test_cached_features_of_other_settings_are_not_used(subject):
     paths = [subject.folder / "speechsplit.ckpt", subject.folder / "embeddings" / "rhythm.npy"]
     def stamp():
         return [p.stat().st_mtime_ns for p in paths]
@@ -146,7 +156,9 @@ def define():
     REGISTRY.pop("own", None)
 
 
-OWN = "def own(wav, sr, scale=1.0):\n    level = lambda x: x.std(1)\n    return scale * level(wav[: len(wav) // 160 * 160].reshape(-1, 160))[:, None], 100.0"
+OWN = """def own(wav, sr, scale=1.0):
+    level = lambda x: x.std(1)
+    return scale * level(wav[: len(wav) // 160 * 160].reshape(-1, 160))[:, None], 100.0"""
 
 
 @pytest.mark.parametrize("old, new", [("std", "max"), ("1.0", "2.0"), ("std(1)", "std(1) if 1 in {1, 2, 3} else x.sum(1)")])
@@ -169,11 +181,15 @@ def test_an_edited_function_is_noticed(subject, define, old, new):
 
 def test_a_key_does_not_change_from_process_to_process(capfd):
     "Neither addresses nor the order of a set of strings, which Python draws anew each time."
-    code = ("from dnerf.audio.embedding import _code\n"
-            "def own(wav, sr, kind='a', *, f=lambda x: x + 1):\n    g = lambda x: x in {'a', 'b', 'c', 'd', 'e', 'f'}\n    return g(kind), f(1)\nprint(_code(own))")
+    code = """from dnerf.audio.embedding import _code
+def own(wav, sr, kind='a', *, f=lambda x: x + 1):
+    g = lambda x: x in {'a', 'b', 'c', 'd', 'e', 'f'}
+    return g(kind), f(1)
+print(_code(own))"""
     exec(code, {})
     here = capfd.readouterr().out
-    there = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "12"}, capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, "PYTHONHASHSEED": "12"}
+    there = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert here == there and " at 0x" not in here
 
 
@@ -203,19 +219,26 @@ def test_one_process_at_a_time_trains_a_subjects_speechsplit(subject, tmp_path):
     assert path == tmp_path / "beside" / "speechsplit.ckpt" and path.is_file() and not (subject.folder / "speechsplit.ckpt").exists()
 
 
-def test_the_clock_says_when_it_stops_a_training(tmp_path, capsys):
+def test_a_training_that_the_time_limit_stops_prints_the_step(tmp_path, capsys):
     wav, _ = synthetic_speech(5.0)
-    train_speechsplit(wav, config={**BUDGET["config"], "steps": 10**6, "minutes": 0.01}, folder=tmp_path, device="cpu", bar=False)
+    train_speechsplit(wav, config={**CONFIG, "steps": 10**6, "minutes": 0.01}, folder=tmp_path, device="cpu", bar=False)
     assert re.search(r"SpeechSplit was stopped by the clock at step \d+ of 1000000\n", capsys.readouterr().out)
-    train_speechsplit(wav, config={**BUDGET["config"], "steps": 5, "minutes": 10}, folder=tmp_path, device="cpu", bar=False)
+    train_speechsplit(wav, config={**CONFIG, "steps": 5, "minutes": 10}, folder=tmp_path, device="cpu", bar=False)
     assert "clock" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(contnt=dict(units=8)), "contnt"), (dict(steps="many"), "many"), (dict(pitch=dict(channels=40)), "pitch.channels = 40"), (dict(window=200), "multiple of 16"),
-    (dict(window=0), "multiple of 16"), (dict(factor=0), "factor = 0"), (dict(stretch_min=0), "0 < stretch_min"), (dict(stretch_min=2.0), "stretch_min <= stretch_max"), (3, "no settings"),
+    (dict(contnt=dict(units=8)), "contnt"),
+    (dict(steps="many"), "many"),
+    (dict(pitch=dict(channels=40)), "pitch.channels = 40"),
+    (dict(window=200), "multiple of 16"),
+    (dict(window=0), "multiple of 16"),
+    (dict(factor=0), "factor = 0"),
+    (dict(stretch_min=0), "0 < stretch_min"),
+    (dict(stretch_min=2.0), "stretch_min <= stretch_max"),
+    (3, "no settings"),
 ])
-def test_settings_that_cannot_be_are_one_sentence(change, words):
+def test_invalid_settings_are_one_sentence(change, words):
     with pytest.raises(InputError, match=words) as e:
         as_config(change)
     assert "\n" not in str(e.value)
@@ -225,7 +248,7 @@ def test_training_is_reproducible_and_seeds_differ(tmp_path):
     wav, _ = synthetic_speech(5.0)
     def run(seed):
         torch.rand(seed + 3)  # the global generator must not matter
-        return train_speechsplit(wav, config=BUDGET["config"], steps=4, seed=seed, folder=tmp_path, device="cpu", bar=False)[1]
+        return train_speechsplit(wav, steps=4, seed=seed, folder=tmp_path, device="cpu", **BUDGET)[1]
     assert run(0) == run(0) != run(1)
 
 
@@ -249,7 +272,8 @@ def test_click_peaks_in_the_window_of_its_frame(t):
 
 @pytest.fixture(scope="module", params=["cnn2.mp4", "demo"])
 def real_speech(request, real_video, tmp_path_factory):
-    "SpeechSplit with its default budget on the training split of a real minute of speech, or of the bundled clip: model, mean frame, speech, splits in seconds."
+    """SpeechSplit with its default budget on the training split of a real minute of speech, or of the bundled clip:
+    model, mean frame, speech, splits in seconds."""
     from dnerf.subject import FPS, split_frames
     from dnerf.video.demo import demo_video
     from dnerf.video.media import read_audio
@@ -257,7 +281,8 @@ def real_speech(request, real_video, tmp_path_factory):
     train, val, test = ((a / FPS, b / FPS) for a, b in split_frames(len(wav) // 640).values())
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    path, _ = train_speechsplit(wav, train_range_s=train, val_range_s=val, steps=450, folder=tmp_path_factory.mktemp("real"), device="cpu", bar=False)
+    folder = tmp_path_factory.mktemp("real")
+    path, _ = train_speechsplit(wav, train_range_s=train, val_range_s=val, steps=450, folder=folder, device="cpu", bar=False)
     torch.set_num_threads(before)
     return load_speechsplit(path), read_checkpoint(path)["mean_frame"], wav, train, test
 
@@ -268,7 +293,7 @@ def test_real_speech_is_reconstructed(real_speech):
     assert mse < baseline / 2, (mse, baseline)
 
 
-def test_real_codes_hold_what_their_names_say(real_speech):
+def test_real_codes_carry_what_they_are_named_after(real_speech):
     model, _, wav, train, test = real_speech
     result = disentanglement(model, wav, MEL.sr, train, test)
     assert all(row["all"] > 1 for row in result["remove"].values()), result["remove"]

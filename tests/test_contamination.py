@@ -1,16 +1,20 @@
-"Contamination: properties of the draw and of the look-up, on batches and at their edges; the widget; real speech."
+"Contamination: properties of the draw and of the interpolation, on batches and at their edges; the widget; real speech."
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from dnerf.audio.contamination import (align, contaminate, contaminate_content, contaminate_pitch, contaminate_rhythm, contamination_widget, draw_segments,
-                                       random_resample, resample, resample_positions)
-from dnerf.audio.mel import UNVOICED, estimate_f0, f0_stats, griffin_lim, mel_spectrogram, normalise_f0, quantise_f0, synthetic_speech
+from dnerf.audio.contamination import (
+    align, contaminate, contaminate_content, contaminate_pitch, contaminate_rhythm, contamination_widget, draw_segments,
+    random_resample, resample, resample_positions)
+from dnerf.audio.f0 import UNVOICED, estimate_f0, f0_stats, normalise_f0, quantise_f0
+from dnerf.audio.mel import griffin_lim, mel_spectrogram, synthetic_speech
 
 LENGTHS = torch.tensor([192, 130, 64, 31, 19, 18, 3, 1])
-SETTINGS = [dict(), dict(segment=(1, 1)), dict(segment=(96, 96)), dict(segment=(4, 60), stretch=(0.25, 2.0)), dict(stretch=(1.5, 1.5)), dict(stretch=(0.5, 0.5))]
+SETTINGS = [
+    dict(), dict(segment=(1, 1)), dict(segment=(96, 96)), dict(segment=(4, 60), stretch=(0.25, 2.0)),
+    dict(stretch=(1.5, 1.5)), dict(stretch=(0.5, 0.5))]
 
 
 def seeded(seed):
@@ -20,12 +24,12 @@ def seeded(seed):
 def by_hand(length, factor, n):
     "Positions of one sequence of n frames, segment by segment and frame by frame."
     positions, start = [], 0
-    for l, s in zip(length.tolist(), factor.numpy()):
-        for i in range(math.ceil(np.float32(l) * s)):
-            if start + i / float(s) > n - 1:
+    for frames, stretch in zip(length.tolist(), factor.numpy()):
+        for i in range(math.ceil(np.float32(frames) * stretch)):
+            if start + i / float(stretch) > n - 1:
                 return positions
-            positions.append(start + i / float(s))
-        start += l
+            positions.append(start + i / float(stretch))
+        start += frames
     return positions
 
 
@@ -34,8 +38,8 @@ def by_hand(length, factor, n):
 def test_positions_are_those_of_a_loop(settings, seed):
     positions, out = resample_positions(LENGTHS, 800, seeded(seed), **settings)
     length, factor = draw_segments(len(LENGTHS), 192 // settings.get("segment", (19, 31))[0] + 1, seeded(seed), **settings)
-    for row, n, l, s, frames in zip(positions, out, length, factor, LENGTHS.tolist()):
-        expected = by_hand(l, s, frames)
+    for row, n, segments, factors, frames in zip(positions, out, length, factor, LENGTHS.tolist()):
+        expected = by_hand(segments, factors, frames)
         assert int(n) == len(expected)
         np.testing.assert_allclose(row[:n], expected, atol=1e-4)
         assert (row[n:] == 0).all()
@@ -60,23 +64,24 @@ def test_factor_one_is_the_identity(segment):
     assert torch.equal(C_p, quantise_f0(track.masked_fill(~valid, UNVOICED)))
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(segment=(4, 60), stretch=(0.25, 2.0)), dict(segment=(30, 30), stretch=(0.75, 1.25))], ids=str)
+@pytest.mark.parametrize("settings", [
+    dict(), dict(segment=(4, 60), stretch=(0.25, 2.0)), dict(segment=(30, 30), stretch=(0.75, 1.25))], ids=str)
 def test_length_is_about_that_of_the_input(settings):
     "Each segment rounds up: half a frame more per segment on average. Tolerance: four standard errors."
     lo, hi = settings.get("segment", (19, 31))
     a, b = settings.get("stretch", (0.5, 1.5))
     _, out = resample_positions(torch.full((4000,), 384), 1000, seeded(1), **settings)
     expected = 384 * (a + b) / 2 + 0.5 * 384 / ((lo + hi) / 2)
-    spread = out.float().std() / 4000**0.5
-    assert abs(out.float().mean() - expected) < 4 * spread + 1  # the last segment is cut: up to a frame
+    standard_error = out.float().std() / 4000**0.5
+    assert abs(out.float().mean() - expected) < 4 * standard_error + 1  # the last segment is cut: up to a frame
 
 
 @pytest.mark.parametrize("segment, stretch", [((19, 31), (0.5, 1.5)), ((4, 8), (0.9, 1.0))])
 def test_the_draw_is_uniform(segment, stretch):
     length, factor = draw_segments(500, 200, seeded(2), segment, stretch)
     kinds, n = segment[1] - segment[0] + 1, length.numel()
-    share = length.flatten().bincount(minlength=segment[1] + 1)[segment[0]:] / n
-    assert len(share) == kinds and (share - 1 / kinds).abs().max() < 4.5 * (1 / kinds / n) ** 0.5
+    frequency = length.flatten().bincount(minlength=segment[1] + 1)[segment[0]:] / n
+    assert len(frequency) == kinds and (frequency - 1 / kinds).abs().max() < 4.5 * (1 / kinds / n) ** 0.5
     cdf = torch.linspace(stretch[0], stretch[1], n)
     assert (factor.flatten().sort()[0] - cdf).abs().max() < 2 * (stretch[1] - stretch[0]) / n**0.5  # Kolmogorov's bound at 0.1 %
     assert abs(np.corrcoef(length.flatten(), factor.flatten())[0, 1]) < 0.02
@@ -87,7 +92,8 @@ def test_nothing_leaves_the_range_of_the_input(seed):
     x = torch.randn(8, 192, 7, generator=seeded(seed))
     y, out = random_resample(x, LENGTHS, seeded(seed), out_len=300)
     for before, after, frames, n in zip(x, y, LENGTHS, out):
-        assert (after[:n].amax(0) <= before[:frames].amax(0) + 1e-6).all() and (after[:n].amin(0) >= before[:frames].amin(0) - 1e-6).all()
+        assert (after[:n].amax(0) <= before[:frames].amax(0) + 1e-6).all()
+        assert (after[:n].amin(0) >= before[:frames].amin(0) - 1e-6).all()
         assert (after[n:] == 0).all()
 
 
@@ -198,22 +204,27 @@ def test_alignment_recovers_the_draw():
 
 @pytest.mark.parametrize("name", ["cnn2.mp4", "demo"])
 def test_on_real_speech(real_video, name):
-    "What the notebook shows of a synthetic voice holds for a real one: the timing is lost, the order of sounds, the melody and the mean spectrum stay."
+    "As in the notebook for a synthetic voice: the timing is lost; the order of sounds, the melody and the mean spectrum stay."
     from dnerf.video.demo import demo_video
     from dnerf.video.media import read_audio
     wav = read_audio(demo_video() if name == "demo" else real_video(name))[: 30 * 16000]
     f0, voiced = estimate_f0(wav)
-    S, track = torch.tensor(mel_spectrogram(wav))[:1860].view(10, 186, 80), torch.tensor(normalise_f0(f0, voiced))[:1860].view(10, 186)
+    S = torch.tensor(mel_spectrogram(wav))[:1860].view(10, 186, 80)
+    track = torch.tensor(normalise_f0(f0, voiced))[:1860].view(10, 186)
     draw = resample_positions(torch.full((10,), 186), 300, seeded(0))
     C, P = contaminate_content(S, draw), contaminate_pitch(track, draw)
     same, aligned, spectrum = [], [], []
     for s, c, t, p, n in zip(S, C, track, P, draw[1].tolist()):
         f = torch.where(p[:, 0] == 1, -1.0, (p.argmax(-1) - 1) / 255)
-        late = torch.arange(93, min(n, 186))  # the beginning has not drifted yet
+        late = torch.arange(93, min(n, 186))  # at the beginning the displacement is still small
         for rows, at in ((same, late), (aligned, align(c[:n], s)[late])):
             both = (f[late] >= 0) & (t[at] >= 0)
             if both.sum() > 5:
-                rows.append([np.corrcoef(a, b)[0, 1] for a, b in ((c[late].mean(1), s[at].mean(1)), (f[late][both], t[at][both]), (f[late] >= 0, t[at] >= 0))])
+                loudness, melody = (c[late].mean(1), s[at].mean(1)), (f[late][both], t[at][both])
+                voicing = f[late] >= 0, t[at] >= 0
+                rows.append([np.corrcoef(a, b)[0, 1] for a, b in (loudness, melody, voicing)])
         spectrum.append(float((c[:n].mean(0) - s.mean(0)).abs().mean() / s.mean()))
     same, aligned = np.mean(same, 0), np.mean(aligned, 0)
-    assert (same < 0.5).all() and (aligned[:2] > 0.95).all() and aligned[2] > 0.85 and np.mean(spectrum) < 0.05, (same, aligned, np.mean(spectrum))
+    assert (same < 0.5).all(), same
+    assert (aligned[:2] > 0.95).all() and aligned[2] > 0.85, aligned
+    assert np.mean(spectrum) < 0.05, np.mean(spectrum)

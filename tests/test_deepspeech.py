@@ -1,4 +1,4 @@
-"DeepSpeech 0.1.0 without TensorFlow: its input, its graph file, its network, and what is said when the weights are absent."
+"DeepSpeech 0.1.0 without TensorFlow: its input, its graph file, its network, and the errors when the weights are absent."
 import os
 import zipfile
 from dataclasses import replace
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from dnerf.audio.deepspeech import (DEEPSPEECH, LETTERS, DeepSpeech, deepspeech_features, deepspeech_weights, greedy_text, load_deepspeech, mfcc,
-                                    read_weights, weight_shapes, weights_id)
+from dnerf.audio.deepspeech import (
+    DEEPSPEECH, LETTERS, DeepSpeech, deepspeech_features, deepspeech_weights, greedy_text, load_deepspeech, mfcc,
+    read_weights, weight_shapes, weights_id)
 from dnerf.audio.embedding import align_to_video
 from dnerf.audio.mel import synthetic_speech
 from dnerf.core import InputError, MissingError
@@ -35,8 +36,9 @@ def random_weights(seed=0, c=TINY):
 
 
 def frozen_graph(path, weights, filled=()):
-    """A graph as TensorFlow 1.4's freeze_graph leaves it: placeholders, every variable as a constant with an identity that reads it, the dense
-    layers node by node, constants that are no weights, the loop of the recurrent layer in outline, and the logits. `filled`: stored as one number."""
+    """A graph as TensorFlow 1.4's freeze_graph leaves it: placeholders, every variable as a constant with an identity that reads
+    it, the dense layers node by node, constants that are no weights, the loop of the recurrent layer in outline, and the logits.
+    `filled`: stored as one number."""
     from tensorboard.compat.proto import types_pb2
     from tensorboard.compat.proto.graph_pb2 import GraphDef
     from tensorboard.util.tensor_util import make_tensor_proto
@@ -170,14 +172,15 @@ def test_gate_order_forget_bias_and_direction_matter(tmp_path):
     "The comparison above would notice each of the likely mistakes."
     weights = random_weights(3)
     x = np.random.default_rng(0).normal(size=(30, 494))
-    right = load_deepspeech(frozen_graph(tmp_path / "right.pb", weights), c=TINY)(torch.tensor(x, dtype=torch.float32)[None])[0].numpy()
+    path, batch = frozen_graph(tmp_path / "right.pb", weights), torch.tensor(x, dtype=torch.float32)[None]
+    right = load_deepspeech(path, c=TINY)(batch)[0].numpy()
     np.testing.assert_allclose(right, slow_network(x, weights), atol=1e-4)
     fw, bw = ("bidirectional_rnn/%s/basic_lstm_cell/%s" % (way, "kernel") for way in ("fw", "bw"))
     i, j, f, o = np.split(weights[fw], 4, axis=1)
     for mistake in ({fw: np.concatenate([i, f, j, o], 1)}, {fw: weights[bw], bw: weights[fw]}):
         assert abs(slow_network(x, {**weights, **mistake}) - right).max() > 0.01
     no_bias = replace(TINY, forget_bias=0.0)
-    assert abs(load_deepspeech(tmp_path / "right.pb", c=no_bias)(torch.tensor(x, dtype=torch.float32)[None])[0].numpy() - right).max() > 0.01
+    assert abs(load_deepspeech(path, c=no_bias)(batch)[0].numpy() - right).max() > 0.01
 
 
 def test_batch_and_single_agree(tmp_path):
@@ -211,7 +214,8 @@ def test_a_graph_that_is_another_network_is_refused_by_node(tmp_path, change, wo
     assert "\n" not in str(e.value) and "other.pb" in str(e.value)
 
 
-@pytest.mark.parametrize("content, error", [(b"", "no constant node"), (b"RIFF of some sound", "not a TensorFlow graph"), (b"PK\x03\x04 a zip", "not a TensorFlow graph")])
+@pytest.mark.parametrize("content, error", [
+    (b"", "no constant node"), (b"RIFF of some sound", "not a TensorFlow graph"), (b"PK\x03\x04 a zip", "not a TensorFlow graph")])
 def test_a_file_that_is_no_graph_is_one_sentence(tmp_path, content, error):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match=error) as e:
@@ -233,8 +237,9 @@ def test_offline_without_weights_is_one_sentence(tmp_path, monkeypatch, mirror):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(MissingError) as e:
         deepspeech_weights(tmp_path / "cache")
-    said = str(e.value)
-    assert "\n" not in said and FILE in said and mirror in said and str(tmp_path / "cache") in said and "DNERF_DEEPSPEECH" in said
+    sentence = str(e.value)
+    assert "\n" not in sentence
+    assert all(part in sentence for part in (FILE, mirror, str(tmp_path / "cache"), "DNERF_DEEPSPEECH"))
     assert [p.name for p in (tmp_path / "cache").iterdir() if not p.name.endswith(".lock")] == []
 
 
@@ -329,7 +334,9 @@ def test_windows_are_ad_nerfs_and_a_frame_sees_its_own_instant(tmp_path):
 def test_a_click_peaks_in_the_window_of_its_frame(tmp_path, t):
     "Through a graph whose first logit is the energy of the centre frame, handed on by every layer."
     weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(TINY).items()}
-    weights["h1"][9 * 26, 0], weights["b1"][0], weights["h2"][0, 0], weights["h3"][0, 0], weights["h5"][0, 0], weights["h6"][0, 0] = 1, 8, 1, 0.1, 10, 1
+    weights["h1"][9 * 26, 0], weights["b1"][0] = 1, 8
+    for name, value in (("h2", 1), ("h3", 0.1), ("h5", 10), ("h6", 1)):
+        weights[name][0, 0] = value
     weights["bidirectional_rnn/fw/basic_lstm_cell/kernel"][0, TINY.cell] = 0.5
     weights["bidirectional_rnn/fw/basic_lstm_cell/bias"][[0, 2 * TINY.cell, 3 * TINY.cell]] = 20, -20, 20
     path = frozen_graph(tmp_path / FILE, weights)
@@ -354,7 +361,7 @@ def edit_distance(a, b):
     return row[-1]
 
 
-def test_the_real_weights_spell_what_the_demo_says(alone, monkeypatch):
+def test_the_real_weights_spell_the_words_of_the_demo(alone, monkeypatch):
     "Only where DNERF_DEEPSPEECH names the real file: a wrong gate order or a wrong input would spell nothing like it."
     if not alone:
         pytest.skip(f"the published weights are not here; set DNERF_DEEPSPEECH to the path of {FILE}")
@@ -362,5 +369,5 @@ def test_the_real_weights_spell_what_the_demo_says(alone, monkeypatch):
     from dnerf.video.media import read_audio
 
     text = "".join(x for x in demo_text().lower() if x in LETTERS)
-    heard = greedy_text(deepspeech_features(read_audio(demo_video()), 16000, alone)[0])
-    assert edit_distance(heard, text) < 0.5 * len(text), heard
+    recognised = greedy_text(deepspeech_features(read_audio(demo_video()), 16000, alone)[0])
+    assert edit_distance(recognised, text) < 0.5 * len(text), recognised

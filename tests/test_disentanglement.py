@@ -7,18 +7,25 @@ import torch
 from torch import nn
 
 from dnerf.audio.disentanglement import claims, part_errors, probes, removal, show_disentanglement, subject_disentanglement, swaps
-from dnerf.audio.mel import UNVOICED, f0_stats, mel_spectrogram, normalise_f0, synthetic_speech
+from dnerf.audio.f0 import UNVOICED, normalise_f0
+from dnerf.audio.mel import mel_spectrogram, synthetic_speech
 from dnerf.audio.speechsplit import CODES, new_speechsplit, read_checkpoint, upsample
 from dnerf.core import InputError
 from dnerf.subject import Subject, toy_subject, write_wav
 
 TABLES = dict(  # written by hand; every claim holds
-    remove=dict(content=dict(all=1.2, loudness=1.1, formants=1.5, harmonics=1.0), rhythm=dict(all=3.0, loudness=8.0, formants=2.0, harmonics=1.3),
-                pitch=dict(all=1.4, loudness=1.2, formants=1.1, harmonics=2.0)),
-    probe={"content": {"log-F0": 0.3, "voicing": 0.4, "energy": 0.6, "onset": 0.4, "formants": 0.5}, "rhythm": {"log-F0": 0.0, "voicing": 0.5, "energy": 0.9, "onset": 0.8, "formants": 0.1},
-           "pitch": {"log-F0": 0.9, "voicing": 0.9, "energy": 0.5, "onset": 0.1, "formants": 0.0}},
-    swap=dict(content=dict(all=0.3, loudness=0.1, formants=0.4, harmonics=0.3), rhythm=dict(all=0.8, loudness=0.9, formants=0.7, harmonics=0.5),
-              pitch=dict(all=0.2, loudness=0.1, formants=0.2, harmonics=0.7)),
+    remove=dict(
+        content=dict(all=1.2, loudness=1.1, formants=1.5, harmonics=1.0),
+        rhythm=dict(all=3.0, loudness=8.0, formants=2.0, harmonics=1.3),
+        pitch=dict(all=1.4, loudness=1.2, formants=1.1, harmonics=2.0)),
+    probe={
+        "content": {"log-F0": 0.3, "voicing": 0.4, "energy": 0.6, "onset": 0.4, "formants": 0.5},
+        "rhythm": {"log-F0": 0.0, "voicing": 0.5, "energy": 0.9, "onset": 0.8, "formants": 0.1},
+        "pitch": {"log-F0": 0.9, "voicing": 0.9, "energy": 0.5, "onset": 0.1, "formants": 0.0}},
+    swap=dict(
+        content=dict(all=0.3, loudness=0.1, formants=0.4, harmonics=0.3),
+        rhythm=dict(all=0.8, loudness=0.9, formants=0.7, harmonics=0.5),
+        pitch=dict(all=0.2, loudness=0.1, formants=0.2, harmonics=0.7)),
     stretch={"content": {"x 0.8": 0.1, "x 1.25": 0.1}, "rhythm": {"x 0.8": 0.3, "x 1.25": 0.2}, "pitch": {"x 0.8": 0.2, "x 1.25": 0.2}},
 )
 SPOILT = [  # claim, and one number with which it fails
@@ -67,7 +74,7 @@ def features():
     return torch.from_numpy(mel_spectrogram(wav)[:750]), torch.from_numpy(normalise_f0(f0, f0 > 0)), f0
 
 
-def deaf_to(code):
+def model_that_ignores(code):
     "An untrained model whose decoder ignores one code."
     model = new_speechsplit("fast").eval()
     start = sum(n for k, n in list(model.sizes.items())[: CODES.index(code)])
@@ -80,15 +87,17 @@ def deaf_to(code):
 @pytest.mark.parametrize("code", CODES)
 def test_a_code_that_the_decoder_ignores_costs_and_moves_nothing(features, code):
     S, track, _ = features
-    model = deaf_to(code)
-    lost, moved = removal(model, S, track, slice(500, 700)), swaps(model, S, track, slice(500, 700), n=3)
-    assert all(v == pytest.approx(1, abs=1e-6) for v in lost[code].values()) and all(v == pytest.approx(0, abs=1e-6) for v in moved[code].values())
+    model = model_that_ignores(code)
+    removed, swapped = removal(model, S, track, slice(500, 700)), swaps(model, S, track, slice(500, 700), n=3)
+    assert all(v == pytest.approx(1, abs=1e-6) for v in removed[code].values())
+    assert all(v == pytest.approx(0, abs=1e-6) for v in swapped[code].values())
     for other in set(CODES) - {code}:
-        assert abs(lost[other]["all"] - 1) > 1e-6 and moved[other]["all"] > 1e-4
+        assert abs(removed[other]["all"] - 1) > 1e-6 and swapped[other]["all"] > 1e-4
 
 
 class Stub(nn.Module):
-    "A model by hand: content is the mean frame of a block, rhythm is noise, pitch is the mean of the voiced track; only content is decoded."
+    """A model by hand: content is the mean frame of a block, rhythm is noise, pitch is the mean of the voiced track;
+    only content is decoded."""
 
     sizes = dict(content=80, rhythm=2, pitch=1)
 
@@ -106,16 +115,16 @@ class Stub(nn.Module):
         return upsample(codes["content"])
 
 
-def test_what_alone_is_decoded_takes_everything_along(features):
+def test_swapping_the_only_code_that_is_decoded_changes_everything(features):
     S, track, _ = features
-    moved = swaps(Stub(), S, track, slice(500, 750), n=3)
-    for code, row in moved.items():
+    swapped = swaps(Stub(), S, track, slice(500, 750), n=3)
+    for code, row in swapped.items():
         assert all(v == pytest.approx(float(code == "content"), abs=1e-6) for v in row.values()), (code, row)
-    lost = removal(Stub(), S, track, slice(500, 750))
-    assert lost["content"]["all"] > 5 and lost["rhythm"]["all"] == lost["pitch"]["all"] == 1
+    removed = removal(Stub(), S, track, slice(500, 750))
+    assert removed["content"]["all"] > 5 and removed["rhythm"]["all"] == removed["pitch"]["all"] == 1
 
 
-def test_probes_read_what_is_in_a_code_and_nothing_from_noise(features):
+def test_probes_predict_what_a_code_carries_and_nothing_from_noise(features):
     S, track, f0 = features
     r2 = probes(Stub(), S, track, f0, slice(0, 500), slice(500, 750))
     assert r2["pitch"]["log-F0"] > 0.999 and r2["content"]["energy"] > 0.6
@@ -140,11 +149,14 @@ def test_short_speech_is_swapped_or_refused(features, frames, fits):
 def test_parts_add_up(features):
     S = features[0].numpy()
     e = part_errors(S[:300], S[300:600])
-    assert e["all"] == pytest.approx(((S[:300] - S[300:600]) ** 2).mean(), rel=1e-4) and e["all"] == pytest.approx(e["loudness"] + e["formants"] + e["harmonics"])
+    assert e["all"] == pytest.approx(((S[:300] - S[300:600]) ** 2).mean(), rel=1e-4)
+    assert e["all"] == pytest.approx(e["loudness"] + e["formants"] + e["harmonics"])
 
 
-SMALL = dict(content=dict(channels=16), rhythm=dict(channels=16, convs=1, layers=1, units=1), pitch=dict(channels=16, convs=1, layers=1, units=2), decoder_units=8, decoder_layers=1,
-             batch=2, min_crop=96, max_crop=192, val_every=2)
+SMALL = dict(
+    content=dict(channels=16), rhythm=dict(channels=16, convs=1, layers=1, units=1),
+    pitch=dict(channels=16, convs=1, layers=1, units=2), decoder_units=8, decoder_layers=1,
+    batch=2, min_crop=96, max_crop=192, val_every=2)
 
 
 def test_measuring_leaves_the_subjects_own_model_alone(dnerf_home):

@@ -4,8 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from dnerf.audio.mel import (denormalise_f0, estimate_f0, estimate_f0_range, f0_stats, griffin_lim, hum, kept_f0, listen, mel_spectrogram, n_frames, normalise_f0,
-                             speech_warnings, synthetic_speech, to_mono, wav_bytes)
+from dnerf.audio.f0 import cached_f0, denormalise_f0, estimate_f0, estimate_f0_range, f0_stats, hum, normalise_f0
+from dnerf.audio.mel import griffin_lim, listen, mel_spectrogram, n_frames, synthetic_speech, to_mono, wav_bytes
+from dnerf.audio.recording import speech_warnings
 from dnerf.core import InputError
 
 
@@ -75,7 +76,7 @@ def test_bad_audio_is_one_sentence(wav, sr, words):
         assert "\n" not in str(e.value)
 
 
-def test_the_place_of_a_bad_sample_is_told_across_blocks():
+def test_the_error_names_the_time_of_a_bad_sample_across_blocks():
     wav = np.zeros(48000 * 25, np.float32)
     wav[48000 * 21] = np.nan
     with pytest.raises(InputError, match="first at 21.00 s"):
@@ -97,7 +98,7 @@ def test_the_range_is_found_in_the_speech(f0_hz):
 
 @pytest.mark.parametrize("f0_hz", [75.0, 120.0, 210.0, 330.0])
 def test_pitch_is_precise(f0_hz):
-    "Half a semitone off is an error anyone hears; a tenth is not."
+    "An error of half a semitone is audible; a tenth is not."
     wav, true = synthetic_speech(6.0, f0_hz=f0_hz, seed=2)
     f0, voiced = estimate_f0(wav)
     true = true[np.minimum(np.arange(len(f0)) * 256, len(true) - 1)]
@@ -108,7 +109,7 @@ def test_pitch_is_precise(f0_hz):
 
 @pytest.mark.parametrize("samples", [63 * 256, 63 * 256 + 1, 63 * 256 + 127, 63 * 256 + 255])
 def test_the_last_frame_has_a_pitch_too(samples):
-    "Frame 63 is centred at sample 63 * 256, the end of the sound: half of what it sees is there."
+    "Frame 63 is centred at sample 63 * 256, the end of the sound: half of its window lies inside."
     f0, voiced = estimate_f0(0.3 * np.sin(2 * np.pi * 120 * np.arange(samples) / 16000), f0_range=(80.0, 200.0))
     assert len(f0) == 64 and voiced[1:].all() and abs(f0[2:62] - 120).max() < 1
 
@@ -122,7 +123,7 @@ def test_a_frame_is_as_loud_as_the_hop_around_its_centre():
     assert not voiced[np.arange(126) * 256 - 128 >= end].any() and voiced[2:59].all()
 
 
-def test_blocks_of_pitch_do_not_show():
+def test_the_pitch_does_not_depend_on_blocks():
     wav, _ = synthetic_speech(6.0, seed=3)
     span = estimate_f0_range(wav)
     whole, cut = estimate_f0(wav, f0_range=span)[0], estimate_f0(wav, f0_range=span, block=125)[0]
@@ -131,29 +132,30 @@ def test_blocks_of_pitch_do_not_show():
     assert np.quantile(abs(1200 * np.log2(whole[both] / cut[both])), 0.95) < 10
 
 
-def test_warnings_say_what_is_odd():
+def test_warnings_name_the_finding():
     wav, _ = synthetic_speech(2.0)
     noise = np.random.default_rng(0).normal(size=32000) * 0.05
-    def told(x, sr=16000):
+    def warnings(x, sr=16000):
         return speech_warnings(x, sr, estimate_f0(x, sr)[1])
-    assert told(wav) == []
+    assert warnings(wav) == []
     wide = synthetic_speech(2.0, sr=48000)[0]
-    stereo = np.stack([np.clip(20 * wide, -1, 1), 0.3 * wide], 1)  # the mixture of the two is not flat, nor is anything that was resampled
+    stereo = np.stack([np.clip(20 * wide, -1, 1), 0.3 * wide], 1)  # neither the mean of the two nor anything resampled has flat tops
     def pcm(x):
         return (x * 32767).astype(np.int16)
-    assert told(pcm(np.stack([wide, wide], 1)), 48000) == []
-    for x, sr, word in ((np.zeros(32000), 16000, "silent"), (np.clip(20 * wav, -1, 1), 16000, "clipped"), (noise, 16000, "pitch"), (wav[::2], 8000, "4 kHz"),
-                        (stereo, 48000, "clipped"), (pcm(stereo), 48000, "clipped"), (pcm(stereo).T, 48000, "clipped")):
-        (sentence,) = told(x, sr)
+    assert warnings(pcm(np.stack([wide, wide], 1)), 48000) == []
+    for x, sr, word in (
+        (np.zeros(32000), 16000, "silent"), (np.clip(20 * wav, -1, 1), 16000, "clipped"), (noise, 16000, "pitch"),
+        (wav[::2], 8000, "4 kHz"), (stereo, 48000, "clipped"), (pcm(stereo), 48000, "clipped"), (pcm(stereo).T, 48000, "clipped")):
+        (sentence,) = warnings(x, sr)
         assert word in sentence and "\n" not in sentence
 
 
-def test_kept_tracks_know_sound_range_and_type(tmp_path):
+def test_cached_tracks_depend_on_sound_and_range_but_not_type(tmp_path):
     wav, _ = synthetic_speech(0.5)
     for x in (wav, wav.astype(np.float64)):
-        kept_f0(tmp_path, x, 16000, (60.0, 240.0))
+        cached_f0(tmp_path, x, 16000, (60.0, 240.0))
     assert len(list(tmp_path.iterdir())) == 1
-    kept_f0(tmp_path, wav[::-1], 16000, (60.0, 240.0))
+    cached_f0(tmp_path, wav[::-1], 16000, (60.0, 240.0))
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -162,9 +164,9 @@ def test_a_melody_survives_normalising_and_humming():
     stats = f0_stats(f0, f0 > 0)
     back, voiced = denormalise_f0(normalise_f0(f0, f0 > 0, stats), stats)
     np.testing.assert_allclose(back, f0, rtol=1e-4)
-    heard, heard_voiced = estimate_f0(hum(back))
-    both = voiced & heard_voiced
-    assert both.sum() > 0.9 * voiced.sum() and np.median(abs(1200 * np.log2(heard[both] / f0[both]))) < 10
+    hum_f0, hum_voiced = estimate_f0(hum(back))
+    both = voiced & hum_voiced
+    assert both.sum() > 0.9 * voiced.sum() and np.median(abs(1200 * np.log2(hum_f0[both] / f0[both]))) < 10
 
 
 @pytest.mark.parametrize("seed", range(3))

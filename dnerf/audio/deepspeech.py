@@ -32,10 +32,10 @@ class DeepSpeechConfig:
     hidden: int = 2048        # width of dense layers 1, 2 and 5
     cell: int = 2048          # units of the recurrent layer per direction; dense layer 3 is twice as wide
     letters: int = 29         # space, a-z, apostrophe, blank
-    relu_clip: float = 20.    # activations are cut off here
-    forget_bias: float = 1.   # added to the forget gate's bias: remember at first
+    relu_clip: float = 20.    # upper limit of the activations
+    forget_bias: float = 1.   # added to the forget gate's bias: the initial cell keeps its state
     chunk_s: float = 60.      # s of audio run at a time ...
-    margin_s: float = 10.     # s ... and more on both sides, cut away after
+    margin_s: float = 10.     # s ... and more on both sides, removed afterwards
 
     @property
     def rate(self) -> float:
@@ -43,7 +43,7 @@ class DeepSpeechConfig:
         return self.sr/self.step/self.every
     @property
     def inputs(self) -> int:
-        "Numbers that the network sees at a time: MFCC with context."
+        "Numbers in one input row: MFCC with context."
         return self.n_mfcc*(2*self.context + 1)
 
 DEEPSPEECH = DeepSpeechConfig()
@@ -59,7 +59,8 @@ def _cepstra(frames, c): # (n, window) pre-emphasised samples -> (n, n_mfcc)
     def safe(x):
         return np.where(x == 0, np.finfo(float).eps, x)
     power = abs(rfft(frames, c.n_fft))**2/c.n_fft
-    cepstra = dct(np.log(safe(power @ _triangles(c))), norm='ortho')*(1 + c.lifter/2*np.sin(np.pi*np.arange(c.n_mfcc)/c.lifter))
+    lifter = 1 + c.lifter/2*np.sin(np.pi*np.arange(c.n_mfcc)/c.lifter)
+    cepstra = dct(np.log(safe(power @ _triangles(c))), norm='ortho')*lifter
     cepstra[:, 0] = np.log(safe(power.sum(1)))
     return cepstra
 
@@ -68,7 +69,7 @@ def mfcc(
     pcm:np.ndarray,                # `(samples,)` at 16 kHz on the scale of 16-bit integers
     every:int=1,                   # 1: every frame; 2: every second one
     c:DeepSpeechConfig=DEEPSPEECH, # Constants
-    block:int=3000,                # Frames worked on at a time
+    block:int=3000,                # Frames per block
 ) -> np.ndarray:                   # float64 `(ceil(frames/every), 26)`
     "Mel-frequency cepstra as `python_speech_features.mfcc(pcm, numcep=26)` has them; frame m begins at sample 160 m."
     starts = np.arange(0, 1 + max(0, math.ceil((len(pcm) - c.window)/c.step)), every)*c.step
@@ -104,7 +105,8 @@ class DeepSpeech(nn.Module):
     ):
         super().__init__()
         self.c = c
-        self.dense1, self.dense2, self.dense3 = nn.Linear(c.inputs, c.hidden), nn.Linear(c.hidden, c.hidden), nn.Linear(c.hidden, 2*c.cell)
+        self.dense1, self.dense2 = nn.Linear(c.inputs, c.hidden), nn.Linear(c.hidden, c.hidden)
+        self.dense3 = nn.Linear(c.hidden, 2*c.cell)
         self.lstm = nn.LSTM(2*c.cell, c.cell, bidirectional=True, batch_first=True)
         self.dense5, self.dense6 = nn.Linear(2*c.cell, c.hidden), nn.Linear(c.hidden, c.letters)
 
@@ -130,17 +132,22 @@ def lstm_weights(
     forget = np.zeros_like(bias)
     forget[f] = forget_bias
     both = kernel[:, order].T
-    return {'weight_ih': both[:, :inputs].copy(), 'weight_hh': both[:, inputs:].copy(), 'bias_ih': (bias + forget)[order], 'bias_hh': np.zeros_like(bias)}
+    return {
+        'weight_ih': both[:, :inputs].copy(), 'weight_hh': both[:, inputs:].copy(),
+        'bias_ih': (bias + forget)[order], 'bias_hh': np.zeros_like(bias)}
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #d5006687
 def weight_shapes(
     c:DeepSpeechConfig=DEEPSPEECH, # Sizes
 ) -> dict[str, tuple]:             # Shape of each variable of the graph, by name
     "Names and shapes of DeepSpeech 0.1.0's variables."
-    widths = {1: (c.inputs, c.hidden), 2: (c.hidden, c.hidden), 3: (c.hidden, 2*c.cell), 5: (2*c.cell, c.hidden), 6: (c.hidden, c.letters)}
+    widths = {
+        1: (c.inputs, c.hidden), 2: (c.hidden, c.hidden), 3: (c.hidden, 2*c.cell),
+        5: (2*c.cell, c.hidden), 6: (c.hidden, c.letters)}
     shapes = {f'{kind}{n}': w if kind == 'h' else w[1:] for n, w in widths.items() for kind in 'hb'}
     for way in ('fw', 'bw'):
-        shapes |= {f'bidirectional_rnn/{way}/basic_lstm_cell/kernel': (3*c.cell, 4*c.cell), f'bidirectional_rnn/{way}/basic_lstm_cell/bias': (4*c.cell,)}
+        cell = f'bidirectional_rnn/{way}/basic_lstm_cell'
+        shapes |= {f'{cell}/kernel': (3*c.cell, 4*c.cell), f'{cell}/bias': (4*c.cell,)}
     return shapes
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #44551320
@@ -158,11 +165,12 @@ def _nodes(path): # name -> node of a graph file
         raise InputError(f"{path} is not a TensorFlow graph; give the path of {_FILE}, unpacked from its zip file") from None
     return {node.name: node for node in graph.node}
 
-def _prefix(path, constants): # what stands before all names
+def _prefix(path, constants): # of all names
     key = 'bidirectional_rnn/fw/basic_lstm_cell/kernel'
     found = [n for n in constants if n == key or n.endswith('/' + key)]
     if not found:
-        raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {key!r}; give the path of {_FILE} (other releases are other networks)")
+        raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {key!r}; "
+                         f"give the path of {_FILE} (other releases are other networks)")
     return min(found, key=len)[:-len(key)]
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #c73af4cd
@@ -170,22 +178,24 @@ def read_weights(
     path:Path,                     # The `.pb` file
     c:DeepSpeechConfig=DEEPSPEECH, # Sizes it must have
 ) -> dict[str, np.ndarray]:        # float32 arrays, named and shaped as in `weight_shapes`
-    "Read DeepSpeech's variables from a frozen graph; `InputError` names the node that does not fit."
+    "Read DeepSpeech's variables from a frozen graph; `MissingError` without the file, `InputError` names a wrong node."
     from tensorboard.util.tensor_util import make_ndarray
     nodes = _nodes(path)
     constants = {n: node.attr['value'].tensor for n, node in nodes.items() if node.op == 'Const'}
     prefix, shapes, weights = _prefix(path, constants), weight_shapes(c), {}
+    def refuse(reason):
+        raise InputError(f"{path} is not DeepSpeech 0.1.0: its {reason}; give the path of {_FILE}")
     for name, shape in shapes.items():
         tensor = constants.get(prefix + name)
         if tensor is None:
-            raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has no constant node {prefix + name!r}; give the path of {_FILE}")
+            refuse(f"graph has no constant node {prefix + name!r}")
         has = tuple(d.size for d in tensor.tensor_shape.dim)
         if has != shape:
-            raise InputError(f"{path} is not DeepSpeech 0.1.0: its node {prefix + name!r} has the shape {has}, not {shape}; give the path of {_FILE}")
+            refuse(f"node {prefix + name!r} has the shape {has}, not {shape}")
         weights[name] = make_ndarray(tensor).astype(np.float32, copy=False)
     extra = sorted(n for n in constants if n + '/read' in nodes and n.removeprefix(prefix) not in shapes)
     if extra:
-        raise InputError(f"{path} is not DeepSpeech 0.1.0: its graph has a variable {extra[0]!r} that is not known; give the path of {_FILE}")
+        refuse(f"graph has a variable {extra[0]!r} that is not known")
     return weights
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #d9b27619
@@ -193,10 +203,10 @@ def load_deepspeech(
     path:Path,                     # The `.pb` file
     device='cpu',                  # See `pick_device`
     c:DeepSpeechConfig=DEEPSPEECH, # Sizes
-) -> DeepSpeech:                   # Ready to use, without gradients
+) -> DeepSpeech:                   # In evaluation mode, without gradients
     "The network with the weights of a frozen graph; needs about three times the file's size in memory for a moment."
-    w = read_weights(path, c)
-    state = {f'dense{n}.weight': w[f'h{n}'].T for n in (1, 2, 3, 5, 6)} | {f'dense{n}.bias': w[f'b{n}'] for n in (1, 2, 3, 5, 6)}
+    w, dense = read_weights(path, c), (1, 2, 3, 5, 6)
+    state = {f'dense{n}.weight': w[f'h{n}'].T for n in dense} | {f'dense{n}.bias': w[f'b{n}'] for n in dense}
     for way, end in (('fw', 'l0'), ('bw', 'l0_reverse')):
         kernel, bias = (w.pop(f'bidirectional_rnn/{way}/basic_lstm_cell/{kind}') for kind in ('kernel', 'bias'))
         state |= {f'lstm.{k}_{end}': v for k, v in lstm_weights(kernel, bias, c.forget_bias).items()}
@@ -225,13 +235,13 @@ def _run(model, frames, c, bar): # (K, n_mfcc) -> float32 (K, letters)
 def deepspeech_features(
     wav,                           # Waveform, see `to_mono`
     sr:int,                        # Its sampling rate, Hz
-    weights:Path=None,             # The `.pb` file; None: see `deepspeech_weights`
+    weights:Path|None=None,        # The `.pb` file; None: see `deepspeech_weights`
     device='cpu',                  # See `pick_device`
-    centred:bool=True,             # False: AD-NeRF's clock, 12.5 ms early
+    centred:bool=True,             # False: AD-NeRF's timing, 12.5 ms early
     c:DeepSpeechConfig=DEEPSPEECH, # Constants
-    bar:bool=False,                # Show progress
+    bar:bool=False,                # Show a progress bar
 ) -> tuple[np.ndarray, float]:     # float32 `(frames, 29)` logits, and 50. Hz; logit k is centred at second k / 50
-    "Letter logits of DeepSpeech 0.1.0, as AD-NeRF uses them."
+    "Letter logits of DeepSpeech 0.1.0, as AD-NeRF uses them; errors as from `to_mono` and `deepspeech_weights`."
     pcm = np.clip((to_mono(wav, sr)*32767).round(), -32768, 32767) # as `to_mono` scales 16-bit PCM: exact for it
     if centred:
         pcm = np.pad(pcm, (c.window//2, 0))
@@ -243,7 +253,7 @@ LETTERS = " abcdefghijklmnopqrstuvwxyz'" # logits 0 to 27; 28 is the blank
 
 def greedy_text(
     logits:np.ndarray, # `(frames, 29)`
-) -> str:              # What was heard, roughly spelled
+) -> str:              # The recognised letters
     "The strongest letter of each step, without repetitions and blanks (CTC's best path)."
     best = np.asarray(logits).argmax(1)
     return ''.join(LETTERS[i] for i in best[np.diff(best, prepend=-1) != 0] if i < len(LETTERS))
@@ -265,31 +275,38 @@ def _download(url, to, final):
     try:
         pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(to), None)
     except (requests.RequestException, ValueError) as e:
-        raise MissingError(f"the DeepSpeech weights could not be downloaded from {url} ({type(e).__name__}); fetch that file on another machine and put it, or the {_FILE} inside, into {final.parent}, or set DNERF_DEEPSPEECH to the path of the latter") from None
+        raise MissingError(
+            f"the DeepSpeech weights could not be downloaded from {url} ({type(e).__name__}); fetch that file on another machine "
+            f"and put it, or the {_FILE} inside, into {final.parent}, or set DNERF_DEEPSPEECH to the path of the latter") from None
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #678f5981
 def _unpack(archive, source, final, sha1): # the graph from its zip, checked
     with staged_file(final) as part:
         try:
-            with zipfile.ZipFile(archive) as z, z.open([n for n in z.namelist() if n.endswith('.pb')][0]) as graph, open(part, 'wb') as out:
-                shutil.copyfileobj(graph, out, 1 << 20)
+            with zipfile.ZipFile(archive) as z:
+                name = [n for n in z.namelist() if n.endswith('.pb')][0]
+                with z.open(name) as graph, open(part, 'wb') as out:
+                    shutil.copyfileobj(graph, out, 1 << 20)
         except (zipfile.BadZipFile, IndexError, EOFError, zlib.error):
-            raise InputError(f"{source} is not the zip file of {_FILE}; delete it if it is yours, or set DNERF_MIRROR to another place to fetch it from") from None
+            raise InputError(f"{source} is not the zip file of {_FILE}; delete it if it is yours, "
+                             "or set DNERF_MIRROR to another place to fetch it from") from None
         _check(part, source, sha1)
 
 def _check(path, source, sha1):
     found = _sha1(path)
     if found != sha1:
-        raise InputError(f"{source} is not the published file {_FILE} (SHA-1 {found[:8]}, expected {sha1[:8]}); delete it and fetch it again, or set DNERF_DEEPSPEECH if it is an export of your own")
+        raise InputError(
+            f"{source} is not the published file {_FILE} (SHA-1 {found[:8]}, expected {sha1[:8]}); "
+            "delete it and fetch it again, or set DNERF_DEEPSPEECH if it is an export of your own")
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #5d38b09b
 def deepspeech_weights(
-    folder:Path=None, # Where the file is kept, and nowhere else; None: the user's cache folder of dnerf
-    url:str=None,     # Where its zip is fetched from; None: `DNERF_MIRROR`, else the release
-    sha1:str=_SHA1,   # Hash of the unpacked file
-    fetch:bool=True,  # False: only look for it on this machine
-) -> Path:            # The `.pb` file
-    "Find DeepSpeech's weights, fetching them on first use; `MissingError` says where to put them."
+    folder:Path|None=None, # The only folder to search and to keep the file in; None: the user's cache folder of dnerf, then the others
+    url:str|None=None,     # Address of its zip; None: `DNERF_MIRROR`, else the release
+    sha1:str=_SHA1,        # Hash of the unpacked file
+    fetch:bool=True,       # False: only search on this machine
+) -> Path:                 # The `.pb` file
+    "Find DeepSpeech's weights, fetching them on first use; `MissingError` names the folder to put them in, `InputError` a wrong file."
     import pooch
     if own := os.environ.get('DNERF_DEEPSPEECH'):
         if not Path(own).expanduser().is_file():
@@ -299,7 +316,8 @@ def deepspeech_weights(
     if not folder and not final.is_file() and usual.is_file() and _sha1(usual) == sha1:
         return usual
     if not fetch and not any(p.is_file() for p in (final, final.with_name(final.name + '.zip'))):
-        raise MissingError(f"there are no DeepSpeech weights on this machine; put {_FILE} or its zip into {final.parent}, or set DNERF_DEEPSPEECH to its path")
+        raise MissingError(f"there are no DeepSpeech weights on this machine; put {_FILE} or its zip into {final.parent}, "
+                           "or set DNERF_DEEPSPEECH to its path")
     with locked(final, 'the DeepSpeech weights'):
         if final.is_file():
             _check(final, final, sha1)
@@ -307,7 +325,7 @@ def deepspeech_weights(
             _fetch(final, url or f"{os.environ.get('DNERF_MIRROR', _RELEASE).rstrip('/')}/{_FILE}.zip", sha1)
     return final
 
-def _fetch(final, url, sha1): # from a zip that lies there, or from the network
+def _fetch(final, url, sha1): # from a zip in the same folder, or from the network
     archive = final.with_name(final.name + '.zip')
     if archive.is_file():
         return _unpack(archive, archive, final, sha1)
@@ -320,9 +338,9 @@ def _fetch(final, url, sha1): # from a zip that lies there, or from the network
 _METHOD = 1 # of the features; raised when the same weights give other numbers
 
 def weights_id(
-    path:Path=None, # A `.pb` file; None: the one that `deepspeech_weights` would give
-) -> str:           # SHA-1 and number of the method
-    "What a key of cached DeepSpeech features must contain."
+    path:Path|None=None, # A `.pb` file; None: the one that `deepspeech_weights` would give
+) -> str:                # SHA-1 and number of the method
+    "What a key of cached DeepSpeech features must contain; `MissingError` if the named file is absent."
     path = path or os.environ.get('DNERF_DEEPSPEECH')
     if path and not Path(path).expanduser().is_file():
         raise MissingError(f"there are no DeepSpeech weights at {path}; give the path of {_FILE}")

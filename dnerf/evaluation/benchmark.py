@@ -524,8 +524,10 @@ def speech_speed(
     rounds:int=2,   # The best of so many
 ) -> dict:          # Seconds of sound per second of work: `mel`, `f0`, `codes`, `all`; `seconds` of sound
     "How many times as fast as real time speech is encoded."
-    from dnerf.audio.mel import MEL, estimate_f0, f0_stats, mel_spectrogram, normalise_f0
-    from dnerf.audio.speechsplit import encode_features, new_speechsplit
+    from dnerf.audio.codes import encode_features
+    from dnerf.audio.f0 import estimate_f0, f0_stats, normalise_f0
+    from dnerf.audio.mel import MEL, mel_spectrogram
+    from dnerf.audio.speechsplit import new_speechsplit
     mel_spectrogram(wav[:MEL.sr])
     estimate_f0(wav[:MEL.sr])                          # compiled before the clock runs
     model, S, (f0, voiced) = new_speechsplit('fast').eval(), torch.from_numpy(mel_spectrogram(wav)), estimate_f0(wav)

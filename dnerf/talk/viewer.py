@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from fastcore.basics import patch
-from ..audio.mel import MEL, estimate_f0, mel_spectrogram
+from ..audio.f0 import estimate_f0
+from ..audio.mel import MEL, mel_spectrogram
 from ..core import DnerfError, InputError
 from ..nerf.cue import Cue, recorded_cues
 from ..nerf.portrait import subset_of_pixels
