@@ -174,7 +174,7 @@ def sync_scores(
     frames,               # uint8 `(N, H, W, 3)` RGB at 25 a second, or anything that gives a frame for an index
     landmarks:np.ndarray, # `(N, 478, 2 or more)` pixels
     wav:np.ndarray,       # `(samples,)` 16 kHz
-    device=None,          # Where to compute, see `pick_device`; None: where the network is
+    device:str|None=None, # Where to compute, see `pick_device`; None: where the network is
     batch:int=16,         # Windows at a time
 ) -> dict:                # confidence (LSE-C), distance (LSE-D), offset (frames)
     "SyncNet's scores of a clip."
