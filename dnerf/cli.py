@@ -92,7 +92,8 @@ def table1(
     overrides:str='',    # Hydra overrides for every run
 ):
     "Make the paper's Table 1; the same words go on with a table that was stopped."
-    from dnerf.evaluation.table import Table, findings, show_differences, show_table
+    from dnerf.evaluation.statistics import findings, show_differences, show_table
+    from dnerf.evaluation.table import Table
     from dnerf.video.sources import open_subject
     table = Table(open_subject(subject, size), rows, seeds, preset, minutes, steps, overrides)
     for row, reason in table.embed().items():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from dnerf.audio.mel import synthetic_speech
-from dnerf.evaluation.benchmark import scaling, training_memory
+from dnerf.evaluation.processes import scaling, training_memory
 from dnerf.subject import toy_subject, write_wav
 from notebooks import papermill
 
-CPU = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-       "data.frames=4 data.rays=64 val_frames=2 val_rays=16")
+CPU = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
+       "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=2 val_rays=16")
 PAPER = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=6 portrait.n_fine=6 data.rays=40 val_frames=2 val_rays=16 "
          "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
 
@@ -27,19 +27,24 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
     folder = dnerf_home / "runs" / "benchmark"
     folder.mkdir(parents=True)
     (folder / "toy.json").write_text(json.dumps({"e": {"ratio": 1.5, "cores": 2}, "a": {"ratio": -1}}))
-    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2, paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02,
-                     sizes="16 32", factor=2, paper_overrides=PAPER, cpu_overrides=CPU)
+    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2,
+                     paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02, sizes="16 32", factor=2,
+                     paper_overrides=PAPER, cpu_overrides=CPU)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((folder / "toy.json").read_text())
-    assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e"] and results["e"]["ratio"] == 1.5            # what was there and not asked for is kept
+    assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e"]
+    assert results["e"]["ratio"] == 1.5            # a part that was there and not asked for is kept
     a, b, c = (results[k] for k in "abc")
-    assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5 and a["rays"] == 40 and len(a["seconds"]["plain"]) == 2
-    assert results["a_trained_float32"]["precision"] == results["a_float32"]["precision"] == "32-true" and a["precision"] in ("32-true", "bf16-mixed")
-    assert all(len(curve["seconds"]) and np.isfinite(curve["value"]).all() for curve in b["curves"].values()) and sorted(b["curves"]) == ["cpu", "paper", "start"]
-    assert b["target"] == max(b["curves"]["paper"]["value"]) and sorted(b["rays_per_second"]) == ["cpu", "paper"] and {"ratio", "at_least"} <= set(b)
+    assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5
+    assert a["rays"] == 40 and len(a["seconds"]["plain"]) == 2 and a["precision"] in ("32-true", "bf16-mixed")
+    assert results["a_trained_float32"]["precision"] == results["a_float32"]["precision"] == "32-true"
+    assert all(len(curve["seconds"]) and np.isfinite(curve["value"]).all() for curve in b["curves"].values())
+    assert sorted(b["curves"]) == ["cpu", "paper", "start"] and b["target"] == max(b["curves"]["paper"]["value"])
+    assert sorted(b["rays_per_second"]) == ["cpu", "paper"] and {"ratio", "at_least"} <= set(b)
     assert sorted(c["frames_per_second"]) == ["16", "32"] and c["length"]["factor"] == 2 and c["run"] == "benchmark-cpu"
     assert sorted(p.name for p in folder.iterdir()) == ["toy-frames.png", "toy-psnr.png", "toy.json"]
-    assert sorted(p.name for p in (dnerf_home / "runs" / "toy").iterdir() if not p.name.startswith(".")) == ["benchmark-cpu", "benchmark-cpu-start", "benchmark-paper"]
+    runs = sorted(p.name for p in (dnerf_home / "runs" / "toy").iterdir() if not p.name.startswith("."))
+    assert runs == ["benchmark-cpu", "benchmark-cpu-start", "benchmark-paper"]
     assert f"results: {folder / 'toy.json'}" in done.stderr
 
 
@@ -50,7 +55,7 @@ def test_a_part_that_does_not_exist_is_refused(dnerf_home):
     assert "no part g; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's resident memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives the resident memory of a process")
 def test_memory_and_scaling_of_processes(dnerf_home):
     "Both in processes of their own, which leave nothing behind."
     toy = toy_subject(dnerf_home / "data" / "toy")

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dnerf.core import InputError
+from dnerf.core import InputError, check_name
 from dnerf.nerf import sweeps
 from dnerf.nerf.config import compose_config
 from dnerf.subject import toy_subject
 
-TINY = ("steps=3 field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-        "data.frames=4 data.rays=64 val_frames=1 checks=1").split()
+TINY = ("steps=3 field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
+        "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1 checks=1").split()
 TWO_SEEDS = ["--multirun", "subject=toy", "audio=mel", "seed=0,1", *TINY]
 
 
@@ -24,7 +24,7 @@ def weights(home, run):
 
 
 def complete(home, rows):
-    "Two different runs, each whole, with an answer that is its validation PSNR."
+    "Two different runs, each complete, with its validation PSNR as result."
     assert {row["overrides"][2] for row in rows} == {"seed=0", "seed=1"} and len({row["run"] for row in rows}) == 2
     assert rows[0]["val_psnr"] >= rows[1]["val_psnr"] > 5
     for row in rows:
@@ -46,14 +46,15 @@ def elsewhere(dnerf_home, tmp_path_factory, monkeypatch):
 
 
 def test_a_sweep_and_the_same_command_again(dnerf_home, elsewhere):
-    "Hydra's own launcher. The second time, typed into a shell, it trains nothing and gives the same answer."
+    "Hydra's own launcher. The second time, from a shell, it trains nothing and gives the same results."
     sweeps.main(*TWO_SEEDS)
     rows = sweeps.sweep_results()
     complete(dnerf_home, rows)
     written = {p: p.stat().st_mtime_ns for p in (dnerf_home / "runs" / "toy").rglob("*")}
     again = dnerf_home / "runs" / "sweeps" / "again"
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "dnerf.nerf.sweeps", *TWO_SEEDS, f"hydra.sweep.dir={again}"], env=env, capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-m", "dnerf.nerf.sweeps", *TWO_SEEDS, f"hydra.sweep.dir={again}"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0 and done.stdout.count("already trained") == 2, done.stderr[-3000:]
     assert sweeps.sweep_results(again) == rows
     assert written == {p: p.stat().st_mtime_ns for p in (dnerf_home / "runs" / "toy").rglob("*")}
@@ -61,7 +62,7 @@ def test_a_sweep_and_the_same_command_again(dnerf_home, elsewhere):
 
 @pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="the extra `sweeps` (hydra-submitit-launcher) is not installed")
 def test_a_sweep_in_processes_of_their_own(dnerf_home, elsewhere, monkeypatch):
-    "Submitit starts both jobs at once; both want the subject's embedding, which is made once."
+    "Submitit starts both jobs at once; both need the subject's embedding, which is made once."
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sweeps.main(*TWO_SEEDS, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
     complete(dnerf_home, sweeps.sweep_results())
@@ -76,20 +77,19 @@ def test_a_name_for_every_combination():
     lists = [["steps=3"], ["steps=4"], ["steps=3", "data.rays=9"], ["field.resolutions=[8]"], ["field.resolutions=[8,8]"], ["name=a"]]
     names = {sweeps.sweep_name(config, ["subject=toy", "seed=0", *o]) for o in lists}
     assert len(names) == len(lists) and "mel-cpu-seed0-steps=3" in names and "mel-cpu-seed0" in names
-    from dnerf.core import check_name
-
     assert all(check_name(name) for name in names)
 
 
 def test_wrong_jobs_are_refused_before_any_run(dnerf_home, elsewhere, capsys):
-    for wrong, said in (("data.rayz=1,2", "rayz"), ("preset=fastest", "fastest"), ("steps=-1", "budget"), ("subject=nobody", "nobody.mp4")):
+    cases = {"data.rayz=1,2": "rayz", "preset=fastest": "fastest", "steps=-1": "budget", "subject=nobody": "nobody.mp4"}
+    for wrong, message in cases.items():
         with pytest.raises(SystemExit):
             sweeps.main("--multirun", "subject=toy", "audio=mel", wrong)
-        assert said in capsys.readouterr().err, wrong
+        assert message in capsys.readouterr().err, wrong
     assert {p.name for p in (dnerf_home / "runs").iterdir()} <= {"sweeps"}
 
 
-def test_several_devices_need_someone_who_starts_them(monkeypatch):
+def test_several_devices_need_a_launcher_that_starts_them(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     def job(kind):
         return SimpleNamespace(overrides=SimpleNamespace(task=["trainer.devices=2"]), launcher=SimpleNamespace(_target_=kind))

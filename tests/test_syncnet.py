@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dnerf.core import InputError, MissingError
-from dnerf.evaluation.subject_syncnet import SHIFT, SubjectSyncConfig, other_speech, separates, separation, subject_sync, sync_anchors, toy_talker, train_subject_syncnet
+from dnerf.evaluation.subject_syncnet import (SHIFT, SubjectSyncConfig, other_speech, separates, separation, subject_sync, sync_anchors,
+                                              toy_talker, train_subject_syncnet)
 from dnerf.evaluation.syncnet import SyncNet, load_syncnet, source_offset, sync_scores
 from dnerf.face import CHIN, FOREHEAD, MIDDLE_LIPS, mouth_opening
 from dnerf.subject import SAMPLES_PER_FRAME, write_wav
@@ -18,13 +19,13 @@ SMALL = SubjectSyncConfig(size=24, channels=8, steps=75, batch=4)
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    "A toy that talks for 32 s."
+    "A synthetic talker, 32 s."
     return toy_talker(tmp_path_factory.mktemp("toy") / "toy")
 
 
 @pytest.fixture(scope="module")
 def net(toy):
-    "The toy's own SyncNet."
+    "Its own SyncNet."
     return train_subject_syncnet(toy, c=SMALL, show=False)
 
 
@@ -41,7 +42,8 @@ def no_weights(monkeypatch, tmp_path):
 def clip(subject, split):
     "Frames, landmarks and sound of a split."
     r = subject.split(split)
-    return subject.frames[r.start : r.stop], subject.landmarks[r.start : r.stop], subject.wav[r.start * SAMPLES_PER_FRAME : r.stop * SAMPLES_PER_FRAME]
+    wav = subject.wav[r.start * SAMPLES_PER_FRAME : r.stop * SAMPLES_PER_FRAME]
+    return subject.frames[r.start : r.stop], subject.landmarks[r.start : r.stop], wav
 
 
 def demo_range(a, b):
@@ -80,11 +82,11 @@ def test_anchors_separate(toy, net):
     assert anchors["shifted"]["margin"] < 0.1 < anchors["ground_truth"]["margin"]
 
 
-def test_a_mouth_that_follows_other_speech_is_told(toy, net):
-    "What a model would be that moves its lips but did not listen."
+def test_a_mouth_that_follows_other_speech_scores_lower(toy, net):
+    "The scores of a model whose lips move independently of the speech."
     frames, landmarks, wav = clip(toy, "test")
-    real, deaf = (subject_sync(net, f, landmarks, wav) for f in (frames, toy.frames[: len(frames)]))
-    assert deaf["margin"] < 0.2 * real["margin"] and deaf["confidence"] < 0.5 * real["confidence"]
+    real, unrelated = (subject_sync(net, f, landmarks, wav) for f in (frames, toy.frames[: len(frames)]))
+    assert unrelated["margin"] < 0.2 * real["margin"] and unrelated["confidence"] < 0.5 * real["confidence"]
 
 
 def test_test_frames_do_not_matter_for_training(toy, net, tmp_path):
@@ -134,7 +136,7 @@ def test_offset_of_a_source(tmp_path, no_weights, early):
 
 
 def test_offset_of_a_tracked_source():
-    "All of the demo clip, as the landmarker sees it, with its sound half a second late."
+    "All of the demo clip, its landmarks tracked, with its sound half a second late."
     _, landmarks, wav = demo_range(0, 922)
     found = lip_sync(mouth_opening(landmarks), np.roll(wav, 12 * SAMPLES_PER_FRAME))
     assert found["offset"] in (-12, -13)

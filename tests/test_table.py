@@ -10,12 +10,13 @@ import pytest
 
 from dnerf.core import InputError, MissingError
 from dnerf.evaluation import table as room
-from dnerf.evaluation.table import Table, findings, run_side_by_side, verdict
+from dnerf.evaluation.statistics import findings, verdict
+from dnerf.evaluation.table import Table, run_side_by_side
 from dnerf.subject import Subject, toy_subject
 from notebooks import papermill
 
-TINY = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-        "data.frames=4 data.rays=64 val_frames=1 checks=1")
+TINY = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
+        "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1 checks=1")
 ASK = dict(subject="toy", rows="mel silence deepspeech", seeds="0 1", preset="cpu", steps=3, overrides=TINY)
 
 
@@ -42,16 +43,16 @@ def runs(home):
 
 def plant(table, decibels):
     "Errors of 100 test frames for each cell, as an evaluation writes them: rows so many dB apart."
-    hard = np.exp(np.random.default_rng(0).normal(size=100))
+    difficulty = np.exp(np.random.default_rng(0).normal(size=100))
     for row, dB in decibels.items():
         for seed in table.seeds:
-            mse = 10 ** (-dB / 10) * hard * np.exp(0.1 * np.random.default_rng([seed, len(row)]).normal(size=100))
+            mse = 10 ** (-dB / 10) * difficulty * np.exp(0.1 * np.random.default_rng([seed, len(row)]).normal(size=100))
             lines = ["index,mse.frame,mse.lips", *(f"{80 + i},{e},{e}" for i, e in enumerate(mse))]
             (table.run(row, seed) / "frames.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_papermill_then_again(dnerf_home, toy):
-    "Asked again, nothing is trained and the same is said; then errors a known distance apart are told apart."
+    "Run again, nothing is trained and the results are the same; then errors a known distance apart are significant."
     done = papermill("table1", dnerf_home / "out.ipynb", **ASK)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = dnerf_home / "runs" / "toy" / "table1"

@@ -19,13 +19,15 @@ def register_sweep():
     from hydra.core.config_store import ConfigStore
     from lightning.pytorch.utilities import rank_zero_only
     register_configs()
-    store, place = ConfigStore.instance(), str(runs_dir()/'sweeps'/('.others' if rank_zero_only.rank else '${now:%Y-%m-%d_%H-%M-%S}'))
+    folder = '.others' if rank_zero_only.rank else '${now:%Y-%m-%d_%H-%M-%S}'
+    store, place = ConfigStore.instance(), str(runs_dir()/'sweeps'/folder)
     for name in PRESETS:
         store.store(group='preset', name=name, node={'defaults': [f'/{name}']}, package='_global_')
-    store.store(name='sweep', node={'defaults': ['_self_', {'preset': 'cpu'}], 'hydra': {'run': {'dir': place}, 'sweep': {'dir': place}}})
+    hydra = {'run': {'dir': place}, 'sweep': {'dir': place}}
+    store.store(name='sweep', node={'defaults': ['_self_', {'preset': 'cpu'}], 'hydra': hydra})
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #c65749b4
-_NAMED = ('subject', 'audio', 'preset', 'seed', 'name')    # said by the folder or by the name's first part
+_NAMED = ('subject', 'audio', 'preset', 'seed', 'name')    # already in the folder or in the first part of the name
 
 def sweep_name(
     config:DictConfig,     # Configuration of one job
@@ -47,7 +49,7 @@ def when_free(
     pause:float=2,       # Seconds between two attempts
     **kwargs,            # More of its arguments
 ):                       # What it returns
-    "Call `make`; while another process holds its lock, wait and call it again."
+    "Call `make`; while another process holds its lock, wait and call it again, then `StorageError`."
     begin = time.monotonic()
     while True:
         try:
@@ -63,14 +65,20 @@ def _settings(config, job): # of one job, checked
     config.audio = '+'.join(parse_embedding(config.audio))
     config.name = sweep_name(config, list(job.overrides.task))
     config = check_config(config)
-    if config.trainer.devices*config.trainer.num_nodes > 1 and 'basic' not in job.launcher._target_ and 'SLURM_NTASKS' not in os.environ:
-        raise InputError(f"trainer.devices={config.trainer.devices} with this launcher: a job of a sweep computes on one device, unless SLURM starts its processes (hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={config.trainer.devices})")
+    devices, several = config.trainer.devices, config.trainer.devices*config.trainer.num_nodes > 1
+    if several and 'basic' not in job.launcher._target_ and 'SLURM_NTASKS' not in os.environ:
+        raise InputError(f"trainer.devices={devices} with this launcher: a job of a sweep computes on one device, unless SLURM "
+                         f"starts its processes (hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={devices})")
     return config
+
+def _write_result(job, config, folder, psnr): # what `sweep_results` reads
+    result = dict(run=f'{config.subject}/{folder.name}', val_psnr=psnr, overrides=list(job.overrides.task))
+    write_json(Path(job.runtime.output_dir)/'result.json', result)
 
 def train_job(
     config:DictConfig, # Composed by Hydra
 ) -> float:            # Validation PSNR, dB; NaN if nothing was measured
-    "One job: prepare what is missing, train, measure on the validation split."
+    "One job: prepare what is missing, train, measure on the validation split; `InputError` for wrong settings."
     from hydra.core.hydra_config import HydraConfig
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.audio.embedding import embed_subject
@@ -80,16 +88,17 @@ def train_job(
     person = when_free(open_subject, config.subject, show=show)
     embedding = when_free(embed_subject, person, config.audio, device=config.device, bar=show)
     folder = train(person, embedding, config, show=show)
-    state = folder/'state.json'                                  # of several processes the first writes it, and its answer counts
+    state = folder/'state.json'                                  # written by the first of several processes, whose result counts
     psnr = read_json(state)['val_psnr'] if state.is_file() else None
-    rank_zero_only(write_json)(Path(job.runtime.output_dir)/'result.json', dict(run=f'{config.subject}/{folder.name}', val_psnr=psnr, overrides=list(job.overrides.task)))
-    rank_zero_only(print)(f"{folder.relative_to(home()).as_posix()}: {'not measured' if psnr is None else f'{psnr:.2f} dB'} on the validation split")
+    rank_zero_only(_write_result)(job, config, folder, psnr)
+    quality = 'not measured' if psnr is None else f'{psnr:.2f} dB'
+    rank_zero_only(print)(f"{folder.relative_to(home()).as_posix()}: {quality} on the validation split")
     return math.nan if psnr is None else psnr
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #c47a05b8
 def main(
     *arguments:str, # As typed behind the command; without any, those of the command line
-    job=train_job,  # What is done for each combination: a function of a module, `(config) -> float`
+    job=train_job,  # Called for each combination: a function of a module, `(config) -> float`
 ):
     "Hydra's command line over `job`: one run, or with `--multirun` one for each combination."
     import hydra
@@ -105,9 +114,9 @@ def main(
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #e412d5ed
 def sweep_results(
-    sweep=None,        # Folder of the sweep; None: the latest
-) -> list[dict]:       # For each finished job `run`, `val_psnr` in dB (None if not measured) and `overrides`, the best first
-    "What the jobs of a sweep have answered."
+    sweep:Path|None=None, # Folder of the sweep; None: the latest
+) -> list[dict]:          # For each finished job `run`, `val_psnr` in dB (None if not measured) and `overrides`, the best first
+    "Results of the jobs of a sweep; `MissingError` if there is no sweep."
     known = sorted(p.parent for p in (runs_dir()/'sweeps').glob('*/multirun.yaml'))
     if sweep is None and not known:
         raise MissingError(f"there is no sweep in {runs_dir()/'sweeps'} yet; python -m dnerf.nerf.sweeps --multirun starts one")
