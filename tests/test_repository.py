@@ -59,9 +59,12 @@ def copy(tmp_path_factory):
 
 def differences(copy: Path, folder: str, suffix: str) -> list:
     "Names of files below `folder` that differ between the repository and its copy."
-    names = {str(p.relative_to(base)) for base in (ROOT, copy) for p in (base / folder).rglob("*" + suffix) if ".ipynb_checkpoints" not in p.parts}
+    found = [(base, path) for base in (ROOT, copy) for path in (base / folder).rglob("*" + suffix)]
+    names = {str(path.relative_to(base)) for base, path in found if ".ipynb_checkpoints" not in path.parts}
+
     def same(n):
         return (ROOT / n).is_file() and (copy / n).is_file() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+
     return sorted(n for n in names if not same(n))
 
 
@@ -107,6 +110,12 @@ def test_notebooks_clean(copy):
     assert differences(copy, "nbs", ".ipynb") == [], "run nbdev_clean"
 
 
+def test_lint():
+    "The rules of ruff.toml hold in notebooks, tests and .ci."
+    pytest.importorskip("ruff", reason="ruff is not installed: pip install -c constraints.txt -e '.[dev]'")
+    run("-m", "ruff", "check", "--quiet", "--output-format", "concise")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_module_has_a_notebook(path):
     edit = re.search(r"File to edit: (\S+\.ipynb)", path.read_text(encoding="utf-8"))
@@ -149,10 +158,17 @@ def test_no_machine_paths():
     assert not found
 
 
+IMPORT_ALL = """
+import importlib, json, sys
+for module in json.loads(sys.argv[1]):
+    importlib.import_module(module)
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
 def test_imports_are_light():
     names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
-    code = "import importlib, json, sys\nfor m in json.loads(sys.argv[1]): importlib.import_module(m)\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
-    loaded = set(json.loads(run("-c", code, json.dumps(names)).splitlines()[-1]))
+    loaded = set(json.loads(run("-c", IMPORT_ALL, json.dumps(names)).splitlines()[-1]))
     assert "dnerf" in loaded and not loaded & {"mediapipe", "jupyterlab", "papermill", "nbdev"}
 
 
