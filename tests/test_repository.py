@@ -116,6 +116,12 @@ def test_lint():
     run("-m", "ruff", "check", "--quiet", "--output-format", "concise")
 
 
+def test_types():
+    "What pyrightconfig.json names has consistent types."
+    pytest.importorskip("pyright", reason="pyright is not installed: pip install -c constraints.txt -e '.[types]'")
+    run(".ci/typecheck.py")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_module_has_a_notebook(path):
     edit = re.search(r"File to edit: (\S+\.ipynb)", path.read_text(encoding="utf-8"))
