@@ -1,4 +1,7 @@
-"""Build the documentation site into _docs/ without the quarto program: notebooks processed by nbdev, rendered by smalldocs, made to work offline."""
+"""Build the documentation site into _docs/ without the quarto program.
+
+The notebooks are processed by nbdev and rendered by smalldocs; the pages are then made to work offline.
+"""
 import html
 import re
 import shutil
@@ -19,6 +22,7 @@ BOLD = re.compile(r'<mi mathvariant="bold">(\w)</mi>', re.A)
 COMMENT_LINK = re.compile(r"\[(`[^`\n]+`)\]\((https?://[^)\s]+)\)")
 FONTS = re.compile(r'@import\s+url\(["\']?https?:[^)]*\);?')  # a theme's letters; without them those of the reader's machine
 KATEX = re.compile(r'<(?:link|script)\b[^>]*katex[^>]*>(?:\s*</script>)?\s*')
+NO_MATTER = re.compile("output-file is not read|commonmark is not built|keep-md is ignored")  # what smalldocs says of settings for quarto
 
 
 def unnumbered(text: str) -> str:
@@ -61,7 +65,7 @@ def main() -> int:
     settings = stage / "_quarto.yml"
     settings.write_text(unnumbered(settings.read_text(encoding="utf-8")), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", str(stage)], stderr=subprocess.PIPE, text=True)
-    print(*(line for line in done.stderr.splitlines() if not re.search("output-file is not read|commonmark is not built|keep-md is ignored", line)), sep="\n", file=sys.stderr)
+    print(*(line for line in done.stderr.splitlines() if not NO_MATTER.search(line)), sep="\n", file=sys.stderr)
     if done.returncode == 0:
         shutil.rmtree(cfg.doc_path, ignore_errors=True)
         shutil.move(stage / Path(cfg.doc_path).name, cfg.doc_path)

@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
@@ -59,9 +61,12 @@ def copy(tmp_path_factory):
 
 def differences(copy: Path, folder: str, suffix: str) -> list:
     "Names of files below `folder` that differ between the repository and its copy."
-    names = {str(p.relative_to(base)) for base in (ROOT, copy) for p in (base / folder).rglob("*" + suffix) if ".ipynb_checkpoints" not in p.parts}
+    found = [(base, path) for base in (ROOT, copy) for path in (base / folder).rglob("*" + suffix)]
+    names = {str(path.relative_to(base)) for base, path in found if ".ipynb_checkpoints" not in path.parts}
+
     def same(n):
         return (ROOT / n).is_file() and (copy / n).is_file() and (ROOT / n).read_bytes() == (copy / n).read_bytes()
+
     return sorted(n for n in names if not same(n))
 
 
@@ -107,6 +112,18 @@ def test_notebooks_clean(copy):
     assert differences(copy, "nbs", ".ipynb") == [], "run nbdev_clean"
 
 
+def test_lint():
+    "The rules of ruff.toml hold in notebooks, tests and .ci."
+    pytest.importorskip("ruff", reason="ruff is not installed: pip install -c constraints.txt -e '.[dev]'")
+    run("-m", "ruff", "check", "--quiet", "--output-format", "concise")
+
+
+def test_types():
+    "What pyrightconfig.json names has consistent types."
+    pytest.importorskip("pyright", reason="pyright is not installed: pip install -c constraints.txt -e '.[types]'")
+    run(".ci/typecheck.py")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_module_has_a_notebook(path):
     edit = re.search(r"File to edit: (\S+\.ipynb)", path.read_text(encoding="utf-8"))
@@ -118,9 +135,21 @@ def test_readme_up_to_date():
     run(".ci/readme.py", "--check")
 
 
-def test_readme_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_one_version():
+    "Settings, package, citation and the newest entry of the changelog."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    version = settings["DEFAULT"]["version"]
+    assert f'__version__ = "{version}"' in (ROOT / "dnerf" / "__init__.py").read_text(encoding="utf-8"), "run nbdev_export"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version and citation["preferred-citation"]["title"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))[1] == version
 
 
 def test_quarto_yml_is_shared():
@@ -149,10 +178,17 @@ def test_no_machine_paths():
     assert not found
 
 
+IMPORT_ALL = """
+import importlib, json, sys
+for module in json.loads(sys.argv[1]):
+    importlib.import_module(module)
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+
 def test_imports_are_light():
     names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in MODULES]
-    code = "import importlib, json, sys\nfor m in json.loads(sys.argv[1]): importlib.import_module(m)\nprint(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
-    loaded = set(json.loads(run("-c", code, json.dumps(names)).splitlines()[-1]))
+    loaded = set(json.loads(run("-c", IMPORT_ALL, json.dumps(names)).splitlines()[-1]))
     assert "dnerf" in loaded and not loaded & {"mediapipe", "jupyterlab", "papermill", "nbdev"}
 
 

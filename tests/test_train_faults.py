@@ -19,9 +19,10 @@ from dnerf.nerf.training import train
 from dnerf.nerf.training? import Watch
 from dnerf.subject import Subject, toy_subject
 
+SMALL = "portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.rays=64 val_frames=1 checks=1"
 TINY = {
-    "cpu": "field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.frames=3 data.rays=64 val_frames=1 checks=1",
-    "paper": "field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=4 portrait.n_fine=4 data.rays=64 val_frames=1 checks=1 portrait.torso.resolutions=[8] portrait.torso.channels=[4]",
+    "cpu": f"field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 data.frames=3 {SMALL}",
+    "paper": f"field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=4 portrait.n_fine=4 {SMALL}",
 }
 
 
@@ -33,7 +34,8 @@ def made(home, **settings):
     "The toy subject, its speech features kept as `made`."
     toy = toy_subject(home / "data" / "toy", **settings)
     (toy.folder / "embeddings").mkdir(exist_ok=True)
-    np.save(toy.folder / "embeddings" / "made.npy", np.random.default_rng(toy.n_frames).normal(size=(toy.n_frames, 16, 3)).astype(np.float32))
+    speech = np.random.default_rng(toy.n_frames).normal(size=(toy.n_frames, 16, 3))
+    np.save(toy.folder / "embeddings" / "made.npy", speech.astype(np.float32))
     return toy
 
 
@@ -67,7 +69,11 @@ def one_sentence(error):
     return "\n" not in str(error.value) and ";" in str(error.value)
 
 
-@pytest.mark.parametrize("settings", [dict(minutes=0), dict(minutes=-1), dict(steps=-5), dict(minutes=math.nan), dict(minutes=math.inf), dict(steps=math.nan), dict(steps=2.5), dict(minutes="soon")])
+BUDGETS = [dict(minutes=0), dict(minutes=-1), dict(minutes=math.nan), dict(minutes=math.inf), dict(minutes="soon"),
+           dict(steps=-5), dict(steps=math.nan), dict(steps=2.5)]
+
+
+@pytest.mark.parametrize("settings", BUDGETS)
 def test_impossible_budgets(settings):
     "As a setting; typed as an override Hydra reads the same."
     with pytest.raises(InputError, match="budget|settings cannot be used"):
@@ -135,7 +141,8 @@ def test_a_subject_with_one_frame(dnerf_home):
     for name in toy.arrays:
         np.save(toy.folder / f"{name}.npy", np.array(toy._array(name)[:1]))
     np.save(toy.folder / "embeddings" / "made.npy", np.zeros((1, 16, 3), np.float32))
-    (toy.folder / "subject.json").write_text(json.dumps({**toy.protocol, "n_frames": 1, "splits": dict(train=[0, 0], val=[0, 0], test=[0, 1])}))
+    by_hand = {**toy.protocol, "n_frames": 1, "splits": dict(train=[0, 0], val=[0, 0], test=[0, 1])}
+    (toy.folder / "subject.json").write_text(json.dumps(by_hand))
     for preset in TINY:
         with pytest.raises(InputError, match="no training frame.*longer video") as e:
             run(Subject.load("toy"), preset)
@@ -225,7 +232,8 @@ def child(tmp_path_factory):
     home = tmp_path_factory.mktemp("child")
     made(home)
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = subprocess.Popen([sys.executable, "-u", "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "DNERF_HOME": str(home), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    env = {**os.environ, "DNERF_HOME": str(home), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-u", "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.monotonic() + 280
     while not (home / "runs/toy/made-cpu/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
