@@ -8,7 +8,6 @@ __all__ = ['positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', '
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
-import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch

@@ -6,15 +6,16 @@
 __all__ = ['head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface', 'head_span', 'principal', 'FastHead',
            'near_far', 'visible_points', 'render_points', 'CoarseFine', 'CoarseFineHead']
 
-# %% ../../nbs/nerf/02e_head.ipynb #c73389ea
+# %% ../../nbs/nerf/02e_head.ipynb #b02602e3
 import math
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import InputError
+from ..face import project
 from .field import FastField, FastFieldConfig, MLPField, MLPFieldConfig
-from .rays import (Rays, camera_rays, importance_edges, pixel_rays, project, ray_box, ray_points, sample_intervals, sample_pdf,
+from .rays import (Rays, camera_rays, importance_edges, pixel_rays, ray_box, ray_points, sample_intervals, sample_pdf,
                              stratified_edges, stratified_points)
 from .rendering import Layer, accumulate, render_weights
 from ..subject import HEAD, Subject, training_frames

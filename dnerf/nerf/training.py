@@ -7,7 +7,6 @@ __all__ = ['Budget', 'learning_rate_factor', 'PortraitTraining', 'check_inputs',
 
 # %% ../../nbs/nerf/04_training.ipynb #740e4c09
 import contextlib, logging, sys, time, warnings
-from dataclasses import replace
 from pathlib import Path
 import lightning as L
 import numpy as np
