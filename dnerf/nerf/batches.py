@@ -116,7 +116,8 @@ class RayBatches(IterableDataset):
         pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
         at = (f[:, None], pixels[..., 1], pixels[..., 0])
         rgb, mask = self.subject.frames[at].astype(np.float32)/255, self.subject.masks[at]
-        return Batch(self.cues.at(f).to('cpu'), *map(torch.from_numpy, (pixels, rgb, mask)), step, self._neighbours(f))
+        pixels, rgb, mask = map(torch.from_numpy, (pixels, rgb, mask))
+        return Batch(self.cues.at(f).to('cpu'), pixels, rgb, mask, step, self._neighbours(f))
 
     def _neighbours(self, f): # tracked poses around the frames f, if poses are refined
         if not self.config.portrait.pose_refinement:

@@ -234,7 +234,8 @@ class FastHead(nn.Module):
         "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
         if not self.field.config.blends:
             return None
-        return sum(self.field.blend_grid.diff(dim=k).square().mean() for k in (2, 3, 4))
+        x, y, z = (self.field.blend_grid.diff(dim=k).square().mean() for k in (2, 3, 4))
+        return x + y + z
 
     def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
         "Grids learn faster than networks: a cell gets a gradient far less often than a weight."

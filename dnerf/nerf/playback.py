@@ -83,4 +83,5 @@ def pose_jitter(
     s, span = run.subject, run.subject.split('train')
     frames = torch.arange(span.start, span.stop, device=run.device)
     cue = Cue(c2w=torch.from_numpy(np.array(s.poses[span.start:span.stop])).to(run.device), frame=frames)
-    return tuple(jitter(head_points(c.c2w, s.focal, s.size), 'rms') for c in (cue, run.portrait.corrected(cue)))
+    tracked, corrected = (jitter(head_points(c.c2w, s.focal, s.size), 'rms') for c in (cue, run.portrait.corrected(cue)))
+    return tracked, corrected

@@ -8,6 +8,7 @@ __all__ = ['Budget', 'learning_rate_factor', 'PortraitTraining', 'check_inputs',
 # %% ../../nbs/nerf/04_training.ipynb #740e4c09
 import contextlib, logging, sys, time, warnings
 from pathlib import Path
+from typing import Any
 import lightning as L
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class PortraitTraining(L.LightningModule):
         else:
             used = (self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share)
             factor = o.decay**used
-        for group in self.optimizers().param_groups:
+        for group in self.trainer.optimizers[0].param_groups:
             group['lr'] = group['base_lr']*factor*.5**self.recoveries
 
     def rays(self,
@@ -110,7 +111,7 @@ class PortraitTraining(L.LightningModule):
         seed = self.config.seed*1_000_003 + batch.step + self.global_rank*10**12
         out = self.portrait(batch.cue, batch.pixels, torch.Generator(self.device).manual_seed(seed))
         terms = self.recipe.terms(out, batch, self.weights()) | self.regularisation(batch)
-        loss = sum(terms.values())
+        loss = sum(terms.values(), out.rgb.new_zeros(()))
         on_head, coverage = (batch.mask.flatten() == HEAD).float(), out.head[-1].acc.detach()
         self.coverage = (coverage*on_head).sum()/on_head.sum()             # not a number where the batch has no head
         psnr = -10*terms['colour'].detach().clamp_min(1e-10).log10()
@@ -160,10 +161,11 @@ def _trainer(config, folder, callbacks, device):
     from lightning.pytorch.loggers import TensorBoardLogger
     for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
         logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
-    kind, t = {'cuda': 'gpu'}.get(device.type, device.type), config.trainer
+    kind, t = 'gpu' if device.type == 'cuda' else device.type, config.trainer
+    precision: Any = pick_precision(t.precision, device)
     devices = [device.index] if device.index is not None and t.devices == 1 else t.devices
     return L.Trainer(
-        accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=pick_precision(t.precision, device),
+        accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=precision,
         max_epochs=1, max_steps=-1, callbacks=callbacks, logger=TensorBoardLogger(folder, name='tensorboard', version=''),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
