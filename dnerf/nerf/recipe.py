@@ -13,23 +13,23 @@ from torch import Tensor
 from .rendering import Layer
 from ..subject import BACKGROUND, HEAD, TORSO
 
-# %% ../../nbs/nerf/02g_recipe.ipynb #a510a492
+# %% ../../nbs/nerf/02g_recipe.ipynb #1bf127b3
 @dataclass
 class Rendered:
     "The layers of P pixels, and the picture that they make."
     rgb: Tensor        # `(P, 3)` the whole picture, colours in [0, 1]
-    coarse: Tensor     # `(P, 3)` the same by the head's coarse network; of a head with one layer, the same tensor
+    coarse: Tensor     # `(P, 3)` the same of the coarse networks, for the loss; the same tensor as `rgb` where there is none
     head: list         # Layers of the head, coarse to fine
     torso: list        # Layers of the torso, coarse to fine; empty while there is no torso
     background: Tensor # `(P, 3)` colours in [0, 1]
 
-# %% ../../nbs/nerf/02g_recipe.ipynb #3219c511
+# %% ../../nbs/nerf/02g_recipe.ipynb #5d72bfeb
 @dataclass
 class LossWeights:
-    "Weights of the terms beside the colour error, in one training step."
+    "Weights of the terms beside the colour error in one training step, and what they are computed over."
     mask: float = 0.     # of the two mask terms
-    ssim: float = 0.     # of 1 - SSIM over patches ...
-    patch: int = 0       # ... with this side, pixels: the last rays of each frame
+    ssim: float = 0.     # of 1 - SSIM over patches
+    patch: int = 0       # side of the patches, pixels: the last rays of each frame are a square
     ignore_backdrop: bool = False # no colour error in the background
 
 def colour_error(
@@ -46,14 +46,14 @@ def head_mask_error(
     head:Layer,   # Of P rays
     mask:Tensor,  # `(P,)` classes
 ) -> Tensor: # Scalar
-    "Squared error of the head's coverage."
+    "Mean squared error of the head's coverage."
     return ((head.acc - (mask == HEAD).float())**2).mean()
 
 def torso_mask_error(
     torso:Layer,  # Of P rays
     mask:Tensor,  # `(P,)` classes
 ) -> Tensor: # Scalar
-    "Squared error of the torso's coverage where no head hides it."
+    "Squared error of the torso's coverage where no head hides it, as a mean over all rays."
     return ((mask != HEAD)*(torso.acc - (mask == TORSO).float())**2).mean()
 
 def patch_dissimilarity(
@@ -68,7 +68,7 @@ def patch_dissimilarity(
         return a.reshape(n_frames, -1, 3)[:, -side*side:].reshape(-1, side, side, 3).permute(0, 3, 1, 2)
     return 1 - similarity(squares(image), squares(truth), data_range=1., sigma=1., kernel_size=7)
 
-# %% ../../nbs/nerf/02g_recipe.ipynb #c32fd232
+# %% ../../nbs/nerf/02g_recipe.ipynb #899165a5
 class Joint:
     "Head over torso over background, all trained from whole frames."
     def compose(self,
@@ -86,22 +86,22 @@ class Joint:
         batch,               # A `Batch`
         weights:LossWeights, # Of the other terms
     ) -> dict[str, Tensor]:  # Named scalar terms; their sum is minimised
-        "Colour, coarse colour, coverage of head and torso."
+        "Colour, coarse colour, coverage of head and torso, structure."
         truth, mask = batch.rgb.flatten(0, 1), batch.mask.flatten()
         counted = (mask != BACKGROUND).float() if weights.ignore_backdrop else None
         terms = {'colour': colour_error(out.rgb, truth, counted)}
         if len(out.head) > 1:
             terms['coarse'] = colour_error(out.coarse, truth, counted)
         terms['head'] = weights.mask*head_mask_error(out.head[-1], mask)
-        return terms | self.structure(out, truth, batch, weights) | self.torso_terms(out, mask, weights)
+        return terms | self.ssim_term(out, truth, batch, weights) | self.torso_term(out, mask, weights)
 
-    def structure(self, out, truth, batch, weights) -> dict[str, Tensor]: # `truth` `(P, 3)`; the others as in `terms`
+    def ssim_term(self, out, truth, batch, weights) -> dict[str, Tensor]: # `truth` `(P, 3)`; the others as in `terms`
         "The structural term, if it has a weight."
         if not weights.ssim:
             return {}
         return {'ssim': weights.ssim*patch_dissimilarity(out.rgb, truth, len(batch.rgb), weights.patch)}
 
-    def torso_terms(self, out, mask, weights) -> dict[str, Tensor]: # `mask` `(P,)`; the others as in `terms`
+    def torso_term(self, out, mask, weights) -> dict[str, Tensor]: # `mask` `(P,)`; the others as in `terms`
         "The torso's mask term, if there is a torso."
         return {'torso': weights.mask*torso_mask_error(out.torso[-1], mask)} if out.torso else {}
 
@@ -111,7 +111,7 @@ class Joint:
         "Whether the head, with its condition, gets no gradient any more."
         return False
 
-    def stage(self,
+    def begin_stage_if_due(self,
         torso,          # The torso of the portrait
         step:int,       # Training step
         progress:float, # Used share of the budget
@@ -120,14 +120,14 @@ class Joint:
         "Begin the second stage when it is time, if there is one."
         return -1
 
-    def rays(self,
+    def used_rays(self,
         torso,  # The torso of the portrait
-        n:int,  # Rays of each frame that are drawn for the head; others may follow
+        n:int,  # Rays of each frame for the head; those for a torso NeRF follow
     ) -> slice:
         "Which rays of a batch this stage trains on."
         return slice(n)
 
-# %% ../../nbs/nerf/02g_recipe.ipynb #0336dbd1
+# %% ../../nbs/nerf/02g_recipe.ipynb #6c714326
 def without_torso(
     truth:Tensor,      # `(P, 3)` colours of the frame
     mask:Tensor,       # `(P,)` classes
@@ -151,7 +151,7 @@ class HeadAlone(Joint):
         torso:list,        # Layers of the torso
         background:Tensor, # `(P, 3)`
     ) -> Rendered:
-        "The picture, whose head gradients do not reach."
+        "The picture, with the head detached from the gradient."
         whole = head[-1].detach().over(torso[-1].over(background))
         return Rendered(whole, whole, head, torso, background)
 
@@ -167,9 +167,9 @@ class HeadAlone(Joint):
         terms = {'colour': colour_error(out.rgb, person), 'alone': colour_error(alone[-1], head)}
         if len(alone) > 1:
             terms['alone_coarse'] = colour_error(alone[0], head)
-        return terms | self.structure(out, person, batch, weights) | self.torso_terms(out, mask, weights)
+        return terms | self.ssim_term(out, person, batch, weights) | self.torso_term(out, mask, weights)
 
-# %% ../../nbs/nerf/02g_recipe.ipynb #5632a406
+# %% ../../nbs/nerf/02g_recipe.ipynb #0a84dac3
 class TwoStages(Joint):
     "AD-NeRF: the torso NeRF over the head NeRF over the background, trained one after the other."
     def compose(self,
@@ -192,7 +192,7 @@ class TwoStages(Joint):
         truth, mask = batch.rgb.flatten(0, 1), batch.mask.flatten()
         truth = (without_backdrop if out.torso else without_torso)(truth, mask, out.background)
         terms = {'colour': colour_error(out.rgb, truth), 'coarse': colour_error(out.coarse, truth)}
-        return terms | self.torso_terms(out, mask, weights)
+        return terms | self.torso_term(out, mask, weights)
 
     def head_is_fixed(self,
         torso, # The torso of the portrait
@@ -200,7 +200,7 @@ class TwoStages(Joint):
         "In the second stage."
         return torso.begun
 
-    def stage(self,
+    def begin_stage_if_due(self,
         torso,          # The torso of the portrait
         step:int,       # Training step
         progress:float, # Used share of the budget
@@ -211,7 +211,7 @@ class TwoStages(Joint):
             torso.begin.fill_(step)
         return int(torso.begin)
 
-    def rays(self,
+    def used_rays(self,
         torso,  # The torso of the portrait
         n:int,  # Rays of each frame that are drawn for the head; those of the torso follow
     ) -> slice:
