@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ..core import InputError
 from .condition import Condition
 from .cue import Cue, upper_face_signal
-from .frames import MovingBackdrop, PoseCorrection
+from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
 from .mouth import mouth_signal
 from .rays import camera_rays
-from .recipe import HeadAlone, Joint, Rendered, TwoStages
+from .losses import HeadAlone, Joint, Rendered, TwoStages
 from .rendering import Layer
 from .torso import TorsoConfig, TorsoNeRF, TorsoPicture
 from ..subject import Subject

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..core import InputError, keep_memory, locked, pick_device, staged_file, write_json
 from .batches import Batch, PortraitData
 from .config import pick_precision
-from .frames import pose_terms
+from .per_frame import pose_terms
 from .portrait import Portrait, build_portrait
-from .recipe import LossWeights
+from .losses import LossWeights
 from .run import experiment, fingerprint, read_checkpoint, run_folder, upgraded
 from .watch import watchers
 from ..subject import HEAD, Subject, training_frames
