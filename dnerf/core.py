@@ -45,7 +45,9 @@ def did_you_mean(
 
 # %% ../nbs/00_core.ipynb #ca47af9d
 def _package() -> Path: # Folder of the installed package
-    return Path(importlib.util.find_spec('dnerf').submodule_search_locations[0]).resolve()
+    spec = importlib.util.find_spec('dnerf')
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]).resolve()
 
 def home() -> Path: # The folder that holds `data/` and `runs/`
     "`DNERF_HOME`, else the root of the repository, else the working directory."

@@ -16,7 +16,7 @@ from dnerf.nerf.config import compose_config
 from dnerf.nerf.cue import Cue
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.portrait import build_portrait
-from dnerf.nerf.recipe import LossWeights
+from dnerf.nerf.losses import LossWeights
 from dnerf.nerf.run import load_run
 from dnerf.nerf.training import train
 from dnerf.subject import Subject, toy_subject

@@ -15,7 +15,7 @@ from dnerf.nerf.head import CoarseFine, near_far
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.portrait import Portrait, Sizes
 from dnerf.nerf.rays import camera_rays, sample_pdf, stratified_points
-from dnerf.nerf.recipe import LossWeights
+from dnerf.nerf.losses import LossWeights
 from dnerf.nerf.run import load_run, read_config
 from dnerf.nerf.torso import pose_code
 from dnerf.nerf.training import Budget, PortraitTraining, learning_rate_factor, train

@@ -5,24 +5,20 @@
 # %% auto #0
 __all__ = ['sampling_boxes', 'Batch', 'RayBatches', 'PortraitData']
 
-# %% ../../nbs/nerf/03b_batches.ipynb #e3093766
+# %% ../../nbs/nerf/03b_batches.ipynb #4826f33f
 from dataclasses import dataclass, fields, replace
 from typing import Any, Callable
 import lightning as L
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..core import InputError
+from ..face import BRIDGE, CHIN, EYE_BORDERS, LIP_BORDERS
 from .cue import Cue, recorded_cues
 from ..subject import Subject
 
-# %% ../../nbs/nerf/03b_batches.ipynb #65910275
-_LIPS = [61, 291, 0, 17, 37, 267, 84, 314, 13, 14]      # MediaPipe's landmark numbers: corners and borders of the lips
-_EYES = [33, 263, 133, 362, 159, 386, 145, 374]         # corners and lids of the eyes
-_BRIDGE, _CHIN = 168, 152                               # of the nose, between the eyes; lowest point of the face
-
+# %% ../../nbs/nerf/03b_batches.ipynb #52ac5ff9
 def sampling_boxes(
     subject:Subject, # A prepared person
 ) -> np.ndarray:     # float32 `(N, 5, 2, 2)`: for frame, face, lips, eyes, head the upper left and lower right corner, pixels
@@ -32,15 +28,15 @@ def sampling_boxes(
         "Boxes around points, `(N, 2, 2)` pixels."
         return np.stack([p.min(1) - margin*H, p.max(1) + margin*H], 1)
     frame = np.broadcast_to([[0, 0], [H, H]], (len(points), 2, 2))
-    face, lips, eyes = around(points, .01), around(points[:, _LIPS], .025), around(points[:, _EYES], .02)
+    face, lips, eyes = around(points, .01), around(points[:, list(LIP_BORDERS)], .025), around(points[:, list(EYE_BORDERS)], .02)
     boxes = np.stack([frame, face, lips, eyes, _head_box(points)], 1).clip(0, H)
     boxes[..., 1, :] = np.maximum(boxes[..., 1, :], boxes[..., 0, :] + 1)
     return np.minimum(boxes, [[H - 1, H - 1], [H, H]]).astype(np.float32)
 
 def _head_box(points): # AD-NeRF's: centred between the eyes, 1.5 face widths wide, from the chin (and 15 % more) as far up as down
     low, high = points[:, :, 0].min(1), points[:, :, 0].max(1)
-    centre = np.stack([(low + high)/2, points[:, _BRIDGE, 1]], -1)
-    half = np.stack([1.5*(high - low)/2, 1.15*np.maximum(1, points[:, _CHIN, 1] - points[:, _BRIDGE, 1])], -1)
+    centre = np.stack([(low + high)/2, points[:, BRIDGE, 1]], -1)
+    half = np.stack([1.5*(high - low)/2, 1.15*np.maximum(1, points[:, CHIN, 1] - points[:, BRIDGE, 1])], -1)
     return np.stack([centre - half, centre + half], 1)
 
 # %% ../../nbs/nerf/03b_batches.ipynb #8e69acf0
@@ -120,7 +116,8 @@ class RayBatches(IterableDataset):
         pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
         at = (f[:, None], pixels[..., 1], pixels[..., 0])
         rgb, mask = self.subject.frames[at].astype(np.float32)/255, self.subject.masks[at]
-        return Batch(self.cues.at(f).to('cpu'), *map(torch.from_numpy, (pixels, rgb, mask)), step, self._neighbours(f))
+        pixels, rgb, mask = map(torch.from_numpy, (pixels, rgb, mask))
+        return Batch(self.cues.at(f).to('cpu'), pixels, rgb, mask, step, self._neighbours(f))
 
     def _neighbours(self, f): # tracked poses around the frames f, if poses are refined
         if not self.config.portrait.pose_refinement:

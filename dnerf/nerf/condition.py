@@ -9,8 +9,9 @@ __all__ = ['AudioNet', 'AudioAttention', 'Condition']
 import numpy as np
 import torch
 from torch import Tensor, nn
+from ..core import InputError
 from .cue import Cue, upper_face_signal
-from .frames import FrameCode
+from .per_frame import FrameCode
 from .mouth import MouthRegression, mouth_signal
 from ..subject import Subject
 
@@ -132,10 +133,12 @@ class Condition(nn.Module):
         config,          # `PortraitConfig`
         embedding:np.ndarray|None=None, # `(N, 16, D)` speech features; needed if there is a mouth
     ) -> tuple[np.ndarray, np.ndarray]: # `(T, K)` mouth and `(T, E)` standardised upper face of the T training frames
-        "Standardise the upper face and fit the regression of the mouth."
+        "Standardise the upper face and fit the regression of the mouth; `InputError` for a mouth without an embedding."
         train = subject.split('train')
         mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
         if self.mouth is not None:
+            if embedding is None:
+                raise InputError('the mouth is fitted on speech features; give the embedding')
             self.mouth.fit(embedding[train.start:train.stop], mouth)
         upper = upper_face_signal(subject, config)[train.start:train.stop]
         mean, std = upper.mean(0), upper.std(0) + .01

@@ -8,7 +8,6 @@ __all__ = ['positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', '
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
-import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -261,6 +260,7 @@ def forward(self:FastField,
 ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
     "Colour and density (paper eq. 7), with the condition folded into the first layer."
     u, first = self.unit(x), self.net[0]
+    assert isinstance(first, nn.Linear)
     g, S = self.factors(x, condition)
     k = first.in_features - self.condition_dim
     weight = torch.cat([first.weight[:, :k], first.weight[:, k:] @ S.T], 1)

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['render_driven', 'render_frames', 'rendering_speed', 'pose_jitter']
 
-# %% ../../nbs/nerf/04c_playback.ipynb #57b7523f
+# %% ../../nbs/nerf/04c_playback.ipynb #6b865a60
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 from ..core import keep_memory
+from ..face import head_points, jitter
 from .config import autocast
 from .cue import Cue, recorded_cues
-from .frames import jitter
 from .portrait import render_frame
 from .run import Run
 
@@ -74,7 +74,7 @@ def rendering_speed(
         pass
     return len(others)/(time.perf_counter() - start)
 
-# %% ../../nbs/nerf/04c_playback.ipynb #c7f8e34a
+# %% ../../nbs/nerf/04c_playback.ipynb #f3d7f9f1
 @torch.no_grad()
 def pose_jitter(
     run:Run, # A trained run
@@ -83,4 +83,5 @@ def pose_jitter(
     s, span = run.subject, run.subject.split('train')
     frames = torch.arange(span.start, span.stop, device=run.device)
     cue = Cue(c2w=torch.from_numpy(np.array(s.poses[span.start:span.stop])).to(run.device), frame=frames)
-    return tuple(jitter(c.c2w, s.focal, s.size) for c in (cue, run.portrait.corrected(cue)))
+    tracked, corrected = (jitter(head_points(c.c2w, s.focal, s.size), 'rms') for c in (cue, run.portrait.corrected(cue)))
+    return tracked, corrected

@@ -21,6 +21,11 @@ from ..subject import Subject
 # %% ../../nbs/nerf/04b_run.ipynb #d0074f64
 _FREE = ('name', 'device', 'workers', 'save_every')  # settings that do not change what is computed
 
+def _settings(config): # as a dictionary
+    settings = OmegaConf.to_container(config)
+    assert isinstance(settings, dict)
+    return settings
+
 def fingerprint(
     subject:Subject,       # A prepared person
     embedding:np.ndarray,  # `(N, 16, D)`
@@ -35,7 +40,7 @@ def experiment(
     inputs:dict,       # From `fingerprint`
 ) -> dict: # `inputs` and `settings`
     "What makes two runs the same."
-    return dict(inputs=inputs, settings={k: v for k, v in OmegaConf.to_container(config).items() if k not in _FREE})
+    return dict(inputs=inputs, settings={k: v for k, v in _settings(config).items() if k not in _FREE})
 
 def read_config(
     folder:Path, # Of a run
@@ -45,8 +50,10 @@ def read_config(
 
 def _completed(saved):
     precision = saved.pop('precision', None)                       # was not in the group `trainer` once
-    known = OmegaConf.create({k: v for k, v in OmegaConf.to_container(OmegaConf.structured(Config)).items() if k != 'defaults'})
-    return OmegaConf.merge(known, saved, {'trainer': {'precision': precision}} if precision else {})
+    known = OmegaConf.create({k: v for k, v in _settings(OmegaConf.structured(Config)).items() if k != 'defaults'})
+    merged = OmegaConf.merge(known, saved, {'trainer': {'precision': precision}} if precision else {})
+    assert isinstance(merged, DictConfig)
+    return merged
 
 def same_experiment(
     folder:Path,       # Of a run
@@ -201,5 +208,5 @@ def load_run(
     except (RuntimeError, KeyError, AttributeError, TypeError, ValueError, OmegaConfBaseException, YAMLError) as e:
         raise InputError(f"the run {run} cannot be opened: it was trained by {_version(folder)}, or it is damaged "
                          f"({type(e).__name__}: {' '.join(str(e).split())[:160]}); train it again") from e
-    device = pick_device(device)
-    return Run(folder, config, subject, embedding, portrait.to(device).eval(), device, state)
+    where = pick_device(device)
+    return Run(folder, config, subject, embedding, portrait.to(where).eval(), where, state)

@@ -80,11 +80,12 @@ def train_job(
 ) -> float:            # Validation PSNR, dB; NaN if nothing was measured
     "One job: prepare what is missing, train, measure on the validation split; `InputError` for wrong settings."
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.audio.embedding import embed_subject
     from dnerf.video.sources import open_subject
     job = HydraConfig.get()
-    config, show = _settings(config, job), job.mode.name == 'RUN'
+    config, show = _settings(config, job), job.mode == RunMode.RUN
     person = when_free(open_subject, config.subject, show=show)
     embedding = when_free(embed_subject, person, config.audio, device=config.device, bar=show)
     folder = train(person, embedding, config, show=show)

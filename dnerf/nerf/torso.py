@@ -6,17 +6,18 @@
 __all__ = ['head_anchors', 'warp', 'mode_pictures', 'deform', 'torso_template', 'TorsoConfig', 'TorsoPicture', 'pose_code',
            'TorsoNeRF']
 
-# %% ../../nbs/nerf/02f_torso.ipynb #9881248f
+# %% ../../nbs/nerf/02f_torso.ipynb #33d01668
 import math
 from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ..face import project
 from .cue import Cue, torso_signal
 from .field import MLPFieldConfig, positional_encoding
 from .head import CoarseFine
-from .rays import camera_rays, project
+from .rays import camera_rays
 from .rendering import Layer
 from ..subject import TORSO, Subject, training_frames
 

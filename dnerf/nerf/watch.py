@@ -126,7 +126,8 @@ class Curves(L.Callback):
         show:bool=True,      # Draw the progress bar
     ):
         self.folder, self.schedule, self.show = Path(folder), schedule, show
-        self.start_time, self.logged, self.best = 0., 0., None
+        self.start_time, self.logged = 0., 0.
+        self.best: float|None = None
 
     def on_train_start(self, trainer, module):
         "Begin the bar."
@@ -162,7 +163,7 @@ class Curves(L.Callback):
             trainer.logger.log_metrics(values, trainer.global_step)
         val = {} if self.best is None else {'val': f'{self.best:.1f}'}
         self.bar.n = min(self.bar.total, budget.step if budget.steps else round(budget.elapsed))
-        self.bar.set_postfix(step=trainer.global_step, psnr=f"{values['train/psnr']:.1f}", **val, krays_s=f'{rate/1e3:.0f}')
+        self.bar.set_postfix({'krays_s': f'{rate/1e3:.0f}', 'psnr': f"{values['train/psnr']:.1f}", 'step': trainer.global_step, **val})
 
     def on_train_end(self, trainer, module):
         "Close the bar, and warn if the machine was too busy."
