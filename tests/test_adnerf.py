@@ -21,8 +21,6 @@ from dnerf.subject import HEAD, SAMPLES_PER_FRAME, Subject, toy_subject
 
 N, SIZE, FOCAL = 40, 64, 110.0
 MISSING = 7
-SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 "
-         "portrait.torso.resolutions=[16] portrait.torso.channels=[4] data.frames=8 data.rays=64 val_frames=1 checks=2")
 
 
 def cameras(n=N):
@@ -275,5 +273,5 @@ def test_wrong_requests(dnerf_home):
 
 def test_training_runs_on_an_imported_folder(dnerf_home):
     guo = load(write_layout(dnerf_home / "guo"), size=32)
-    run = train(guo, guo.embedding("deepspeech"), compose_config("cpu", SMALL, subject="guo", audio="deepspeech", steps=2), show=False)
+    run = train(guo, guo.embedding("deepspeech"), compose_config("tiny", subject="guo", audio="deepspeech", steps=2), show=False)
     assert json.loads((run / "state.json").read_text())["steps"] == 2

@@ -9,11 +9,12 @@ from dnerf.audio.mel import synthetic_speech
 from dnerf.evaluation.processes import scaling, training_memory
 from dnerf.subject import toy_subject, write_wav
 from notebooks import papermill
+from toys import MLP
 
-CPU = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
-       "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=2 val_rays=16")
-PAPER = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=6 portrait.n_fine=6 data.rays=40 val_frames=2 val_rays=16 "
-         "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
+# The benchmark is of the presets `cpu` and `paper`: these in the sizes of `tiny`.
+CPU = ("field=fast_tiny portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.frames=4 data.rays=64 "
+       "val_frames=2 val_rays=16")
+PAPER = f"{MLP} data.rays=40 val_frames=2 val_rays=16"
 
 
 def toy_with_speech(home, n=88):

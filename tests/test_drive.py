@@ -35,8 +35,6 @@ from dnerf.video.pieces import read_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [f.name for f in fields(DriveOptions)]
-SMALL = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-         "data.frames=4 data.rays=64 val_frames=1")
 
 
 def stand_in(home: Path, n: int = 176, **kwargs):
@@ -347,7 +345,7 @@ def trained(home: Path, audio: str = "speechsplit") -> str:
 
     toy = toy_subject(home / "data" / "toy", n=88)
     write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])
-    config = compose_config("cpu", SMALL, subject="toy", audio=audio, steps=2, name="small")
+    config = compose_config("tiny", subject="toy", audio=audio, steps=2, name="small")
     train(toy, embed_subject(toy, audio, steps=2, bar=False), config, show=False)
     return "toy/small"
 

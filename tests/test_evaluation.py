@@ -328,9 +328,7 @@ def test_papermill_evaluates_a_run(dnerf_home):
     from dnerf.nerf.training import train
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
-    small = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 "
-             "portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1")
-    config = compose_config("cpu", small, subject="toy", audio="mel", steps=5, name="small")
+    config = compose_config("tiny", subject="toy", audio="mel", steps=5, name="small")
     folder = train(toy, embed_subject(toy, "mel", bar=False), config, show=False, named=True)
     done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/small", measures="pixels+faces")
     assert done.returncode == 0, done.stderr[-3000:]

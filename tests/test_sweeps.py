@@ -14,9 +14,7 @@ from dnerf.nerf import sweeps
 from dnerf.nerf.config import compose_config
 from dnerf.subject import toy_subject
 
-TINY = ("steps=3 field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
-        "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1 checks=1").split()
-TWO_SEEDS = ["--multirun", "subject=toy", "audio=mel", "seed=0,1", *TINY]
+TWO_SEEDS = ["--multirun", "subject=toy", "audio=mel", "seed=0,1", "preset=tiny", "steps=3", "checks=1"]
 
 
 def weights(home, run):

@@ -15,9 +15,7 @@ from dnerf.evaluation.table import Table, run_side_by_side
 from dnerf.subject import Subject, toy_subject
 from notebooks import papermill
 
-TINY = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 portrait.torso.resolutions=[8] "
-        "portrait.torso.channels=[4] data.frames=4 data.rays=64 val_frames=1 checks=1")
-ASK = dict(subject="toy", rows="mel silence deepspeech", seeds="0 1", preset="cpu", steps=3, overrides=TINY)
+ASK = dict(subject="toy", rows="mel silence deepspeech", seeds="0 1", preset="tiny", steps=3, overrides="checks=1")
 
 
 @pytest.fixture
@@ -78,7 +76,7 @@ def test_other_settings_are_other_cells(dnerf_home, toy):
     "Two cells in two processes; another budget, setting or subject does not find them, another order of seeds does."
     a_table(toy, rows="mel+silence", seeds="0 1").fill(jobs=2, show=False)
     assert a_table(toy, rows="mel+silence", seeds="1 0").todo() == []
-    for changed in (dict(steps=4), dict(overrides=TINY + " data.rays=63"), dict(steps=None, minutes=0.01)):
+    for changed in (dict(steps=4), dict(overrides="checks=1 data.rays=63"), dict(steps=0, minutes=0.01)):
         assert len(a_table(toy, rows="mel+silence", **changed).todo()) == 2, changed
     about = json.loads((toy.folder / "subject.json").read_text())
     (toy.folder / "subject.json").write_text(json.dumps(about | {"note": "prepared anew"}))
@@ -102,12 +100,12 @@ def test_mixed_protocols_are_refused(dnerf_home, toy):
 
 def test_a_killed_table_goes_on(dnerf_home, toy, capsys):
     "Killed while its second cell trains: the first is kept, the second goes on at its checkpoint."
-    slow = dict(rows="mel", seeds="0 1", steps=60, overrides=TINY + " save_every=0.01")
+    slow = dict(rows="mel", seeds="0 1", steps=60, overrides="checks=1 save_every=0.01")
     code = ("from dnerf.evaluation.table import Table; from dnerf.subject import Subject;"
-            f"t = Table(Subject.load('toy'), preset='cpu', **{slow!r}); t.embed(show=False); t.fill(show=False)")
+            f"t = Table(Subject.load('toy'), preset='tiny', **{slow!r}); t.embed(show=False); t.fill(show=False)")
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     def found():
-        return list((dnerf_home / "runs" / "toy").glob("table1-mel-cpu-seed1*/checkpoints/last.ckpt"))
+        return list((dnerf_home / "runs" / "toy").glob("table1-mel-tiny-seed1*/checkpoints/last.ckpt"))
     deadline = time.time() + 120
     while not found() and time.time() < deadline and first.poll() is None:
         time.sleep(0.01)

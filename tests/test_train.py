@@ -5,41 +5,42 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 
-from dnerf.core import InputError, MissingError, StorageError, asset
-from dnerf.subject import Subject, toy_subject
+from dnerf.audio.embedding import embed_subject
+from dnerf.audio.mel import synthetic_speech
+from dnerf.core import InputError, MissingError, StorageError, asset, locked
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.playback import render_frames
+from dnerf.nerf.run import load_run
+from dnerf.nerf.training import train
+from dnerf.subject import Subject, toy_subject, write_wav
+from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
+from dnerf.video.sources import open_subject
 from notebooks import papermill
-
-SMALL = ("field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 "
-         "portrait.torso.resolutions=[16] portrait.torso.channels=[4] data.frames=8 data.rays=64 val_frames=1 checks=2")
 
 
 def short_clip(path, seconds):
     "The first seconds of the bundled demo clip, picture and sound."
-    from itertools import islice
-
-    from dnerf.video.media import iter_frames, read_audio, write_video
-
     demo = asset("demo.mp4")
     return write_video(path, islice(iter_frames(demo), int(25 * seconds)), wav=read_audio(demo)[: int(16000 * seconds)])
 
 
 def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     short_clip(dnerf_home / "data" / "short.mp4", 5)
-    done = papermill("train", dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="cpu", overrides=SMALL)
+    done = papermill("train", dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="tiny")
     assert done.returncode == 0, done.stderr[-3000:]
-    run = dnerf_home / "runs" / "short" / "mel-cpu"
+    run = dnerf_home / "runs" / "short" / "mel-tiny"
     for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "video.mp4"):
         assert (run / name).is_file(), name
     assert all((run / "figures" / name).is_file() for name in ("loss.png", "comparison.png"))
     metrics = json.loads((run / "metrics.json").read_text())
     assert all(5 < metrics["psnr"][k] < 60 for k in ("frame", "head", "face", "eyes", "lips"))
     assert metrics["lpips"] is None and metrics["reasons"]["lpips"]
-    from dnerf.video.media import count_frames, probe
-
     info, test = probe(run / "video.mp4"), Subject.load(dnerf_home / "data" / "short").split("test")
     assert info.has_audio and count_frames(run / "video.mp4") == len(test)
     assert "metrics.json" in "".join(done.stderr.strip().splitlines()[-6:])
@@ -59,9 +60,6 @@ def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
 
 
 def test_wrong_names_and_settings_are_named(dnerf_home):
-    from dnerf.nerf.config import compose_config
-    from dnerf.video.sources import open_subject
-
     with pytest.raises(InputError, match="folder name"):
         open_subject("../nobody")
     with pytest.raises(InputError, match="rayz"):
@@ -75,28 +73,21 @@ EMBEDDINGS = ["rhythm", "pitch", "content", "speechsplit", "speechsplit-full", "
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_every_embedding_drives_a_portrait(dnerf_home, name):
     "By name, as `-p audio NAME` does; SpeechSplit is trained for two steps."
-    from dnerf.audio.embedding import embed_subject
-    from dnerf.audio.mel import synthetic_speech
-    from dnerf.nerf.config import compose_config
-    from dnerf.nerf.playback import render_frames
-    from dnerf.nerf.run import load_run
-    from dnerf.nerf.training import train
-    from dnerf.subject import write_wav
-
     if "phones" in name:
         pytest.importorskip("pocketsphinx", reason="the optional package pocketsphinx is not installed")
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
     write_wav(toy.folder / "audio.wav", synthetic_speech(3.52)[0])
     speech = embed_subject(toy, name, steps=2, bar=False)
-    run = load_run(train(toy, speech, compose_config("cpu", SMALL, subject="toy", audio=name, steps=2), show=False))
+    run = load_run(train(toy, speech, compose_config("tiny", subject="toy", audio=name, steps=2), show=False))
     (_, image), = render_frames(run, [toy.split("test")[0]])
     assert image.shape == (32, 32, 3) and np.isfinite(image).all()
 
 
 def start_training(home, steps):
     "A process that trains the toy subject; it prints the run's folder at its end."
-    code = ("import numpy as np; from dnerf.subject import Subject; from dnerf.nerf.training import *; s = Subject.load('toy');"
-            f"config = compose_config('cpu', {SMALL + ' save_every=0.01'!r}, subject='toy', steps={steps});"
+    code = ("import numpy as np; from dnerf.nerf.config import compose_config; from dnerf.nerf.training import train;"
+            "from dnerf.subject import Subject; s = Subject.load('toy');"
+            f"config = compose_config('tiny', 'save_every=0.01', subject='toy', steps={steps});"
             "print(train(s, np.zeros((s.n_frames, 16, 3), 'float32'), config, show=False))")
     env = {**os.environ, "DNERF_HOME": str(home)}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
@@ -105,7 +96,7 @@ def start_training(home, steps):
 def test_killed_training_goes_on(dnerf_home):
     toy_subject(dnerf_home / "data" / "toy")
     first = start_training(dnerf_home, 60)
-    last = dnerf_home / "runs/toy/speechsplit-cpu/checkpoints/last.ckpt"
+    last = dnerf_home / "runs/toy/speechsplit-tiny/checkpoints/last.ckpt"
     deadline = time.time() + 120
     while not last.exists() and time.time() < deadline and first.poll() is None:
         time.sleep(0.02)
@@ -118,14 +109,9 @@ def test_killed_training_goes_on(dnerf_home):
 
 
 def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):
-    import torch
-
-    from dnerf.nerf.config import compose_config
-    from dnerf.nerf.training import train
-
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech = np.zeros((toy.n_frames, 16, 3), np.float32)
-    config = compose_config("cpu", SMALL + " save_every=0.0", subject="toy", steps=8)
+    config = compose_config("tiny", "save_every=0.0 checks=2", subject="toy", steps=8)
     real, writes = torch.save, []
 
     def full_after_four(*args, **kwargs):
@@ -138,47 +124,35 @@ def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):
     monkeypatch.setattr("lightning.fabric.utilities.cloud_io.torch.save", full_after_four)
     with pytest.raises((StorageError, OSError), match="disk is full"):
         train(toy, speech, config, show=False)
-    folder = dnerf_home / "runs/toy/speechsplit-cpu/checkpoints"
+    folder = dnerf_home / "runs/toy/speechsplit-tiny/checkpoints"
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] >= 1
     assert sorted(p.name for p in folder.iterdir() if p.name.startswith(".")) == []
     monkeypatch.undo()
     monkeypatch.setenv("DNERF_HOME", str(dnerf_home))
-    config = compose_config("cpu", SMALL + " save_every=0.0", subject="toy", steps=8)
+    config = compose_config("tiny", "save_every=0.0 checks=2", subject="toy", steps=8)
     assert (train(toy, speech, config, show=False) / "state.json").exists()
 
 
 def test_two_processes_do_not_share_a_run(dnerf_home):
-    from dnerf.core import locked
-    from dnerf.nerf.config import compose_config
-    from dnerf.nerf.training import train
-
     toy = toy_subject(dnerf_home / "data" / "toy")
-    with locked(dnerf_home / "runs/toy/speechsplit-cpu", "the run"):
+    with locked(dnerf_home / "runs/toy/speechsplit-tiny", "the run"):
         with pytest.raises(StorageError, match="another process"):
-            train(toy, np.zeros((toy.n_frames, 16, 3), np.float32), compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+            train(toy, np.zeros((toy.n_frames, 16, 3), np.float32), compose_config("tiny", subject="toy", steps=2), show=False)
 
 
 def test_nan_poses_and_empty_masks_are_refused(dnerf_home):
-    from dnerf.nerf.config import compose_config
-    from dnerf.nerf.training import train
-
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech = np.zeros((toy.n_frames, 16, 3), np.float32)
     np.save(toy.folder / "poses.npy", np.full((toy.n_frames, 4, 4), np.nan, np.float32))
     with pytest.raises(InputError, match="not finite"):
-        train(toy, speech, compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+        train(toy, speech, compose_config("tiny", subject="toy", steps=2), show=False)
     toy = toy_subject(dnerf_home / "data" / "toy")
     np.save(toy.folder / "masks.npy", np.zeros((toy.n_frames, 32, 32), np.uint8))
     with pytest.raises(InputError, match="has a head in its mask"):
-        train(toy, speech, compose_config("cpu", SMALL, subject="toy", steps=2), show=False)
+        train(toy, speech, compose_config("tiny", subject="toy", steps=2), show=False)
 
 
 def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
-    from dnerf.nerf.config import compose_config
-    from dnerf.nerf.playback import render_frames
-    from dnerf.nerf.run import load_run
-    from dnerf.nerf.training import train
-
     toy = toy_subject(dnerf_home / "data" / "toy")
     np.save(toy.folder / "torso_modes.npy", np.random.default_rng(0).normal(size=(3, 16, 16, 2)).astype(np.float32) * 0.05)
     np.save(toy.folder / "torso_shape.npy", np.random.default_rng(1).normal(size=(toy.n_frames, 3)).astype(np.float32))
@@ -187,7 +161,7 @@ def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
     np.save(toy.folder / "embeddings" / "speechsplit.npy", speech)
     images = {}
     for on in (True, False):
-        config = compose_config("cpu", f"{SMALL} portrait.torso_motion={on}", subject="toy", steps=4)
+        config = compose_config("tiny", f"portrait.torso_motion={on}", subject="toy", steps=4)
         run = load_run(train(toy, speech, config, show=False))
         images[on] = np.stack([image for _, image in render_frames(run, [1, 2])])
         assert np.isfinite(images[on]).all()
@@ -195,7 +169,5 @@ def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
 
 
 def test_unknown_run_lists_the_known(dnerf_home):
-    from dnerf.nerf.run import load_run
-
     with pytest.raises(MissingError, match="known are"):
         load_run("toy/none")

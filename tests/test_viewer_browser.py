@@ -15,8 +15,6 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--no-first-run"]
-SMALL = ("field.resolutions=[8] field.channels=[4] field.density_resolution=16 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
-         "data.frames=4 data.rays=64 val_frames=1")
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 PIXELS = """img => { const c = document.createElement('canvas'); c.width = img.naturalWidth; c.height = img.naturalHeight;
                      const g = c.getContext('2d'); g.drawImage(img, 0, 0); return c.toDataURL(); }"""
@@ -123,7 +121,7 @@ def test_viewer_in_jupyterlab(page, lab, dnerf_home):
     from dnerf.subject import toy_subject
 
     toy = toy_subject(dnerf_home / "data" / "toy", n=88)
-    config = compose_config("cpu", SMALL, subject="toy", audio="mel", steps=5, name="tiny")
+    config = compose_config("tiny", subject="toy", audio="mel", name="tiny")
     train(toy, embed_subject(toy, "mel", bar=False), config, show=False)
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
