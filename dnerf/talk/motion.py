@@ -224,6 +224,7 @@ def poses_of_video(
     path, # A video of one person
 ) -> np.ndarray: # float32 `(N, 4, 4)`
     "Head poses of a video that is no prepared subject, by the tracker of `prepare`; `InputError` without a face."
+    from dnerf.video.crop import choose_crop
     from dnerf.video.media import probe
     from dnerf.video.pose import solve_head
     from dnerf.video.prepare import first_pass
