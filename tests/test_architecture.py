@@ -37,7 +37,7 @@ OPENING, TRAINING = ("nerf.run", "nerf.playback"), ("nerf.training", "nerf.watch
 
 FILE_LINES, FUNCTION_LINES, PARAMETERS, COLUMNS = 450, 45, 8, 140
 # Verbs for people: each parameter is an option of the command line or a knob of a papermill notebook, documented one by one.
-VERBS = {"cli.train", "cli.drive", "cli.table1", "talk.drive.drive"}
+VERBS = {"cli.train", "cli.table1"}
 
 PYTHON = sorted([*(ROOT / "dnerf").rglob("*.py"), *(ROOT / "tests").glob("*.py"), *(ROOT / ".ci").glob("*.py")])
 

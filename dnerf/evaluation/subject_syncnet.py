@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
 from ..core import DivergedError, InputError, asset, locked, pick_device, progress, sha256, staged_file
-from ..face import EYE_CORNERS, LIPS, eye_centres
+from ..face import EYE_CORNERS, LIPS
 from .syncnet import REACH, STEPS, WINDOW, check_landmarks, n_windows, offset_distances, scores
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Subject, toy_subject, write_wav
 
