@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,16 @@ import torch
 from dnerf.core import InputError
 from dnerf.nerf.batches import RayBatches
 from dnerf.nerf.config import compose_config
+from dnerf.nerf.cue import Cue
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.portrait import build_portrait
+from dnerf.nerf.losses import LossWeights
 from dnerf.nerf.run import load_run
 from dnerf.nerf.training import train
-from dnerf.nerf.training? import Watch, losses
 from dnerf.subject import Subject, toy_subject
+from toys import MLP, keep_speech, speech_of, stopping_at
 
-SMALL = "portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.rays=64 val_frames=1 checks=1"
-PRESETS = {
-    "cpu": f"field.resolutions=[8,16] field.channels=[4,4] field.density_resolution=16 field.width=16 data.frames=3 {SMALL}",
-    "paper": "field.width=16 field.depth=3 field.skip=1 "
-             f"portrait.n_coarse=6 portrait.n_fine=6 portrait.attention_start=2 {SMALL}",
-}
-
-
-def speech_of(toy):
-    return np.random.default_rng(0).normal(size=(toy.n_frames, 16, 3)).astype(np.float32)
+PRESETS = {"tiny": "data.frames=3 checks=1", "paper": f"{MLP} portrait.attention_start=2 checks=1"}
 
 
 def portrait_and_batches(folder, preset, overrides):
@@ -42,31 +36,21 @@ def portrait_and_batches(folder, preset, overrides):
 
 def loss_of(portrait, b):
     "The sum of a batch's losses, without jitter and noise: those differ by process."
-    return sum(losses(portrait(b["c2w"], b["pixels"], b["window"], b["upper_face"], b["torso"]), b, 0.1).values())
+    recipe = getattr(portrait, "module", portrait).recipe
+    return sum(recipe.terms(portrait(b.cue, b.pixels), b, LossWeights(mask=0.1)).values())
+
+
+def joined(batches):
+    "One batch of the frames of several."
+    first, tensors = batches[0], ("pixels", "rgb", "mask")
+    cue = {f.name: torch.cat([getattr(b.cue, f.name) for b in batches]) for f in fields(Cue) if getattr(first.cue, f.name) is not None}
+    return replace(first, cue=Cue(**cue), **{name: torch.cat([getattr(b, name) for b in batches]) for name in tensors})
 
 
 def gradients(portrait, loss):
     portrait.zero_grad()
     loss.backward()
     return {n: None if p.grad is None else p.grad.clone() for n, p in portrait.named_parameters()}
-
-
-class Stop(Exception):
-    "What ends a run half-way in the test."
-
-
-def stop_at(step):
-    "Let every run save and end at a step; returns what undoes it."
-    ordinary = Watch.on_train_batch_end
-
-    def end(self, trainer, *args):
-        ordinary(self, trainer, *args)
-        if trainer.global_step == step:
-            self.save(trainer)
-            raise Stop
-
-    Watch.on_train_batch_end = end
-    return lambda: setattr(Watch, "on_train_batch_end", ordinary)
 
 
 def print_line(*words):
@@ -82,19 +66,16 @@ def in_each_process():
         config = compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
         return train(toy, toy.embedding("made"), config, show=False)
 
-    print_line("folder", run("cpu", PRESETS["cpu"], steps=8))
+    print_line("folder", run("tiny", PRESETS["tiny"], steps=8))
     print_line("folder", run("paper", PRESETS["paper"] + " save_every=0.02", minutes=0.03))
     print_line("folder", run("adnerf", PRESETS["paper"], steps=5))
-    undo = stop_at(5)
-    try:
-        run("cpu", PRESETS["cpu"], steps=8, name="parts")
-    except Stop:
-        undo()
-    print_line("folder", run("cpu", PRESETS["cpu"], steps=8, name="parts"))
+    with stopping_at(5):
+        run("tiny", PRESETS["tiny"], steps=8, name="parts")
+    print_line("folder", run("tiny", PRESETS["tiny"], steps=8, name="parts"))
     seen = {}
     for preset, overrides in PRESETS.items():
         portrait, batches = portrait_and_batches(toy.folder, preset, overrides)
-        ddp = torch.nn.parallel.DistributedDataParallel(portrait, broadcast_buffers=False, find_unused_parameters=preset != "cpu")
+        ddp = torch.nn.parallel.DistributedDataParallel(portrait, broadcast_buffers=False, find_unused_parameters=preset != "tiny")
         batches.start, batches.rank = 7, torch.distributed.get_rank()
         seen[preset] = gradients(portrait, loss_of(ddp, next(iter(batches))))
     if torch.distributed.get_rank() == 0:
@@ -106,9 +87,7 @@ def in_each_process():
 def two(tmp_path_factory):
     "A project home in which two processes, started as from a shell, have done all of the above, and what they printed."
     home = tmp_path_factory.mktemp("two")
-    toy = toy_subject(home / "data" / "toy")
-    (toy.folder / "embeddings").mkdir()
-    np.save(toy.folder / "embeddings" / "made.npy", speech_of(toy))
+    keep_speech(toy_subject(home / "data" / "toy"))
     (home / "go.py").write_text("from test_devices import in_each_process; in_each_process()")
     of_a_launcher = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "IN_TEST")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -125,8 +104,8 @@ def test_gradients_of_two_are_those_of_one_with_twice_the_batch(two):
     for preset, overrides in PRESETS.items():
         portrait, batches = portrait_and_batches(folder, preset, overrides)
         both = [batches.batch(7, rank) for rank in (0, 1)]
-        assert not torch.equal(both[0]["pixels"], both[1]["pixels"])
-        one = gradients(portrait, loss_of(portrait, {k: torch.cat([b[k] for b in both]) for k in both[0]}))
+        assert not torch.equal(both[0].pixels, both[1].pixels)
+        one = gradients(portrait, loss_of(portrait, joined(both)))
         for name, g in one.items():
             other = seen[preset][name]
             assert (g is None) == (other is None), name
@@ -156,14 +135,14 @@ def test_training_on_two_leaves_complete_runs(two, monkeypatch):
     In the run by minutes attention begins during the training, and a checkpoint is written every few steps.
     """
     home, out = two
-    runs, names = home / "runs" / "toy", ["made-adnerf", "made-cpu", "made-paper", "parts"]
+    runs, names = home / "runs" / "toy", ["made-adnerf", "made-paper", "made-tiny", "parts"]
     assert sorted(line.split()[1] for line in out.splitlines() if line.startswith("folder")) == sorted([str(runs / n) for n in names] * 2)
     assert sorted(p.name for p in runs.iterdir() if not p.name.startswith(".")) == names
-    assert complete(runs / "made-cpu")["steps"] == 8 and complete(runs / "made-adnerf")["steps"] == 5
+    assert complete(runs / "made-tiny")["steps"] == 8 and complete(runs / "made-adnerf")["steps"] == 5
     assert complete(runs / "made-paper")["steps"] > 2
-    assert torch.load(runs / "made-paper" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["portrait.smoothing"]
+    assert torch.load(runs / "made-paper" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["portrait.condition.smoothing"]
     monkeypatch.setenv("DNERF_HOME", str(home))
-    (_, image), = render_frames(load_run(runs / "made-cpu"), [40])
+    (_, image), = render_frames(load_run(runs / "made-tiny"), [40])
     assert np.isfinite(image).all()
 
 
@@ -172,7 +151,7 @@ def test_two_that_were_stopped_go_on_where_they_were(two):
     home, out = two
     assert out.count("going on at step 5") == 1
     folder = home / "runs" / "toy"
-    whole, parts = (torch.load(folder / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("made-cpu", "parts"))
+    whole, parts = (torch.load(folder / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("made-tiny", "parts"))
     assert whole["global_step"] == parts["global_step"] == 8
     for k, v in whole["state_dict"].items():
         assert torch.allclose(v, parts["state_dict"][k], atol=1e-6), k

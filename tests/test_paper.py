@@ -1,20 +1,27 @@
 """The presets `paper` and `adnerf` against AD-NeRF's published network, sampling and training, counted and written out by hand."""
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from dnerf.nerf.field import AudioAttention, AudioNet, MLPField, MLPFieldConfig, pose_code, positional_encoding
-from dnerf.nerf.portrait import Portrait, near_far, render_coarse_fine
-from dnerf.nerf.rays import pixel_rays, sample_pdf, stratified_points
-from dnerf.nerf.training import Budget, PortraitTraining, RayBatches, compose_config, learning_rate_factor, losses, read_config, train
+from dnerf.nerf.batches import RayBatches
+from dnerf.nerf.condition import AudioAttention, AudioNet
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.cue import recorded_cues
+from dnerf.nerf.field import MLPField, MLPFieldConfig, positional_encoding
+from dnerf.nerf.head import CoarseFine, near_far
+from dnerf.nerf.playback import render_frames
+from dnerf.nerf.portrait import Portrait, Sizes
+from dnerf.nerf.rays import camera_rays, sample_pdf, stratified_points
+from dnerf.nerf.losses import LossWeights
+from dnerf.nerf.run import load_run, read_config
+from dnerf.nerf.torso import pose_code
+from dnerf.nerf.training import Budget, PortraitTraining, learning_rate_factor, train
 from dnerf.subject import TORSO, toy_subject
+from toys import MLP, keep_speech, speech_of, stopping_at
 
-SMALL = ("field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=8 portrait.n_fine=8 data.rays=96 val_frames=1 "
-         "portrait.torso.resolutions=[8] portrait.torso.channels=[4]")
 TRUNK = [(127, 256)] + [(256, 256)] * 4 + [(383, 256)] + [(256, 256)] * 2          # the input again after the fifth layer
 COLOUR = [(283, 128), (128, 128), (128, 128), (128, 3)]
 CONVS = [(29, 32), (32, 32), (32, 64), (64, 64)]
@@ -35,17 +42,14 @@ def counted(module):
     return sum(p.numel() for n, p in module.named_parameters() if n.endswith("weight")), sum(p.numel() for p in module.parameters())
 
 
-def speech_of(toy, dim=3):
-    return np.random.default_rng(0).normal(size=(toy.n_frames, 16, dim)).astype(np.float32)
-
-
 def small_portrait(toy, preset, dim=3, **settings):
     "A portrait with the settings of a preset and tiny networks, before training; its densities are not zero."
-    config = compose_config(preset, SMALL, subject="toy", **settings)
+    config = compose_config(preset, MLP, subject="toy", **settings)
     torch.manual_seed(0)
-    portrait = Portrait(config.portrait, config.field, dim, 0, toy.size, toy.focal).initialise(toy)
-    for net in (*portrait.heads, *(portrait.torso if config.portrait.torso_nerf else [])):
-        net.sigma.bias.data += 3
+    portrait = Portrait(config.portrait, config.field, Sizes(toy.size, toy.focal, dim)).initialise(toy)
+    for part in (portrait.head, *([portrait.torso] if config.portrait.torso_nerf else [])):
+        for net in (part.coarse, part.fine):
+            net.sigma.bias.data += 3
     return portrait, config
 
 
@@ -79,7 +83,7 @@ def test_audio_networks_layers_and_counts():
 def test_whole_portraits_for_any_embedding_width(width):
     "Eq. 7 and eq. 3 + 4 with DeepSpeech (29), SpeechSplit (82), both (111), and a single feature."
     config = {name: compose_config(name) for name in ("paper", "adnerf")}
-    portraits = {name: Portrait(c.portrait, c.field, width, 0, 32, 64.0) for name, c in config.items()}
+    portraits = {name: Portrait(c.portrait, c.field, Sizes(32, 64.0, width)) for name, c in config.items()}
     audio = counted(AudioNet(width))[1] + counted(AudioAttention())[1]
     assert counted(AudioNet(width))[1] - counted(AudioNet(29))[1] == (width - 29) * 32 * 3
     head, torso = 2 * 595_844, 2 * 617_348
@@ -100,10 +104,9 @@ def test_evaluations_of_a_training_step():
             return super().density(x, condition)
 
     config = compose_config("paper")
-    field = Counting(MLPFieldConfig(width=8, depth=2, skip=0), 64)                     # untrained: nothing is opaque
-    rays = pixel_rays(torch.eye(4), 64.0, 32, torch.zeros(10, 2, dtype=torch.long))
-    condition, near, far = torch.zeros(10, 64), torch.full((10,), 0.6), torch.full((10,), 1.2)
-    render_coarse_fine(field, field, *rays, condition, near, far, config.portrait.n_coarse, config.portrait.n_fine)
+    head = CoarseFine(MLPFieldConfig(width=8, depth=2, skip=0), config.portrait, 64)
+    head.coarse = head.fine = Counting(MLPFieldConfig(width=8, depth=2, skip=0), 64)   # untrained: nothing is opaque
+    head.layers(camera_rays(torch.eye(4)[None], 64.0, 32, torch.zeros(1, 10, 2, dtype=torch.long)), torch.zeros(10, 64))
     assert sum(evaluated) == 10 * (63 + 191)
     assert config.data.frames * config.data.rays * (64 + 192) * 593_408 * 3 * 2 == pytest.approx(1.9e12, rel=0.03)
 
@@ -162,12 +165,12 @@ def test_planes_are_at_fixed_depth(dnerf_home):
     portrait, config = small_portrait(toy, "paper")
     assert (config.portrait.near, config.portrait.far, config.portrait.n_coarse) == (-0.2, 0.4, 8)
     assert compose_config("paper").portrait.n_coarse == 64
-    assert float(portrait.depth) == pytest.approx(0.8, abs=1e-5)                                    # the toy's camera keeps 0.8 m
+    assert float(portrait.head.depth) == pytest.approx(0.8, abs=1e-5)                                    # the toy's camera keeps 0.8 m
     c2w = torch.from_numpy(np.array(toy.poses[3]))
-    rays_o, rays_d = pixel_rays(c2w, toy.focal, toy.size, torch.tensor([[0, 0], [16, 16], [31, 5]]))
-    for t, depth in zip(portrait.planes(rays_d, c2w[:3, 2]), (0.6, 1.2)):
-        assert torch.allclose((rays_o + t[:, None] * rays_d)[:, 2], c2w[2, 3] - depth, atol=1e-5)
-    assert torch.allclose(near_far(rays_d, c2w[:3, 2], 0.6, 1.2)[0][1:2], torch.tensor([0.6]), atol=1e-3)
+    rays = camera_rays(c2w[None], toy.focal, toy.size, torch.tensor([[[0, 0], [16, 16], [31, 5]]]))
+    for t, depth in zip(portrait.head.planes(rays), (0.6, 1.2)):
+        assert torch.allclose((rays.rays_o + t[:, None] * rays.rays_d)[:, 2], c2w[2, 3] - depth, atol=1e-5)
+    assert torch.allclose(near_far(rays.rays_d, c2w[:3, 2], 0.6, 1.2)[0][1:2], torch.tensor([0.6]), atol=1e-3)
 
 
 # ---------------------------------------------------------------- training
@@ -189,14 +192,14 @@ def test_rays_of_a_batch(dnerf_home):
     data = RayBatches(toy, speech_of(toy), compose_config("paper", subject="toy"))
     for step in range(4):
         b = data.batch(step)
-        assert b["c2w"].shape == (1, 4, 4) and b["pixels"].shape == (1, 2048, 2)
-        frame = int(np.abs(toy.poses - b["c2w"].numpy()).sum((1, 2)).argmin())
+        assert b.cue.c2w.shape == (1, 4, 4) and b.pixels.shape == (1, 2048, 2)
+        frame = int(np.abs(toy.poses - b.cue.c2w.numpy()).sum((1, 2)).argmin())
         points = lms[frame, :468, :2]
         (left, _), (right, _) = points.min(0), points.max(0)
         bridge, chin = points[168, 1], points[152, 1]
         middle, half_w, half_h = (left + right) / 2, 1.5 * (right - left) / 2, 1.15 * (chin - bridge)
         assert half_h > 10
-        u, v = b["pixels"][0].numpy().T
+        u, v = b.pixels[0].numpy().T
         near_box = (abs(u + 0.5 - middle) <= half_w + 0.5) & (abs(v + 0.5 - bridge) <= half_h + 0.5)
         well_in = (abs(u + 0.5 - middle) < half_w - 0.5) & (abs(v + 0.5 - bridge) < half_h - 0.5)
         assert near_box[-1946:].all() and not well_in[:-1946].any() and round(2048 * 0.95) == 1946
@@ -208,18 +211,16 @@ def test_neighbouring_windows_stop_at_the_split(dnerf_home):
 
     Rendering is conditioned on the whole recording.
     """
-    from dnerf.nerf.training import signals
-
     toy = toy_subject(dnerf_home / "data" / "toy")
     speech, config = speech_of(toy), compose_config("paper", subject="toy")
     stop = toy.split("train").stop
-    training, rendering = (signals(toy, speech, config, split)["window"] for split in ("train", None))
+    training, rendering = (recorded_cues(toy, speech, config, split).window for split in ("train", None))
     last, first = training[stop - 1], rendering[0]
     assert last.shape == (8, 16, 3) and np.array_equal(last[:5], speech[stop - 5:stop]) and not last[5:].any()
     assert np.array_equal(rendering[stop - 1], speech[stop - 5:stop + 3])
     assert not first[:4].any() and np.array_equal(first[4:], speech[:4])
     assert not rendering[toy.n_frames - 1][5:].any() and len(rendering) == toy.n_frames
-    assert signals(toy, speech, compose_config("cpu", subject="toy"))["window"] is speech
+    assert recorded_cues(toy, speech, compose_config("cpu", subject="toy")).window is speech
 
 
 def module_for(portrait, config):
@@ -232,50 +233,29 @@ def test_attention_starts_late(dnerf_home):
     toy = toy_subject(dnerf_home / "data" / "toy")
     portrait, config = small_portrait(toy, "paper")
     assert compose_config("paper").portrait.attention_start == 200_000 and compose_config("cpu").portrait.attention == 0
+    c = portrait.condition
     module, adam = module_for(portrait, config)
     assert [g["lr"] for g in adam.param_groups] == pytest.approx([5e-4, 5e-4, 25e-4])
     b = RayBatches(toy, speech_of(toy), config).batch(0)
-    code = portrait.speech_code(b["window"])
-    assert torch.allclose(code, portrait.audio(b["window"][:, 4]), atol=1e-6)
+    window = b.cue.window
+    assert torch.allclose(c.speech_code(window), c.audio(window[:, 4]), atol=1e-6)
 
     def step(on):
-        portrait.smoothing.fill_(on)
-        before = [p.clone() for p in portrait.attention.parameters()]
+        c.smoothing.fill_(on)
+        before = [p.clone() for p in c.attention.parameters()]
         adam.zero_grad()
-        sum(losses(portrait(b["c2w"], b["pixels"], b["window"], b["upper_face"], b["torso"]), b, 0.0).values()).backward()
+        sum(portrait.recipe.terms(portrait(b.cue, b.pixels), b, LossWeights()).values()).backward()
         adam.step()
-        return [not torch.equal(p, q) for p, q in zip(before, portrait.attention.parameters())]
+        return [not torch.equal(p, q) for p, q in zip(before, c.attention.parameters())]
 
-    assert not any(step(False)) and not any(p in adam.state for p in portrait.attention.parameters())
+    assert not any(step(False)) and not any(p in adam.state for p in c.attention.parameters())
     assert any(step(True))
-    codes = torch.stack([portrait.audio(b["window"][0])])
+    codes = torch.stack([c.audio(window[0])])
     y = codes[..., :32].transpose(1, 2)                                                               # written out once more
-    for conv in portrait.attention.convs[::2]:
+    for conv in c.attention.convs[::2]:
         y = F.leaky_relu(F.conv1d(y, conv.weight, conv.bias, padding=1), 0.02)
-    w = torch.softmax(y[:, 0] @ portrait.attention.linear.weight.T + portrait.attention.linear.bias, -1)
-    assert torch.allclose(portrait.speech_code(b["window"]), (w[..., None] * codes).sum(1), atol=1e-5)
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(monkeypatch, last, run):
-    "Run until a step, save, and end as a kill would."
-    from dnerf.nerf.training import Watch
-
-    ordinary = Watch.on_train_batch_end
-
-    def stop(self, trainer, module, *args):
-        ordinary(self, trainer, module, *args)
-        if trainer.global_step == last:
-            self.save(trainer)
-            raise Stop()
-
-    with monkeypatch.context() as m:
-        m.setattr(Watch, "on_train_batch_end", stop)
-        with pytest.raises(Stop):
-            run()
+    w = torch.softmax(y[:, 0] @ c.attention.linear.weight.T + c.attention.linear.bias, -1)
+    assert torch.allclose(c.speech_code(window), (w[..., None] * codes).sum(1), atol=1e-5)
 
 
 def final_weights(folder):
@@ -284,7 +264,7 @@ def final_weights(folder):
 
 
 @pytest.mark.parametrize("last", [1, 3])
-def test_resume_before_and_after_attention_starts(dnerf_home, monkeypatch, last):
+def test_resume_before_and_after_attention_starts(dnerf_home, last):
     """The attention's parameters are in the checkpoint from the start, without optimiser state.
 
     A run that is stopped and resumed ends with the weights of one that was not stopped.
@@ -292,12 +272,13 @@ def test_resume_before_and_after_attention_starts(dnerf_home, monkeypatch, last)
     toy = toy_subject(dnerf_home / "data" / "toy")
 
     def run(name):
-        config = compose_config("paper", SMALL + " portrait.attention_start=2", subject="toy", steps=4, name=name)
+        config = compose_config("paper", MLP + " portrait.attention_start=2", subject="toy", steps=4, name=name)
         return train(toy, speech_of(toy), config, show=False)
 
-    stop_at(monkeypatch, last, lambda: run("resumed"))
+    with stopping_at(last):
+        run("resumed")
     early = torch.load(dnerf_home / "runs/toy/resumed/checkpoints/last.ckpt", weights_only=True)
-    assert bool(early["state_dict"]["portrait.smoothing"]) == (last == 3) and any("attention" in k for k in early["state_dict"])
+    assert bool(early["state_dict"]["portrait.condition.smoothing"]) == (last == 3) and any("attention" in k for k in early["state_dict"])
     whole, resumed = (final_weights(run(name)) for name in ("whole", "resumed"))
     for k, v in whole.items():
         assert torch.allclose(v.float(), resumed[k].float(), atol=1e-6), k
@@ -313,7 +294,7 @@ def has_gradients(module):
 
 def prepared(b, background):
     "A batch's colours with the background plate where there is no person, and where there is no head: AD-NeRF's two training pictures."
-    target, mask = b["rgb"].flatten(0, 1), b["mask"].flatten()[:, None]
+    target, mask = b.rgb.flatten(0, 1), b.mask.flatten()[:, None]
     return torch.where(mask == 0, background, target), torch.where(mask == 2, target, background)
 
 
@@ -322,16 +303,19 @@ def test_head_and_torso_picture_learn_apart(dnerf_home):
     toy = toy_subject(dnerf_home / "data" / "toy")
     portrait, config = small_portrait(toy, "paper")
     b = RayBatches(toy, speech_of(toy), config).batch(1)
-    out = portrait(b["c2w"], b["pixels"], b["window"], b["upper_face"], b["torso"])
-    terms = losses(out, b, 0.0)
-    whole, head = prepared(b, torch.tensor([90, 120, 150]) / 255)                                    # the toy's wall
-    for name, image, truth in (("colour", "rgb", whole), ("alone", "alone", head), ("alone_coarse", "alone_coarse", head)):
-        assert terms[name].item() == pytest.approx(((out[image] - truth) ** 2).mean().item(), rel=1e-5)
+    out = portrait(b.cue, b.pixels)
+    terms = portrait.recipe.terms(out, b, LossWeights())
+    wall = torch.tensor([90, 120, 150]) / 255                                                         # of the toy
+    whole, head = prepared(b, wall)
+    coarse, fine = (layer.rgb + (1 - layer.acc)[:, None] * wall for layer in out.head)
+    for name, image, truth in (("colour", out.rgb, whole), ("alone", fine, head), ("alone_coarse", coarse, head)):
+        assert terms[name].item() == pytest.approx(((image - truth) ** 2).mean().item(), rel=1e-5)
     (terms["alone"] + terms["alone_coarse"]).backward(retain_graph=True)
-    assert has_gradients(portrait.heads) and has_gradients(portrait.audio) and not has_gradients(portrait.torso)
+    audio = portrait.condition.audio
+    assert has_gradients(portrait.head) and has_gradients(audio) and not has_gradients(portrait.torso)
     portrait.zero_grad()
     terms["colour"].backward()
-    assert not has_gradients(portrait.heads) and not has_gradients(portrait.audio) and portrait.torso.template.grad is not None
+    assert not has_gradients(portrait.head) and not has_gradients(audio) and portrait.torso.template.grad is not None
 
 
 def test_baseline_has_two_stages(dnerf_home):
@@ -347,21 +331,21 @@ def test_baseline_has_two_stages(dnerf_home):
     config.data.torso_rays, config.data.rays = 48, 96
     module, _ = module_for(portrait, config)
     b = RayBatches(toy, speech_of(toy), config).batch(1)
-    places = RayBatches(toy, speech_of(toy), full).batch(0)["pixels"][0, 2048:].float()
+    places = RayBatches(toy, speech_of(toy), full).batch(0).pixels[0, 2048:].float()
     assert len(places) == 1024                                                      # spread evenly over the frame: its mean and deviation
     assert (places.mean(0) - 32).abs().max() < 2.5 and (places.std(0) - 64 / 12**0.5).abs().max() < 1.5
     whole, head = prepared(b, torch.tensor([90, 120, 150]) / 255)
     for begin, rays, truth in ((-1, slice(96), head), (4, slice(96, None), whole)):
-        portrait.torso_begin.fill_(begin)
+        portrait.torso.begin.fill_(begin)
         part = module.rays(b)
-        out = portrait(part["c2w"], part["pixels"], part["window"], part["upper_face"], part["torso"])
-        terms = losses(out, part, 0.0)
-        for name, image in (("colour", "rgb"), ("coarse", "coarse")):
-            assert terms[name].item() == pytest.approx(((out[image] - truth[rays]) ** 2).mean().item(), rel=1e-5)
+        out = portrait(part.cue, part.pixels)
+        terms = portrait.recipe.terms(out, part, LossWeights())
+        for name, image in (("colour", out.rgb), ("coarse", out.coarse)):
+            assert terms[name].item() == pytest.approx(((image - truth[rays]) ** 2).mean().item(), rel=1e-5)
         portrait.zero_grad()
         sum(terms.values()).backward()
-        assert has_gradients(portrait.heads) == has_gradients(portrait.audio) == (begin < 0)
-        assert has_gradients(portrait.torso) == (begin > 0) and not has_gradients(portrait.attention)
+        assert has_gradients(portrait.head) == has_gradients(portrait.condition.audio) == (begin < 0)
+        assert has_gradients(portrait.torso) == (begin > 0) and not has_gradients(portrait.condition.attention)
 
 
 def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
@@ -371,11 +355,12 @@ def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
 
     def watch(self, batch, batch_idx):
         ordinary(self, batch, batch_idx)
-        rates[self.global_step] = (self.optimizers().param_groups[0]["lr"], int(self.portrait.torso_begin), bool(self.portrait.smoothing))
+        rate, portrait = self.optimizers().param_groups[0]["lr"], self.portrait
+        rates[self.global_step] = (rate, int(portrait.torso.begin), bool(portrait.condition.smoothing))
 
     monkeypatch.setattr(PortraitTraining, "on_train_batch_start", watch)
     toy = toy_subject(dnerf_home / "data" / "toy")
-    overrides = SMALL + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4"
+    overrides = MLP + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4"
 
     def run(name):
         return train(toy, speech_of(toy), compose_config("adnerf", overrides, subject="toy", steps=10, name=name), show=False)
@@ -383,7 +368,8 @@ def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
     ends = []
     for name, last in (("whole", 0), ("early", 2), ("late", 7)):
         if last:
-            stop_at(monkeypatch, last, partial(run, name))
+            with stopping_at(last):
+                run(name)
         ends.append(final_weights(run(name)))
         for step, (rate, begin, smoothing) in rates.items():
             assert begin == (4 if step >= 4 else -1) and not smoothing            # attention stays off once the head is no longer trained
@@ -397,30 +383,25 @@ def test_torso_stands_in_front_of_the_head(dnerf_home):
     "Final pixel = torso's foreground + its last weight x (head over background); the torso's camera is the first frame's."
     toy = toy_subject(dnerf_home / "data" / "toy")
     portrait, config = small_portrait(toy, "adnerf")
-    assert torch.equal(portrait.torso_pose, torch.from_numpy(np.array(toy.poses[0])))
+    torso = portrait.torso
+    assert torch.equal(torso.pose, torch.from_numpy(np.array(toy.poses[0])))
     b = RayBatches(toy, speech_of(toy), config).batch(2)
-    batch = [b[k] for k in ("c2w", "pixels", "window", "upper_face", "torso")]
-    rays = pixel_rays(torch.from_numpy(np.array(toy.poses[0])), toy.focal, toy.size, b["pixels"][0])
+    rays = camera_rays(torch.from_numpy(np.array(toy.poses[:1])), toy.focal, toy.size, b.pixels)
     with torch.no_grad():
-        alone = portrait(*batch)["rgb"]
-        portrait.torso_begin.fill_(0)
-        out = portrait(*batch)
-        condition = torch.cat([portrait.speech_code(b["window"]), pose_code(b["c2w"])], -1).expand(len(alone), -1)
-        rgb, acc = render_coarse_fine(*portrait.torso, *rays, condition, *portrait.planes(rays[1], portrait.torso_pose[:3, 2]), 8, 8)[1]
-    assert torch.allclose(out["rgb"], rgb + (1 - acc)[:, None] * alone, atol=1e-6) and 0.05 < float(acc.mean()) < 0.99
-    assert torch.allclose(acc, out["torso"], atol=1e-6)
+        alone = portrait(b.cue, b.pixels).rgb
+        torso.begin.fill_(0)
+        out = portrait(b.cue, b.pixels)
+        condition = torch.cat([portrait.condition.speech_code(b.cue.window), pose_code(b.cue.c2w)], -1).expand(len(alone), -1)
+        rgb, acc = CoarseFine.layers(torso, rays, condition)[1]
+    assert torch.allclose(out.rgb, rgb + (1 - acc)[:, None] * alone, atol=1e-6) and 0.05 < float(acc.mean()) < 0.99
+    assert torch.allclose(acc, out.torso[-1].acc, atol=1e-6)
 
 
 def test_baseline_learns_head_and_torso(dnerf_home):
     "After 120 steps on the toy the PSNR is over 5 dB above that of the background alone, and the torso's error is below 0.1."
-    from dnerf.nerf.training import load_run, render_frames
-
     torch.set_num_threads(1)
-    toy = toy_subject(dnerf_home / "data" / "toy")
-    (toy.folder / "embeddings").mkdir()
-    np.save(toy.folder / "embeddings" / "made.npy", speech_of(toy))
-    wider = SMALL.replace("width=16", "width=48").replace("data.rays=96", "data.rays=384")
-    wider += " data.torso_rays=384 optim.lr_net=5e-3 checks=1 portrait.attention_start=20"
+    toy = keep_speech(toy_subject(dnerf_home / "data" / "toy"))
+    wider = MLP + " field.width=48 data.rays=384 data.torso_rays=384 optim.lr_net=5e-3 checks=1 portrait.attention_start=20"
     run = load_run(train(toy, speech_of(toy), compose_config("adnerf", wider, subject="toy", audio="made", steps=120), show=False))
     i = toy.split("test")[0]
     (_, image), = render_frames(run, [i])
@@ -430,7 +411,7 @@ def test_baseline_learns_head_and_torso(dnerf_home):
         return -10 * math.log10(((a - truth) ** 2).mean())
 
     assert psnr(image) > psnr(toy.background / 255.0) + 5, (psnr(image), psnr(toy.background / 255.0))
-    assert bool(run.portrait.smoothing) and int(run.portrait.torso_begin) == 48 and abs(image - truth)[mask == TORSO].mean() < 0.1
+    assert bool(run.portrait.condition.smoothing) and int(run.portrait.torso.begin) == 48 and abs(image - truth)[mask == TORSO].mean() < 0.1
 
 
 def test_older_run_keeps_its_settings(dnerf_home):

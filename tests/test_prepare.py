@@ -19,7 +19,7 @@ from dnerf.subject import BACKGROUND, HEAD, TORSO, NpyWriter, Subject
 from dnerf.video.demo import demo_truth, demo_video
 from dnerf.video.matting import iou
 from dnerf.video.media import iter_frames, read_audio, write_video
-from dnerf.video.pipeline import StoredRows
+from dnerf.video.parallel import StoredRows
 from dnerf.video.prepare import prepare
 
 N = 60  # frames of most clips: 2.4 s

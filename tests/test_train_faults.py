@@ -16,53 +16,30 @@ from dnerf.core import InputError, MissingError
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import load_run
 from dnerf.nerf.training import train
-from dnerf.nerf.training? import Watch
 from dnerf.subject import Subject, toy_subject
+from toys import MLP, keep_speech, stopping_at
 
-SMALL = "portrait.torso.resolutions=[8] portrait.torso.channels=[4] data.rays=64 val_frames=1 checks=1"
-TINY = {
-    "cpu": f"field.resolutions=[8] field.channels=[4] field.density_resolution=16 field.width=16 data.frames=3 {SMALL}",
-    "paper": f"field.width=16 field.depth=3 field.skip=1 portrait.n_coarse=4 portrait.n_fine=4 {SMALL}",
-}
+PRESETS = {"tiny": "data.frames=3 checks=1", "paper": f"{MLP} checks=1"}
 
 
-def config_of(preset="cpu", steps=4, overrides="", **more):
-    return compose_config(preset, f"{TINY[preset]} {overrides}", subject="toy", audio="made", steps=steps, **more)
+def config_of(preset="tiny", steps=4, overrides="", **more):
+    return compose_config(preset, f"{PRESETS[preset]} {overrides}", subject="toy", audio="made", steps=steps, **more)
 
 
-def made(home, **settings):
-    "The toy subject, its speech features kept as `made`."
-    toy = toy_subject(home / "data" / "toy", **settings)
-    (toy.folder / "embeddings").mkdir(exist_ok=True)
-    speech = np.random.default_rng(toy.n_frames).normal(size=(toy.n_frames, 16, 3))
-    np.save(toy.folder / "embeddings" / "made.npy", speech.astype(np.float32))
-    return toy
+def made(home, n=44):
+    "The toy subject with n frames, its speech features kept as `made`."
+    return keep_speech(toy_subject(home / "data" / "toy", n=n), seed=n)
 
 
 def run(toy, *args, **more):
     return train(toy, toy.embedding("made"), config_of(*args, **more), show=False)
 
 
-class Stop(Exception):
-    "What ends a run half-way in these tests."
-
-
-def stopped(toy, monkeypatch, *args, at=2, **more):
+def stopped(toy, *args, at=2, **more):
     "The folder of a run that was saved and stopped at a step."
-    ordinary = Watch.on_train_batch_end
-
-    def end(self, trainer, module, *rest):
-        ordinary(self, trainer, module, *rest)
-        if trainer.global_step == at:
-            self.validate(trainer, module)
-            self.save(trainer)
-            raise Stop(self.folder)
-
-    with monkeypatch.context() as m:
-        m.setattr(Watch, "on_train_batch_end", end)
-        with pytest.raises(Stop) as e:
-            run(toy, *args, **more)
-    return e.value.args[0]
+    with stopping_at(at, validate=True) as stop:
+        run(toy, *args, **more)
+    return stop.value.args[0]
 
 
 def one_sentence(error):
@@ -80,14 +57,14 @@ def test_impossible_budgets(settings):
         compose_config("cpu", **settings)
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_with(dnerf_home, monkeypatch):
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(dnerf_home):
     "Neither of another preset nor of the same on another subject, nor with other settings; and the folder is as it was."
     toy = made(dnerf_home)
-    other = stopped(toy, monkeypatch, "paper") / "checkpoints"
-    wider = stopped(toy, monkeypatch, name="wider", overrides="optim.lr_net=0.001") / "checkpoints"
+    other = stopped(toy, "paper") / "checkpoints"
+    wider = stopped(toy, name="wider", overrides="optim.lr_net=0.001") / "checkpoints"
     shutil.move(dnerf_home / "data" / "toy", dnerf_home / "data" / "first")
     toy = made(dnerf_home, n=48)
-    folder = stopped(toy, monkeypatch) / "checkpoints"
+    folder = stopped(toy) / "checkpoints"
     whole = {name: (folder / name).read_bytes() for name in ("last.ckpt", "best.ckpt")}
     elsewhere = dnerf_home / "runs" / "elsewhere"
     shutil.copytree(folder, elsewhere)
@@ -102,13 +79,13 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_with(dnerf_home, monkeypatch
     finished = run(toy)
     assert json.loads((finished / "state.json").read_text())["steps"] == 4
     shutil.copy(other / "best.ckpt", finished / "checkpoints" / "best.ckpt")
-    with pytest.raises(InputError, match="best.ckpt is of another run.*delete .*made-cpu and train again"):
-        load_run("toy/made-cpu")
+    with pytest.raises(InputError, match="best.ckpt is of another run.*delete .*made-tiny and train again"):
+        load_run("toy/made-tiny")
 
 
-def test_a_damaged_checkpoint_is_named(dnerf_home, monkeypatch):
+def test_a_damaged_checkpoint_is_named(dnerf_home):
     toy = made(dnerf_home)
-    folder = stopped(toy, monkeypatch) / "checkpoints"
+    folder = stopped(toy) / "checkpoints"
     for name in ("best.ckpt", "last.ckpt"):
         data = (folder / name).read_bytes()
         for damaged in (data[: len(data) // 2], b"", b"not a checkpoint"):
@@ -122,11 +99,11 @@ def test_a_damaged_checkpoint_is_named(dnerf_home, monkeypatch):
     steps = [row.split(",")[0] for row in (done / "metrics.csv").read_text().splitlines()[1:]]
     assert len(set(steps)) == len(steps), steps
     (done / "checkpoints" / "best.ckpt").write_bytes(b"")
-    with pytest.raises(InputError, match="damaged; delete .*made-cpu and train again"):
-        load_run("toy/made-cpu")
+    with pytest.raises(InputError, match="damaged; delete .*made-tiny and train again"):
+        load_run("toy/made-tiny")
     (done / "checkpoints" / "best.ckpt").unlink()
-    with pytest.raises(MissingError, match="incomplete .checkpoints/best.ckpt missing.*delete .*made-cpu and train again"):
-        load_run("toy/made-cpu")
+    with pytest.raises(MissingError, match="incomplete .checkpoints/best.ckpt missing.*delete .*made-tiny and train again"):
+        load_run("toy/made-tiny")
 
 
 def nothing_written(home):
@@ -143,7 +120,7 @@ def test_a_subject_with_one_frame(dnerf_home):
     np.save(toy.folder / "embeddings" / "made.npy", np.zeros((1, 16, 3), np.float32))
     by_hand = {**toy.protocol, "n_frames": 1, "splits": dict(train=[0, 0], val=[0, 0], test=[0, 1])}
     (toy.folder / "subject.json").write_text(json.dumps(by_hand))
-    for preset in TINY:
+    for preset in PRESETS:
         with pytest.raises(InputError, match="no training frame.*longer video") as e:
             run(Subject.load("toy"), preset)
         assert one_sentence(e)
@@ -166,7 +143,7 @@ def test_one_number_that_is_none(dnerf_home, name, frame):
 def test_masks_without_a_head(dnerf_home):
     toy = made(dnerf_home)
     np.save(toy.folder / "masks.npy", np.minimum(toy.masks, 1))
-    for preset in TINY:
+    for preset in PRESETS:
         with pytest.raises(InputError, match="has a head in its mask") as e:
             run(toy, preset)
         assert one_sentence(e)
@@ -180,43 +157,45 @@ def test_frames_that_are_missing_or_cut(dnerf_home):
     frames = toy.folder / "frames.npy"
     data = frames.read_bytes()
     frames.write_bytes(data[: len(data) // 2])
-    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-cpu"), lambda: run(toy, steps=2)):
+    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-tiny"), lambda: run(toy, steps=2)):
         with pytest.raises(InputError, match="frames.npy is damaged.*prepare the subject again"):
             what()
     frames.unlink()
-    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-cpu"), lambda: run(toy, steps=2)):
+    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-tiny"), lambda: run(toy, steps=2)):
         with pytest.raises(MissingError, match="frames.npy is missing; prepare the subject again") as e:
             what()
         assert one_sentence(e)
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
-    assert not (dnerf_home / "runs/toy/made-cpu-2/checkpoints").exists()
+    assert not (dnerf_home / "runs/toy/made-tiny-2/checkpoints").exists()
 
 
 CHILD = """
-import resource, signal
-from test_train_faults import *
+import json, math, resource, signal
+from dnerf.nerf.watch import Checkpoints
+from dnerf.subject import Subject
+from test_train_faults import run, stopped
 
 def limit(n):
     resource.setrlimit(resource.RLIMIT_FSIZE, (n, resource.RLIM_INFINITY))
 
 toy = Subject.load("toy")
 for name, file in (("a", "last.ckpt"), ("b", "best.ckpt")):
-    path, ordinary = stopped(toy, pytest.MonkeyPatch(), name=name) / "checkpoints" / file, Watch.on_train_batch_end
+    path, ordinary = stopped(toy, name=name) / "checkpoints" / file, Checkpoints.on_train_batch_end
     before = path.read_bytes()
 
     def end(self, trainer, module, *rest):
-        self.best = -math.inf
+        self.validation.best = -math.inf
         limit(len(before) // 2)
-        self.save(trainer) if file == "last.ckpt" else self.validate(trainer, module)
+        self.save(trainer) if file == "last.ckpt" else self.validation.validate(trainer, module)
 
-    Watch.on_train_batch_end = end
+    Checkpoints.on_train_batch_end = end
     try:
         run(toy, name=name)
     except Exception as e:
         said = f"{type(e).__name__}: {e}"
     finally:
         limit(resource.RLIM_INFINITY)
-        Watch.on_train_batch_end = ordinary
+        Checkpoints.on_train_batch_end = ordinary
     print(file, path.read_bytes() == before, sorted(p.name for p in path.parent.iterdir()), said)
     print("steps", json.loads((run(toy, name=name) / "state.json").read_text())["steps"])
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -235,7 +214,7 @@ def child(tmp_path_factory):
     env = {**os.environ, "DNERF_HOME": str(home), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-u", "-c", CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     deadline = time.monotonic() + 280
-    while not (home / "runs/toy/made-cpu/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
+    while not (home / "runs/toy/made-tiny/metrics.csv").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     try:
@@ -258,7 +237,7 @@ def test_a_disk_that_takes_no_more(child):
 
 def test_ctrl_c_saves_and_says_where(child, monkeypatch, capsys):
     home, status, out, err = child
-    folder = home / "runs" / "toy" / "made-cpu"
+    folder = home / "runs" / "toy" / "made-tiny"
     said = [line for line in out.splitlines() if line.startswith("stopped at step")]
     assert status not in (0, None) and len(said) == 1, out + err[-3000:]
     assert str(folder) in said[0] and "run the same command again" in said[0]
@@ -267,6 +246,6 @@ def test_ctrl_c_saves_and_says_where(child, monkeypatch, capsys):
     assert 0 < step < 4000 and torch.load(last, weights_only=True)["global_step"] == step
     assert not (folder / "state.json").exists() and [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
     monkeypatch.setenv("DNERF_HOME", str(home))
-    assert stopped(Subject.load("toy"), monkeypatch, steps=4000, at=step + 2) == folder
+    assert stopped(Subject.load("toy"), steps=4000, at=step + 2) == folder
     assert f"going on at step {step}" in capsys.readouterr().out
     assert torch.load(last, weights_only=True)["global_step"] == step + 2

@@ -72,7 +72,7 @@ def span_windows(
     track:Tensor, # `(T,)` normalised F0, below 0 where unvoiced
     span:tuple,   # First and last + 1 frame that count
     c:SpeechSplitConfig, # Sizes
-) -> dict:        # A batch of windows as from `Crops.batch` whose `valid` frames are the span
+) -> dict:        # A batch of windows as from `Crops`, whose `valid` frames are the span
     "Windows that cover `span`, each frame counted once."
     a, b = span
     starts = [max(0, min(s, b - c.window)) for s in range(a, b, c.window)]

@@ -15,7 +15,7 @@ from ..nerf.batches import RayBatches, sampling_boxes
 from ..nerf.config import autocast
 from ..nerf.portrait import Portrait
 from ..nerf.rays import Rays, pixel_rays, sample_pdf, stratified_points
-from ..nerf.recipe import LossWeights
+from ..nerf.losses import LossWeights
 from ..nerf.training import Budget, PortraitTraining
 from ..subject import HEAD, Subject
 

@@ -251,7 +251,7 @@ def evaluate_run(
     run,                # A run, or its folder
     split:str='test',   # Which frames
     progress:bool=True, # Show progress bars
-    render=None,        # Renderer `(run, frames) -> (index, frame), ...`; that of `dnerf.nerf.training` if not given
+    render=None,        # Renderer `(run, frames) -> (index, frame), ...`; that of `dnerf.nerf.playback` if not given
     measures='',        # What to measure, see `check_measures`; the entries of the others are null
 ) -> dict:              # The content of `metrics.json`
     "Render a split to a video with sound, measure it, and write metrics, figures and a page into the run's folder."

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from ..core import InputError
 from .cue import Cue, upper_face_signal
-from .frames import FrameCode
+from .per_frame import FrameCode
 from .mouth import MouthRegression, mouth_signal
 from ..subject import Subject
 

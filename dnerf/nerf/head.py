@@ -46,14 +46,14 @@ def head_box(
     low[2], high[2] = depth
     return torch.stack([low, high])
 
-# %% ../../nbs/nerf/02e_head.ipynb #ea088910
+# %% ../../nbs/nerf/02e_head.ipynb #8852d15a
 @torch.no_grad()
 def visual_hull(
     subject:Subject,  # A prepared person; only the training split is used
     box:Tensor,       # `(2, 3)` metres
     resolution:int,   # R, nodes along each side
     n:int=40,         # Number of frames to use
-) -> Tensor:          # `(R, R, R)` in [0, 1], share of the frames in whose head mask the node projects; axes x, y, z
+) -> Tensor:          # `(R, R, R)` in [0, 1], share of the frames in whose mask the node lies; axes x, y, z
     "How often each node of a grid in the box projects into the head's mask."
     axes = [torch.linspace(float(box[0, k]), float(box[1, k]), resolution) for k in range(3)]
     x = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1).reshape(-1, 3)
@@ -65,10 +65,10 @@ def visual_hull(
         inside += F.grid_sample(mask, (uv/subject.size*2 - 1)[None, None], align_corners=False)[0, 0, 0]
     return (inside/len(frames)).reshape(resolution, resolution, resolution)
 
-# %% ../../nbs/nerf/02e_head.ipynb #6bf74d8e
+# %% ../../nbs/nerf/02e_head.ipynb #cefbf1a0
 def initial_density(
     hull:Tensor,        # `(R, R, R)` in [0, 1]
-    share:float=.85,    # Nodes in the mask in more of the frames than this are inside
+    share:float=.85,    # A node is inside if it lies in the mask in more than this share of the frames
 ) -> Tensor:            # `(1, 1, R, R, R)` value of the density grid, in [-4, 4]
     "Positive inside hull and ellipsoid, negative outside."
     axis = torch.linspace(-1, 1, len(hull))
@@ -166,7 +166,7 @@ def principal(
     out[:, :k] = V[:k].T/s[:k]
     return out
 
-# %% ../../nbs/nerf/02e_head.ipynb #cb3868d7
+# %% ../../nbs/nerf/02e_head.ipynb #800fb4c1
 class FastHead(nn.Module):
     "Voxel grids and a small network, sampled around the surface."
     betas = (.9, .99) # of Adam
@@ -175,7 +175,7 @@ class FastHead(nn.Module):
         field:FastFieldConfig, # Sizes
         config,                # `PortraitConfig`: `n_coarse`, `n_fine`, `frame_samples`
         condition_dim:int,     # C, length of the condition
-        n_speech:int,          # The first so many numbers of the condition depend on speech
+        n_speech:int,          # Length of the first part of the condition, which depends on speech
     ):
         super().__init__()
         self.n_coarse, self.n_fine, self.frame_samples = config.n_coarse, config.n_fine, tuple(config.frame_samples)
@@ -241,14 +241,14 @@ class FastHead(nn.Module):
         "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
         return self.field.parameter_groups()
 
-# %% ../../nbs/nerf/02e_head.ipynb #df7d38fb
+# %% ../../nbs/nerf/02e_head.ipynb #b4bf7399
 def near_far(
     rays_d:Tensor, # `(R, 3)` unit directions
-    axis:Tensor,   # `(R, 3)` or `(3,)` z axis of the camera, which looks the other way
+    axis:Tensor,   # `(R, 3)` or `(3,)` z axis of the camera, which looks along -z
     near:float,    # Depth of the near plane, metres
     far:float,     # Depth of the far plane, metres
 ) -> tuple[Tensor, Tensor]: # `(R,)` distances along the rays, metres
-    "Where rays cross two planes before the camera: depth is not distance, except in the middle of the picture."
+    "Where rays cross two planes before the camera: distance along the ray = depth / cos of its angle to the optical axis."
     cos = -(rays_d*axis).sum(-1)
     return near/cos, far/cos
 

@@ -14,22 +14,22 @@ from torch import Tensor, nn
 from ..core import InputError
 from .condition import Condition
 from .cue import Cue, upper_face_signal
-from .frames import MovingBackdrop, PoseCorrection
+from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
 from .mouth import mouth_signal
 from .rays import camera_rays
-from .recipe import HeadAlone, Joint, Rendered, TwoStages
+from .losses import HeadAlone, Joint, Rendered, TwoStages
 from .rendering import Layer
 from .torso import TorsoConfig, TorsoNeRF, TorsoPicture
 from ..subject import Subject
 
-# %% ../../nbs/nerf/03_portrait.ipynb #05cff04a
+# %% ../../nbs/nerf/03_portrait.ipynb #8409775c
 @dataclass
 class PortraitConfig:
     "What a portrait is made of."
     n_coarse: int = 32        # density look-ups (fast) or coarse samples (mlp) on each ray
     n_fine: int = 10          # network evaluations (fast) or further samples (mlp) on each ray
-    frame_samples: tuple[int, int] = (12, 8) # fast only: the two numbers above when whole frames are rendered, near the head
+    frame_samples: tuple[int, int] = (12, 8) # fast only: n_coarse and n_fine when whole frames are rendered
     near: float = -.2         # mlp only: begin, metres from the mean depth of the head
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
@@ -39,16 +39,16 @@ class PortraitConfig:
     speech_noise: float = .3  # training only: noise on the speech code, in units of its standard deviation over the batch
     attention: int = 0        # the speech codes of so many neighbouring frames are averaged by attention; 0: not
     attention_start: int = 200_000 # ... from this training step on
-    head_alone: bool = False  # AD-NeRF: the head learns from frames without torso, the torso from whole frames with the head fixed
+    head_alone: bool = False  # AD-NeRF: the head learns from frames without torso, the torso without gradient into the head
     torso_nerf: bool = False  # the torso is a second radiance field (eq. 4), not a picture; with `head_alone` and the field mlp
     pose_refinement: bool = False # each training frame may correct its head pose a little
     frame_code: bool = False  # each training frame may add something of its own to its speech code
-    backdrop: str = 'plate'   # `plate`, `moving` (a coarse film over the plate), or `ignored` (not in the loss)
+    backdrop: str = 'plate'   # `plate`, `moving` (a coarse film is added to the plate), or `ignored` (not in the loss)
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 @dataclass
 class Sizes:
-    "What a portrait must know of a subject and its embedding before it has seen them."
+    "Sizes that the modules of a portrait are built with; they come from the subject and its embedding."
     size: int         # H = W, pixels
     focal: float      # pixels
     audio_dim: int    # D, features per step of the embedding
@@ -95,7 +95,7 @@ def build_recipe(
         return TwoStages()
     return HeadAlone() if config.head_alone else Joint()
 
-# %% ../../nbs/nerf/03_portrait.ipynb #79bf738c
+# %% ../../nbs/nerf/03_portrait.ipynb #4dfc6826
 class Portrait(nn.Module):
     "Head over torso over background."
     def __init__(self,
@@ -164,7 +164,7 @@ class Portrait(nn.Module):
         return self
 
     def parameter_groups(self) -> dict[str, list]: # `grids`, `networks`, `attention`
-        "Which parameters learn with which rate, as the parts say."
+        "Which parameters learn with which rate. The order is that of Adam's state in checkpoints."
         parts = [part.parameter_groups() for part in (self.condition, self.head, self.torso)]
         groups = {name: [p for part in parts for p in part.get(name, [])] for name in ('grids', 'networks', 'attention', 'frames')}
         corrections = [] if self.pose_correction is None else list(self.pose_correction.parameters())
@@ -187,7 +187,7 @@ def build_portrait(
     portrait.torso.set_modes(subject)
     return portrait
 
-# %% ../../nbs/nerf/03_portrait.ipynb #d77c825d
+# %% ../../nbs/nerf/03_portrait.ipynb #f9a8b502
 def subset_of_pixels(
     size:int,   # Pixels along a side of the whole picture
     n:int,      # Pixels along a side of the preview
@@ -213,7 +213,7 @@ def render_frame(
         "Torso layer and background of some pixels."
         torso = portrait.torso.layers(cue, part[None], condition[:, :portrait.condition.code_dim])
         frame = None if cue.frame is None else cue.frame.expand(len(part))
-        return torso[-1:], portrait.backdrop(part, frame)
+        return torso[-1:], portrait.backdrop(part, frame)           # of a torso NeRF the fine layer; none before its stage
     parts = [behind(part) for part in pixels.split(portrait.torso.piece(device))]
     torso = [Layer(*(torch.cat(a) for a in zip(*layers))) for layers in zip(*(layers for layers, _ in parts))]
     image = portrait.recipe.compose([head], torso, torch.cat([background for _, background in parts])).rgb

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..core import InputError, keep_memory, locked, pick_device, staged_file, write_json
 from .batches import Batch, PortraitData
 from .config import pick_precision
-from .frames import pose_terms
+from .per_frame import pose_terms
 from .portrait import Portrait, build_portrait
-from .recipe import LossWeights
+from .losses import LossWeights
 from .run import experiment, fingerprint, read_checkpoint, run_folder, upgraded
 from .watch import watchers
 from ..subject import HEAD, Subject, training_frames
@@ -61,7 +61,7 @@ def learning_rate_factor(
     exponent = step/optim.decay_steps if optim.decay_steps else progress
     return min(1., (step + 1)/max(1, optim.warmup))*optim.decay**exponent
 
-# %% ../../nbs/nerf/04_training.ipynb #a66499bb
+# %% ../../nbs/nerf/04_training.ipynb #46152473
 class PortraitTraining(L.LightningModule):
     "Training of a portrait within a budget."
     def __init__(self,
@@ -86,8 +86,8 @@ class PortraitTraining(L.LightningModule):
         if self.trainer.world_size > 1:
             self.budget.agree(self.trainer.strategy)
         o, c, progress = self.config.optim, self.portrait.condition, self.budget.progress
-        begin = self.recipe.stage(self.portrait.torso, self.global_step, progress, o.head_share)
-        if c.attention is not None and begin < 0:               # a head that is finished keeps what it has learned with
+        begin = self.recipe.begin_stage_if_due(self.portrait.torso, self.global_step, progress, o.head_share)
+        if c.attention is not None and begin < 0:               # in the torso's stage the switch stays as it was
             c.smoothing.fill_(self.global_step >= self.config.portrait.attention_start)
         if begin < 0:
             factor = learning_rate_factor(self.global_step, progress, o)
@@ -102,7 +102,7 @@ class PortraitTraining(L.LightningModule):
     ) -> Batch:      # Of the present stage
         "The rays of one training step."
         d = self.config.data
-        return batch.part(self.recipe.rays(self.portrait.torso, d.rays) if d.torso_rays else slice(d.rays))
+        return batch.part(self.recipe.used_rays(self.portrait.torso, d.rays) if d.torso_rays else slice(d.rays))
 
     def training_step(self, batch, batch_idx) -> Tensor:
         "Sum of the loss terms of one batch."
@@ -110,7 +110,7 @@ class PortraitTraining(L.LightningModule):
         self.seen += batch.mask.numel()
         seed = self.config.seed*1_000_003 + batch.step + self.global_rank*10**12
         out = self.portrait(batch.cue, batch.pixels, torch.Generator(self.device).manual_seed(seed))
-        terms = self.recipe.terms(out, batch, self.weights()) | self.regularisation(batch)
+        terms = self.recipe.terms(out, batch, self.loss_weights()) | self.regularisation(batch)
         loss = sum(terms.values(), out.rgb.new_zeros(()))
         on_head, coverage = (batch.mask.flatten() == HEAD).float(), out.head[-1].acc.detach()
         self.coverage = (coverage*on_head).sum()/on_head.sum()             # not a number where the batch has no head
@@ -118,11 +118,11 @@ class PortraitTraining(L.LightningModule):
         self.last = {'train/loss': loss.detach(), 'train/psnr': psnr, **{f'train/{k}': v.detach() for k, v in terms.items()}}
         return loss
 
-    def weights(self) -> LossWeights:
+    def loss_weights(self) -> LossWeights:
         "Weights of the loss terms at this time: the mask terms fade, unless they alone keep the head off an ignored backdrop."
         o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
         fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
-        return LossWeights(o.mask*fade, o.ssim, self.config.data.patch, ignored)
+        return LossWeights(mask=o.mask*fade, ssim=o.ssim, patch=self.config.data.patch, ignore_backdrop=ignored)
 
     def regularisation(self,
         batch:Batch, # With frame numbers, and `neighbours` where poses are refined
@@ -219,10 +219,10 @@ def train(
         _fit(subject, embedding, config, trainer, folder, inputs)
     return folder
 
-# %% ../../nbs/nerf/04_training.ipynb #bcd11992
+# %% ../../nbs/nerf/04_training.ipynb #1e09965b
 def _fit(subject, embedding, config, trainer, folder, inputs):
     keep_memory()
-    budget = Budget(config.minutes, config.steps)                                    # the first guess below counts
+    budget = Budget(config.minutes, config.steps)                                    # the time of `initialise` counts
     L.seed_everything(config.seed, verbose=False)
     portrait = build_portrait(subject, config, embedding.shape[-1])
     last, best = (folder/'checkpoints'/f'{name}.ckpt' for name in ('last', 'best'))

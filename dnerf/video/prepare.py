@@ -17,7 +17,7 @@ from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
-from .pipeline import StoredRows, ordered_map, prefetch
+from .parallel import StoredRows, ordered_map, prefetch
 from .pose import crop_landmarks, solve_head
 from .report import measure_face, measure_sound, report_text, sharpness, training_estimate, warnings_of
 from .torso import torso_modes, torso_motion
