@@ -2,7 +2,7 @@
 
 `pages.py [NAME ...]` runs those of PAGES that are named, or all, in their order, by papermill. Data and runs are in DNERF_HOME or, if it is
 not set, in runs/pages. Text and pictures are kept, the pictures reduced in size and colours; progress bars, warnings, videos, the state of
-widgets and the path of the folder are removed.
+widgets and the paths of this machine are removed.
 """
 import base64
 import io
@@ -51,18 +51,35 @@ def smaller(png: str, width: int, quality: int) -> dict:
     return {kind: base64.b64encode(file.getvalue()).decode()}
 
 
+def without_folders(text: str, home: Path) -> str:
+    "Paths relative to the folder of data and runs, and to the user's own."
+    return text.replace(f"{home}/", "").replace(str(Path.home()), "~")
+
+
 def stored(output: dict, home: Path, size: tuple):
     "An output as it is stored in git, or None."
     if output["output_type"] == "stream":
-        text = "".join(output["text"]).replace(f"{home}/", "")
+        text = without_folders("".join(output["text"]), home)
         return output | {"text": text.splitlines(True)} if output["name"] == "stdout" else None
     data = {kind: "".join(output["data"][kind]) for kind in KEPT if kind in output["data"]}
     if "<video" in data.get("text/html", ""):
         return None
     if "image/png" in data:
         data = smaller(data["image/png"], *size) | {"text/plain": "<picture>"}
-    lines = {kind: text.replace(f"{home}/", "").splitlines(True) for kind, text in data.items() if kind.startswith("text/")}
-    return output | {"data": data | lines, "metadata": {}}
+    lines = {kind: without_folders(text, home).splitlines(True) for kind, text in data.items() if kind.startswith("text/")}
+    shown = output | {"data": data | lines, "metadata": {}}
+    return shown | {"execution_count": None} if "execution_count" in shown else shown
+
+
+def joined(outputs: list) -> list:
+    "Outputs, with lines that were printed one after the other in one."
+    out = []
+    for output in outputs:
+        if out and output["output_type"] == out[-1]["output_type"] == "stream":
+            out[-1]["text"] += output["text"]
+        else:
+            out.append(output)
+    return out
 
 
 def page(notebook: dict, outputs: dict, home: Path, size: tuple) -> str:
@@ -70,7 +87,7 @@ def page(notebook: dict, outputs: dict, home: Path, size: tuple) -> str:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             kept = [stored(output, home, size) for output in outputs[cell["id"]]]
-            cell |= {"outputs": [output for output in kept if output], "execution_count": None}
+            cell |= {"outputs": joined([output for output in kept if output]), "execution_count": None}
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
@@ -81,7 +98,7 @@ def refresh(name: str, home: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     fitting = (text for size in SIZES if len((text := page(notebook, outputs, home, size)).encode()) < BYTES)
     text = next(fitting, None)
-    if text is None or str(home) in text:
+    if text is None or any(folder in text for folder in (str(home), f"{Path.home()}/")):
         sys.exit(f"nbs/{path.name} would be over {BYTES // 1000} kB or name a folder of this machine; it was left as it is")
     path.write_text(text, encoding="utf-8")
     print(f"nbs/{path.name}: {len(text.encode()) // 1000} kB")
