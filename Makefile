@@ -23,7 +23,7 @@ text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare drive evaluate table1 doctor test export lab docs readme clean
+.PHONY: help env train prepare drive evaluate table1 doctor test export pages lab docs readme clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -70,6 +70,10 @@ export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
 	@$(BIN)/python .ci/readme.py
+
+pages: $(STAMP) ## run prepare, train, evaluate, drive, viewer and control on the demo subject and store their outputs in nbs/
+	@$(BIN)/python .ci/pages.py
+	@$(BIN)/nbdev_clean
 
 lab: $(STAMP) ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir nbs

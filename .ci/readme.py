@@ -9,6 +9,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r"^#\|\s*(hide|include:\s*false)\b", re.M)
 LINK = re.compile(r"\]\((?![a-z]+:|[#/])")  # of a file beside the notebook
+BLOB = re.compile(r"\]\(https://github\.com/dnerf/dnerf/blob/main/")  # of a file of this repository outside nbs/
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
@@ -20,7 +21,7 @@ def readme() -> str:
         if cell.cell_type == "code":
             cell.source = DIRECTIVE.sub("", cell.source)
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = LINK.sub("](nbs/", re.sub(r"[ \t]+\n", "\n", text))
+    text = BLOB.sub("](", LINK.sub("](nbs/", re.sub(r"[ \t]+\n", "\n", text)))
     note = "<!-- Made from nbs/index.ipynb by `make readme`; edit the notebook, not this file. -->\n\n"
     return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HEAD', 'SCHEMA', 'split_frames', 'NpyWriter',
            'write_wav', 'read_wav', 'software_versions', 'write_subject_json', 'Subject', 'known_subjects',
-           'training_frames', 'toy_subject']
+           'training_frames', 'toy_subject', 'toy_home']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
-import wave
+import os, wave
 from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
@@ -316,3 +316,12 @@ def _write_toy(folder, frames, masks, poses, loud, focal):
     write_subject_json(folder, name='toy', n_frames=n, size=size, focal=focal, source={'file': 'toy_subject'},
                        blendshape_names=[f'shape{i}' for i in range(52)])
     return Subject(folder)
+
+# %% ../nbs/01_subject.ipynb #493a8df3
+def toy_home(
+    folder:Path, # The home of this process from now on
+    **options,   # `n`, `size`, `seed` of `toy_subject`
+) -> Subject:    # The subject `toy`
+    "A toy subject in `folder/data/toy`, and `DNERF_HOME` set to `folder`, for examples and tests."
+    os.environ['DNERF_HOME'] = str(folder)
+    return toy_subject(data_dir()/'toy', **options)
