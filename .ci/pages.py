@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def smaller(png: str, width: int, quality: int) -> dict:
 
 
 def without_folders(text: str, home: Path) -> str:
-    "Paths relative to the folder of data and runs, and to the user's own."
+    "Paths relative to the folder of data and runs, and to the user's own; without the line on the speed of this machine."
+    text = re.sub(r"(?m)^rendered at .* frames/s .*\n", "", text)
     return text.replace(f"{home}/", "").replace(str(Path.home()), "~")
 
 
