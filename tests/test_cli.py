@@ -194,6 +194,7 @@ def test_ctrl_c_in_a_training(project):
 
 def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, capsys):
     "Stand-ins for the long part; it is tested where it is made."
+    import dnerf.evaluation.statistics as statistics
     import dnerf.evaluation.table as table
     import dnerf.video.prepare as room
 
@@ -216,7 +217,7 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
 
     monkeypatch.setattr(table, "Table", StandIn)
     for name, text in (("show_table", "the table"), ("show_differences", "the differences"), ("findings", ["a finding"])):
-        monkeypatch.setattr(table, name, lambda results, text=text: text)
+        monkeypatch.setattr(statistics, name, lambda results, text=text: text)
     words = ["table1", "toy", "--seeds", "0 4", "--rows", "mel silence", "--steps", "7", "--jobs", "2", "--", "data.rays=64"]
     assert main(words) == 0
     assert asked[1] == (["mel", "silence"], [0, 4], {"steps": 7}, ["data.rays=64"], 2)

@@ -163,7 +163,7 @@ def test_the_head_never_moves_more_abruptly_than_it_did(dnerf_home):
         run = SimpleNamespace(subject=toy, config=SimpleNamespace(portrait=PortraitConfig()))
         train = np.array(toy.poses)[:toy.split("train").stop]
         motion = recorded_motion(run, seed)
-        path = motion.at(np.arange(4000))["c2w"]
+        path = motion.at(np.arange(4000)).c2w
         assert acceleration(path, toy.focal, toy.size).max() <= acceleration(train, toy.focal, toy.size).max() * (1 + 1e-3)
         steps = [np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).max() for poses in (path, train)]
         assert steps[0] <= steps[1] * (1 + 1e-3)
@@ -174,7 +174,7 @@ def test_motion_of_any_length_is_a_formula(dnerf_home):
     run = stand_in(dnerf_home)
     motion = open_motion(run, "loop", seed=3)
     hour = motion.at(90_000)
-    assert np.array_equal(hour["c2w"], motion.at(np.array([0, 90_000]))["c2w"][1]) and motion.at(0)["c2w"].shape == (4, 4)
+    assert np.array_equal(hour.c2w, motion.at(np.array([0, 90_000])).c2w[1]) and motion.at(0).c2w.shape == (4, 4)
     assert motion.source(np.arange(0, 90_000, 7)).max() < run.subject.split("train").stop
 
 
@@ -307,7 +307,7 @@ def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
 
     def puppet(run, rows, frames):
         for i in frames:
-            distance = ((run.embedding[train.start:train.stop] - rows["window"][i]) ** 2).sum((1, 2))
+            distance = ((run.embedding[train.start:train.stop] - rows.window[i]) ** 2).sum((1, 2))
             yield i, person.frames[distance.argmin()]
 
     wav = person.wav[:train.stop * 640]
@@ -390,8 +390,11 @@ def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
     saved = torch.load(best, weights_only=True)
     saved["portrait"] = {k.replace("audio", "hearing"): v for k, v in saved["portrait"].items()}
     torch.save(saved, best)
-    with pytest.raises(InputError, match="another version of dnerf.*train it again"):
-        drive(name, hello)
+    state = read_json(folder / "state.json")
+    for known, sentence in ((state, f"version {state['version']}"), ({**state, "version": None}, "another version")):
+        write_json(folder / "state.json", known)
+        with pytest.raises(InputError, match=f"it was trained by {sentence} of dnerf.*train it again"):
+            drive(name, hello)
     best.write_bytes(good[:1000])
     with pytest.raises(InputError, match="is damaged"):
         drive(name, hello)
