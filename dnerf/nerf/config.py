@@ -142,6 +142,8 @@ def compose_config(
         for key, value in settings.items():
             if value is not None:
                 config[key] = value
+        if settings.get('minutes') is not None and not settings.get('steps'):
+            config.steps = 0                                  # a budget by the clock replaces a preset's in steps
     except (HydraException, OmegaConfBaseException, ValueError) as e:
         what = str(e).splitlines()[0].rstrip('.') + _suggestion(preset, overrides, str(e))
         raise InputError(f"the settings cannot be used: {what} (overrides: {overrides!r})") from None

@@ -214,7 +214,7 @@ def render_frame(
         torso = portrait.torso.layers(cue, part[None], condition[:, :portrait.condition.code_dim])
         frame = None if cue.frame is None else cue.frame.expand(len(part))
         return torso[-1:], portrait.backdrop(part, frame)           # of a torso NeRF the fine layer; none before its stage
-    parts = [behind(part) for part in pixels.split(portrait.torso.piece(device))]
+    parts = [behind(part) for part in pixels.split(chunk or portrait.torso.piece(device))]
     torso = [Layer(*(torch.cat(a) for a in zip(*layers))) for layers in zip(*(layers for layers, _ in parts))]
     image = portrait.recipe.compose([head], torso, torch.cat([background for _, background in parts])).rgb
     return image.reshape(len(at), len(at), 3).clamp(0, 1)

@@ -25,6 +25,7 @@ class Schedule(L.Callback):
     def __init__(self):
         self.saved, self.checks = 0., 0                  # budget used at the last checkpoint, seconds; validation checks so far
         self.done = self.check = self.save = False       # what is due after this step
+        self.recovered = False                           # whether this step has diverged and was taken back
 
     def on_train_start(self, trainer, module):
         "Begin the clock: starting several processes does not count."
@@ -38,15 +39,16 @@ class Schedule(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         "Look at the budget."
-        budget, c = module.budget, module.config
+        budget, c, self.recovered = module.budget, module.config, False
         budget.step = trainer.global_step
         self.done, checks = budget.progress >= 1, int(budget.progress*c.checks)
         self.check = checks > self.checks
         self.save = self.done or budget.elapsed - self.saved > c.save_every
 
     def cancel(self):
-        "Nothing is due after all."
+        "Nothing is due after all: this step has diverged and is taken back."
         self.done = self.check = self.save = False
+        self.recovered = True
 
 # %% ../../nbs/nerf/04a_watch.ipynb #41a382f9
 def divergence(
@@ -139,7 +141,8 @@ class Curves(L.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         "A row every two seconds."
-        if trainer.is_global_zero and not (self.schedule.done or self.schedule.check) and time.monotonic() - self.logged > 2:
+        validated = self.schedule.done or self.schedule.check
+        if trainer.is_global_zero and not (validated or self.schedule.recovered) and time.monotonic() - self.logged > 2:
             self.record(trainer, module)
 
     def rate(self, trainer) -> float: # Rays per second since the start of this session

@@ -242,7 +242,7 @@ def drive(
     *,
     progress:bool=True, # Show progress
     device:str='auto', # Where to render: auto, cpu, cuda
-    render=render_driven, # Renderer `(run, signals, frames) -> (index, frame), ...`
+    render=render_driven, # Renderer `(run, cues, frames) -> (index, frame), ...`
     **knobs,          # Fields of `DriveOptions`, instead of `options` or changing them
 ) -> Path:            # The mp4
     "Let the person of a run say something new."
