@@ -17,15 +17,6 @@ from dnerf.video.tracking import track_faces
 SMALL = SubjectSyncConfig(size=24, channels=8, steps=75, batch=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "Weights are compared bit for bit: with two threads on a busy machine they differed once."
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     "A synthetic talker, 32 s."
