@@ -53,8 +53,9 @@ def smaller(png: str, width: int, quality: int) -> dict:
 
 
 def without_folders(text: str, home: Path) -> str:
-    "Paths relative to the folder of data and runs, and to the user's own; without the line on the speed of this machine."
+    "Paths relative to the folder of data and runs, and to the user's own; without what is said of the speed of this machine."
     text = re.sub(r"(?m)^rendered at .* frames/s .*\n", "", text)
+    text = re.sub(r"; rendering takes about [^,\n]*", "", text)
     return text.replace(f"{home}/", "").replace(str(Path.home()), "~")
 
 

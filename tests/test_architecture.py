@@ -26,7 +26,7 @@ FLOORS = (
 SEPARATE = (
     ("audio.*", "video.*", "speech features need a wav and a sample rate only"),
     ("video.*", "audio.*", "a subject is prepared without knowing which embedding will be used"),
-    ("nerf.*", "audio.* video.*", "a portrait is trained from a subject, an embedding's array and cues, not from media or landmarks"),
+    ("nerf.*", "audio.* video.*", "a portrait is trained from a subject, an embedding's array and cues, not from media or a tracker"),
 )
 # Modules that are excepted, and the ones they may import all the same.
 OPENERS = {"nerf.sweeps": "audio.embedding video.sources"}  # each job of a sweep opens its subject and its embedding by name

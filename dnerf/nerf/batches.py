@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['sampling_boxes', 'Batch', 'RayBatches', 'PortraitData']
 
-# %% ../../nbs/nerf/03b_batches.ipynb #4826f33f
+# %% ../../nbs/nerf/03b_batches.ipynb #2e8c814f
 from dataclasses import dataclass, fields, replace
 from typing import Any, Callable
 import lightning as L
 import numpy as np
 import torch
+from fastcore.basics import patch
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..core import InputError
@@ -75,7 +76,7 @@ class Batch:
         "Some of the rays."
         return replace(self, pixels=self.pixels[:, rays], rgb=self.rgb[:, rays], mask=self.mask[:, rays])
 
-# %% ../../nbs/nerf/03b_batches.ipynb #c76723bc
+# %% ../../nbs/nerf/03b_batches.ipynb #21a37b01
 class RayBatches(IterableDataset):
     "Endless batches of rays from one split; batch `s` depends on `(seed, s, rank)` alone."
     def __init__(self,
@@ -100,51 +101,57 @@ class RayBatches(IterableDataset):
         self.rest = np.flatnonzero(self.kinds == 0)
         self.kinds = np.append(self.kinds, np.zeros(d.torso_rays, int))
 
-    def batch(self,
-        step:int,   # Number of the training step
-        rank:int=0, # Of the process, where there are several
-    ) -> Batch:     # B frames with `data.rays` rays each, and behind these the `torso_rays`
-        "The batch of one step."
-        rng = np.random.default_rng([self.config.seed, step] + [rank]*(rank > 0))
-        B, d = self.config.data.frames, self.config.data
-        f = rng.choice(self.indices, B, replace=B > len(self.indices))
-        low, high = self.boxes[f][:, self.kinds].transpose(2, 0, 1, 3)
-        pixels = low + rng.random(low.shape)*(high - low)
-        if d.head:
-            pixels[:, self.rest] = self._outside(f, rng)
-        if d.patch:
-            pixels[:, d.rays - d.patch**2:d.rays] = self._patches(f, rng)
-        pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
-        at = (f[:, None], pixels[..., 1], pixels[..., 0])
-        rgb, mask = self.subject.frames[at].astype(np.float32)/255, self.subject.masks[at]
-        pixels, rgb, mask = map(torch.from_numpy, (pixels, rgb, mask))
-        return Batch(self.cues.at(f).to('cpu'), pixels, rgb, mask, step, self._neighbours(f))
-
-    def _neighbours(self, f): # tracked poses around the frames f, if poses are refined
-        if not self.config.portrait.pose_refinement:
-            return None
-        around = (f[:, None] + [-1, 0, 1]).clip(0, self.subject.n_frames - 1)
-        return torch.from_numpy(np.array(self.subject.poses[around]))
-
-    def _outside(self, f, rng): # positions outside of the head's boxes of frames f: the first of 16 draws that is
-        drawn = rng.random((16, len(f), len(self.rest), 2))*self.subject.size
-        low, high = self.boxes[f, 4].transpose(1, 0, 2)[:, :, None]
-        inside = ((drawn >= low) & (drawn < high)).all(-1)
-        return np.take_along_axis(drawn, inside.argmin(0)[None, ..., None], 0)[0]
-
-    def _patches(self, f, rng): # a square of pixels in each of the frames f, around a position in its lips or its eyes
-        low, high = self.boxes[f, rng.integers(2, 4, len(f))].transpose(1, 0, 2)
-        side = self.config.data.patch
-        corner = (low + rng.random(low.shape)*(high - low) - side/2).clip(0, self.subject.size - side).astype(int)
-        square = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
-        return corner[:, None] + square
-
     def __iter__(self):
         worker = get_worker_info()                                     # workers take turns
         step, stride = self.start + (worker.id if worker else 0), worker.num_workers if worker else 1
         while True:
             yield self.batch(step, self.rank)
             step += stride
+
+# %% ../../nbs/nerf/03b_batches.ipynb #7e106cae
+@patch
+def batch(self:RayBatches,
+    step:int,   # Number of the training step
+    rank:int=0, # Of the process, where there are several
+) -> Batch:     # B frames with `data.rays` rays each, and behind these the `torso_rays`
+    "The batch of one step."
+    rng = np.random.default_rng([self.config.seed, step] + [rank]*(rank > 0))
+    B, d = self.config.data.frames, self.config.data
+    f = rng.choice(self.indices, B, replace=B > len(self.indices))
+    low, high = self.boxes[f][:, self.kinds].transpose(2, 0, 1, 3)
+    pixels = low + rng.random(low.shape)*(high - low)
+    if d.head:
+        pixels[:, self.rest] = self._outside(f, rng)
+    if d.patch:
+        pixels[:, d.rays - d.patch**2:d.rays] = self._patches(f, rng)
+    pixels = np.minimum(pixels, self.subject.size - 1).astype(np.int64)
+    at = (f[:, None], pixels[..., 1], pixels[..., 0])
+    rgb, mask = self.subject.frames[at].astype(np.float32)/255, self.subject.masks[at]
+    pixels, rgb, mask = map(torch.from_numpy, (pixels, rgb, mask))
+    return Batch(self.cues.at(f).to('cpu'), pixels, rgb, mask, step, self._neighbours(f))
+
+@patch
+def _neighbours(self:RayBatches, f): # tracked poses around the frames f, if poses are refined
+    if not self.config.portrait.pose_refinement:
+        return None
+    around = (f[:, None] + [-1, 0, 1]).clip(0, self.subject.n_frames - 1)
+    return torch.from_numpy(np.array(self.subject.poses[around]))
+
+# %% ../../nbs/nerf/03b_batches.ipynb #42b98425
+@patch
+def _outside(self:RayBatches, f, rng): # positions outside of the head's boxes of frames f: the first of 16 draws that is
+    drawn = rng.random((16, len(f), len(self.rest), 2))*self.subject.size
+    low, high = self.boxes[f, 4].transpose(1, 0, 2)[:, :, None]
+    inside = ((drawn >= low) & (drawn < high)).all(-1)
+    return np.take_along_axis(drawn, inside.argmin(0)[None, ..., None], 0)[0]
+
+@patch
+def _patches(self:RayBatches, f, rng): # a square of pixels in each of the frames f, around a position in its lips or its eyes
+    low, high = self.boxes[f, rng.integers(2, 4, len(f))].transpose(1, 0, 2)
+    side = self.config.data.patch
+    corner = (low + rng.random(low.shape)*(high - low) - side/2).clip(0, self.subject.size - side).astype(int)
+    square = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+    return corner[:, None] + square
 
 # %% ../../nbs/nerf/03b_batches.ipynb #68fbbe94
 class PortraitData(L.LightningDataModule):

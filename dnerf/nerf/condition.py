@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['AudioNet', 'AudioAttention', 'Condition']
 
-# %% ../../nbs/nerf/02d_condition.ipynb #a7b48f17
+# %% ../../nbs/nerf/02d_condition.ipynb #c019924e
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from .cue import Cue, upper_face_signal
@@ -61,7 +62,7 @@ class AudioAttention(nn.Module):
         "One code from those of neighbouring frames."
         return (self.weights(codes)[..., None]*codes).sum(1)
 
-# %% ../../nbs/nerf/02d_condition.ipynb #93f9138b
+# %% ../../nbs/nerf/02d_condition.ipynb #49eeca48
 class Condition(nn.Module):
     "The condition of each frame: speech code, mouth, upper face."
     def __init__(self,
@@ -95,60 +96,70 @@ class Condition(nn.Module):
         "Length of the condition."
         return self.n_speech + self.n_upper
 
-    def own_window(self,
-        window:Tensor, # As in a `Cue`
-    ) -> Tensor:       # `(B, 16, D)`
-        "The window of the frame itself."
-        return window[:, self.neighbours//2] if self.neighbours else window
+# %% ../../nbs/nerf/02d_condition.ipynb #b15679c6
+@patch
+def own_window(self:Condition,
+    window:Tensor, # As in a `Cue`
+) -> Tensor:       # `(B, 16, D)`
+    "The window of the frame itself."
+    return window[:, self.neighbours//2] if self.neighbours else window
 
-    def speech_code(self,
-        window:Tensor, # `(B, 16, D)` speech of each frame; with attention `(B, n, 16, D)`, its neighbours' too
-    ) -> Tensor:       # `(B, code_dim)`
-        "The speech of each frame as one code, averaged over its neighbours once training has switched that on."
-        if self.attention is None or not self.smoothing:
-            return self.audio(self.own_window(window))
-        codes = self.audio(window.flatten(0, 1)).unflatten(0, window.shape[:2])
-        return self.attention(codes)
+@patch
+def speech_code(self:Condition,
+    window:Tensor, # `(B, 16, D)` speech of each frame; with attention `(B, n, 16, D)`, its neighbours' too
+) -> Tensor:       # `(B, code_dim)`
+    "The speech of each frame as one code, averaged over its neighbours once training has switched that on."
+    if self.attention is None or not self.smoothing:
+        return self.audio(self.own_window(window))
+    codes = self.audio(window.flatten(0, 1)).unflatten(0, window.shape[:2])
+    return self.attention(codes)
 
-    def forward(self,
-        cue:Cue, # Of B frames
-        generator:torch.Generator|None=None, # Draws the noise on the code; without it there is none
-    ) -> Tensor: # `(B, C)`
-        "The condition of each frame."
-        code = self.speech_code(cue.window)
-        if cue.frame is not None and self.frame_code is not None:
-            code = self.frame_code(code, cue.frame)
-        if generator is not None and self.noise and len(code) > 1:
-            noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
-            code = code + self.noise*code.detach().std(0)*noise
-        upper_face = (cue.upper_face - self.upper_mean)/self.upper_std if self.n_upper else cue.upper_face
-        if self.mouth is None:
-            return torch.cat([code, upper_face], -1)
-        mouth = self.mouth(self.own_window(cue.window), cue.articulation) if cue.mouth is None else cue.mouth
-        return torch.cat([code, mouth, upper_face], -1)
+# %% ../../nbs/nerf/02d_condition.ipynb #9f564fb2
+@patch
+def forward(self:Condition,
+    cue:Cue, # Of B frames
+    generator:torch.Generator|None=None, # Draws the noise on the code; without it there is none
+) -> Tensor: # `(B, C)`
+    "The condition of each frame."
+    code = self.speech_code(cue.window)
+    if cue.frame is not None and self.frame_code is not None:
+        code = self.frame_code(code, cue.frame)
+    if generator is not None and self.noise and len(code) > 1:
+        noise = torch.randn(code.shape, generator=generator, device=generator.device).to(code)
+        code = code + self.noise*code.detach().std(0)*noise
+    parts = [code]
+    if self.mouth is not None:
+        parts.append(self.mouth(self.own_window(cue.window), cue.articulation) if cue.mouth is None else cue.mouth)
+    if self.n_upper:
+        parts.append((cue.upper_face - self.upper_mean)/self.upper_std)
+    return torch.cat(parts, -1).float()     # the gradient is summed over the rays before autocast rounds it
 
-    @torch.no_grad()
-    def initialise(self,
-        subject:Subject, # The person; only the training split is used
-        config,          # `PortraitConfig`
-        embedding:np.ndarray|None=None, # `(N, 16, D)` speech features; needed if there is a mouth
-    ) -> tuple[np.ndarray, np.ndarray]: # `(T, K)` mouth and `(T, E)` standardised upper face of the T training frames
-        "Standardise the upper face and fit the regression of the mouth; `InputError` for a mouth without an embedding."
-        train = subject.split('train')
-        mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
-        if self.mouth is not None:
-            if embedding is None:
-                raise InputError('the mouth is fitted on speech features; give the embedding')
-            self.mouth.fit(embedding[train.start:train.stop], mouth)
-        upper = upper_face_signal(subject, config)[train.start:train.stop]
-        mean, std = upper.mean(0), upper.std(0) + .01
-        if self.n_upper:
-            self.upper_mean.copy_(torch.from_numpy(mean))
-            self.upper_std.copy_(torch.from_numpy(std))
-        return mouth, (upper - mean)/std
+# %% ../../nbs/nerf/02d_condition.ipynb #821b0e10
+@patch
+@torch.no_grad()
+def initialise(self:Condition,
+    subject:Subject, # The person; only the training split is used
+    config,          # `PortraitConfig`
+    embedding:np.ndarray|None=None, # `(N, 16, D)` speech features; needed if there is a mouth
+) -> tuple[np.ndarray, np.ndarray]: # `(T, K)` mouth and `(T, E)` standardised upper face of the T training frames
+    "Standardise the upper face and fit the regression of the mouth; `InputError` for a mouth without an embedding."
+    train = subject.split('train')
+    mouth = mouth_signal(subject, bool(self.n_mouth))[train.start:train.stop]
+    if self.mouth is not None:
+        if embedding is None:
+            raise InputError('the mouth is fitted on speech features; give the embedding')
+        self.mouth.fit(embedding[train.start:train.stop], mouth)
+    upper = upper_face_signal(subject, config)[train.start:train.stop]
+    mean, std = upper.mean(0), upper.std(0) + .01
+    if self.n_upper:
+        self.upper_mean.copy_(torch.from_numpy(mean))
+        self.upper_std.copy_(torch.from_numpy(std))
+    return mouth, (upper - mean)/std
 
-    def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
-        "Attention learns with a rate of its own; what single frames learn comes last among the networks."
-        attention = [] if self.attention is None else list(self.attention.parameters())
-        frames = [] if self.frame_code is None else list(self.frame_code.parameters())
-        return dict(networks=list(self.audio.parameters()), attention=attention, frames=frames)
+# %% ../../nbs/nerf/02d_condition.ipynb #e2e1b961
+@patch
+def parameter_groups(self:Condition) -> dict[str, list]: # Name of a learning rate to parameters
+    "Attention learns with a rate of its own; what single frames learn comes last among the networks."
+    attention = [] if self.attention is None else list(self.attention.parameters())
+    frames = [] if self.frame_code is None else list(self.frame_code.parameters())
+    return dict(networks=list(self.audio.parameters()), attention=attention, frames=frames)

@@ -13,14 +13,14 @@ import torch
 from .mouth import mouth_signal
 from ..subject import Subject
 
-# %% ../../nbs/nerf/02c_cue.ipynb #eff85623
+# %% ../../nbs/nerf/02c_cue.ipynb #99704eb2
 @dataclass
 class Cue:
-    "What drives one frame; with a leading axis, what drives many. Fields that do not apply are None."
+    "What drives one frame; with a leading axis, what drives many. All but the pose and the speech may be None."
     c2w: Any                 # `(..., 4, 4)` camera-to-world of the head
     window: Any = None       # `(..., 16, D)` speech features; with attention `(..., n, 16, D)`
-    upper_face: Any = None   # `(..., E)` blendshape scores of eyelids and brows, E may be 0
-    torso: Any = None        # `(..., 6 + K)` motion of the torso
+    upper_face: Any = None   # `(..., E)` blendshape scores of eyelids and brows; None: E = 0
+    torso: Any = None        # `(..., 6 + K)` motion of the torso, half images; None: it stands still
     mouth: Any = None        # `(..., K)` blendshape scores of jaw and lips; None: predicted from speech
     frame: Any = None        # `(...)` frame numbers of the subject; None: nothing that single frames learned is used
     articulation: Any = None # `(...)` scale of the predicted mouth; None: the prediction with the least error
@@ -43,6 +43,7 @@ class Cue:
     ) -> 'Cue': # Fields are tensors
         "The same as tensors on a device."
         def moved(a):
+            "One field as a tensor."
             return a.to(device) if torch.is_tensor(a) else torch.from_numpy(np.array(a)).to(device)
         return self.map(moved)
 

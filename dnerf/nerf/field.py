@@ -34,7 +34,7 @@ class MLPFieldConfig:
     d_octaves: int = 4      # frequencies of the direction
     code_dim: int = 64      # length of the speech code
 
-# %% ../../nbs/nerf/01_field.ipynb #8124997a
+# %% ../../nbs/nerf/01_field.ipynb #2786c88d
 def _single(a):
     return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
 
@@ -60,7 +60,7 @@ class MLPField(nn.Module):
         x:Tensor,         # `(P, 3)` metres
         condition:Tensor, # `(P, C)`
     ) -> Tensor:          # `(P, width)`
-        "What the eight layers make of places and conditions."
+        "Output of the eight layers."
         e = h = torch.cat([positional_encoding(x, self.config.x_octaves), condition], -1)
         for i, layer in enumerate(self.trunk):
             h = F.relu(layer(h), inplace=True)
@@ -155,7 +155,7 @@ def blend_mask(
     front = torch.sigmoid((x[:, 2:3] - config.gate_z)/config.gate_width)
     return front*torch.sigmoid((config.gate_top - x[:, 1:2])/config.gate_width)
 
-# %% ../../nbs/nerf/01_field.ipynb #f6243851
+# %% ../../nbs/nerf/01_field.ipynb #017900b9
 class FastField(nn.Module):
     "Voxel grids and a small network: `(x, d, condition) -> (rgb, sigma)`."
     def __init__(self,
@@ -179,47 +179,54 @@ class FastField(nn.Module):
             nn.Linear(w, w), nn.ReLU(inplace=True),
             nn.Linear(w, 4))
 
-    def unit(self,
-        x:Tensor, # `(P, 3)` metres
-    ) -> Tensor:  # `(P, 3)` in [-1, 1] inside the box
-        "Head space to the grids' own coordinates."
-        low, high = self.box[..., None]
-        return ((x.T - low)*(2/(high - low)) - 1).T
-
-    def density(self,
-        x:Tensor,          # `(P, 3)` metres
-        change:Tensor|float=0., # `(P,)` correction of the grid's value
-    ) -> Tensor:           # `(P,)` 1/m
-        "Density of the mean head, or of one frame's head when its correction is given."
-        return self.config.sharpness*F.softplus(2*(grid_lookup(self.density_grid, self.unit(x)).squeeze(-1) + change))/2
-
     @property
     def gated(self) -> bool: # Whether speech and upper face act in different regions
         "Gates need signals of the upper face beside speech."
         return self.config.gate and self.condition_dim > self.n_speech
 
-    def plain(self,
-        x:Tensor,         # `(P, 3)` metres
-        d:Tensor,         # `(P, 3)` unit direction
-        condition:Tensor, # `(P, C)`
-    ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
-        "Colour and density (paper eq. 7), the definition."
-        u, a, n = self.unit(x), condition, self.n_speech
-        if self.gated:
-            speech, upper = face_gates(x, self.config)
-            a = torch.cat([a[:, :n]*speech, a[:, n:]*upper], -1)
-        out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, a], -1))
-        if self.config.blends:
-            shapes = grid_lookup(self.blend_grid, u).unflatten(-1, (self.config.blends, 4))    # (P, Q, 4)
-            coefficients = self.config.blend_scale*(a @ self.mix).clamp(-3, 3)                 # (P, Q)
-            out = out + blend_mask(x, self.config)*(coefficients[..., None]*shapes).sum(1)
-        return out[:, :3].sigmoid(), self.density(x, out[:, 3])
+# %% ../../nbs/nerf/01_field.ipynb #7c021126
+@patch
+def unit(self:FastField,
+    x:Tensor, # `(P, 3)` metres
+) -> Tensor:  # `(P, 3)` in [-1, 1] inside the box
+    "Head space to the grids' own coordinates."
+    low, high = self.box[..., None]
+    return ((x.T - low)*(2/(high - low)) - 1).T
 
-    def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
-        "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
-        blends = [self.blend_grid] if self.config.blends else []
-        mix = [self.mix] if self.config.blends else []
-        return dict(grids=[self.density_grid, *blends, *self.grids], networks=[*mix, *self.net.parameters()])
+@patch
+def density(self:FastField,
+    x:Tensor,          # `(P, 3)` metres
+    change:Tensor|float=0., # `(P,)` correction of the grid's value
+) -> Tensor:           # `(P,)` 1/m
+    "Density of the mean head, or of one frame's head when its correction is given."
+    return self.config.sharpness*F.softplus(2*(grid_lookup(self.density_grid, self.unit(x)).squeeze(-1) + change))/2
+
+# %% ../../nbs/nerf/01_field.ipynb #505008bf
+@patch
+def plain(self:FastField,
+    x:Tensor,         # `(P, 3)` metres
+    d:Tensor,         # `(P, 3)` unit direction
+    condition:Tensor, # `(P, C)`
+) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
+    "Colour and density (paper eq. 7), the definition."
+    u, a, n = self.unit(x), condition, self.n_speech
+    if self.gated:
+        speech, upper = face_gates(x, self.config)
+        a = torch.cat([a[:, :n]*speech, a[:, n:]*upper], -1)
+    out = self.net(torch.cat([*(grid_lookup(g, u) for g in self.grids), d, a], -1))
+    if self.config.blends:
+        shapes = grid_lookup(self.blend_grid, u).unflatten(-1, (self.config.blends, 4))    # (P, Q, 4)
+        coefficients = self.config.blend_scale*(a @ self.mix).clamp(-3, 3)                 # (P, Q)
+        out = out + blend_mask(x, self.config)*(coefficients[..., None]*shapes).sum(1)
+    return out[:, :3].sigmoid(), self.density(x, out[:, 3])
+
+# %% ../../nbs/nerf/01_field.ipynb #4bd08bb6
+@patch
+def parameter_groups(self:FastField) -> dict[str, list]: # Name of a learning rate to parameters
+    "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
+    blends = [self.blend_grid] if self.config.blends else []
+    mix = [self.mix] if self.config.blends else []
+    return dict(grids=[self.density_grid, *blends, *self.grids], networks=[*mix, *self.net.parameters()])
 
 # %% ../../nbs/nerf/01_field.ipynb #15edff54
 @patch

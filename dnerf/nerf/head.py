@@ -6,11 +6,12 @@
 __all__ = ['head_box', 'visual_hull', 'initial_density', 'surface_edges', 'render_surface', 'head_span', 'principal', 'FastHead',
            'near_far', 'visible_points', 'render_points', 'CoarseFine', 'CoarseFineHead']
 
-# %% ../../nbs/nerf/02e_head.ipynb #b02602e3
+# %% ../../nbs/nerf/02e_head.ipynb #b1c6bebf
 import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from ..face import project
@@ -100,7 +101,7 @@ def surface_edges(
     keep = weights.sum(-1) > threshold
     return hit[keep], importance_edges(edges[keep], weights[keep], n_fine, floor=.02)
 
-# %% ../../nbs/nerf/02e_head.ipynb #34f36cd5
+# %% ../../nbs/nerf/02e_head.ipynb #9b27bdb8
 def render_surface(
     field:FastField,   # The fast field
     rays_o:Tensor,     # `(R, 3)` metres
@@ -116,6 +117,7 @@ def render_surface(
     hit, edges = surface_edges(field, rays_o, rays_d, n_coarse, n_fine, generator, span, threshold)
     t_vals, deltas = sample_intervals(edges, generator)
     def per_sample(a):
+        "Rows of rays, one for each sample."
         return a[hit, None].expand(-1, n_fine, -1).reshape(len(hit)*n_fine, a.shape[-1])
     x = ray_points(rays_o[hit], rays_d[hit], t_vals)
     rgb, sigma = field(x, per_sample(rays_d), condition if len(condition) == 1 else per_sample(condition))
@@ -166,7 +168,7 @@ def principal(
     out[:, :k] = V[:k].T/s[:k]
     return out
 
-# %% ../../nbs/nerf/02e_head.ipynb #800fb4c1
+# %% ../../nbs/nerf/02e_head.ipynb #b4f14f10
 class FastHead(nn.Module):
     "Voxel grids and a small network, sampled around the surface."
     betas = (.9, .99) # of Adam
@@ -181,65 +183,74 @@ class FastHead(nn.Module):
         self.n_coarse, self.n_fine, self.frame_samples = config.n_coarse, config.n_fine, tuple(config.frame_samples)
         self.field = FastField(field, condition_dim, torch.tensor([[-1.]*3, [1.]*3]), n_speech)
 
-    @torch.no_grad()
-    def initialise(self,
-        subject:Subject,  # The person; only the training split is used
-        mouth:np.ndarray, # `(T, K)` mouth signal of the training frames, standardised
-        upper:np.ndarray, # `(T, E)` upper-face signal, standardised
-    ):
-        "Box, first shape, and directions of the blendshapes."
-        field = self.field
-        field.box.copy_(head_box(subject))
-        field.density_grid.copy_(initial_density(visual_hull(subject, field.box, field.config.density_resolution)))
-        if field.config.blends:
-            n_code, n = len(field.mix) - mouth.shape[1] - upper.shape[1], field.mix.shape[1]
-            rows = [.1*field.mix[:n_code], *(torch.from_numpy(principal(a, n)) for a in (mouth, upper))]
-            field.mix.copy_(torch.cat([r.to(field.mix) for r in rows]))
+# %% ../../nbs/nerf/02e_head.ipynb #72818041
+@patch
+@torch.no_grad()
+def initialise(self:FastHead,
+    subject:Subject,  # The person; only the training split is used
+    mouth:np.ndarray, # `(T, K)` mouth signal of the training frames, standardised
+    upper:np.ndarray, # `(T, E)` upper-face signal, standardised
+):
+    "Box, first shape, and directions of the blendshapes."
+    field = self.field
+    field.box.copy_(head_box(subject))
+    field.density_grid.copy_(initial_density(visual_hull(subject, field.box, field.config.density_resolution)))
+    if field.config.blends:
+        n_code, n = len(field.mix) - mouth.shape[1] - upper.shape[1], field.mix.shape[1]
+        rows = [.1*field.mix[:n_code], *(torch.from_numpy(principal(a, n)) for a in (mouth, upper))]
+        field.mix.copy_(torch.cat([r.to(field.mix) for r in rows]))
 
-    def layers(self,
-        rays:Rays,        # P rays
-        condition:Tensor, # `(P, C)`
-        generator:torch.Generator|None=None, # Jitters the samples
-    ) -> list[Layer]:     # One layer
-        "The head on rays of any frames."
-        return [render_surface(self.field, rays.rays_o, rays.rays_d, condition, self.n_coarse, self.n_fine, generator)]
+# %% ../../nbs/nerf/02e_head.ipynb #6475dfc3
+@patch
+def layers(self:FastHead,
+    rays:Rays,        # P rays
+    condition:Tensor, # `(P, C)`
+    generator:torch.Generator|None=None, # Jitters the samples
+) -> list[Layer]:     # One layer
+    "The head on rays of any frames."
+    return [render_surface(self.field, rays.rays_o, rays.rays_d, condition, self.n_coarse, self.n_fine, generator)]
 
-    def piece(self,
-        device, # Where it is rendered
-    ) -> int:
-        "Rays to render at a time: 2^17 samples for each thread of a CPU, 2^19 on a GPU."
-        samples = 2**17*torch.get_num_threads() if device.type == 'cpu' else 2**19
-        return samples//max(self.frame_samples)
+@patch
+def piece(self:FastHead,
+    device, # Where it is rendered
+) -> int:
+    "Rays to render at a time: 2^17 samples for each thread of a CPU, 2^19 on a GPU."
+    samples = 2**17*torch.get_num_threads() if device.type == 'cpu' else 2**19
+    return samples//max(self.frame_samples)
 
-    @torch.no_grad()
-    def frame(self,
-        c2w:Tensor,       # `(4, 4)`
-        focal:float,      # Pixels
-        size:int,         # H = W of the whole picture, pixels
-        condition:Tensor, # `(1, C)` of the frame
-        pixels:Tensor,    # `(P, 2)` integer column and row
-        chunk:int=0,      # Rays at the head at a time; 0: `piece`
-    ) -> Layer:           # P rays
-        "The head in pixels of one frame."
-        bounds = head_span(self.field, c2w, focal, size)
-        near, far = (a[pixels[:, 1]*size + pixels[:, 0]] for a in bounds)
-        out = near.new_zeros(len(pixels), 4)
-        for at in (far > near).nonzero().squeeze(-1).split(chunk or self.piece(c2w.device)):
-            rays_o, rays_d = pixel_rays(c2w, focal, size, pixels[at])
-            rgb, acc = render_surface(self.field, rays_o, rays_d, condition, *self.frame_samples, span=(near[at], far[at]))
-            out[at] = torch.cat([rgb, acc[:, None]], -1)
-        return Layer(out[:, :3], out[:, 3])
+@patch
+@torch.no_grad()
+def frame(self:FastHead,
+    c2w:Tensor,       # `(4, 4)`
+    focal:float,      # Pixels
+    size:int,         # H = W of the whole picture, pixels
+    condition:Tensor, # `(1, C)` of the frame
+    pixels:Tensor,    # `(P, 2)` integer column and row
+    chunk:int=0,      # Rays at the head at a time; 0: `piece`
+) -> Layer:           # P rays
+    "The head in pixels of one frame."
+    bounds = head_span(self.field, c2w, focal, size)
+    near, far = (a[pixels[:, 1]*size + pixels[:, 0]] for a in bounds)
+    out = near.new_zeros(len(pixels), 4)
+    for at in (far > near).nonzero().squeeze(-1).split(chunk or self.piece(c2w.device)):
+        rays_o, rays_d = pixel_rays(c2w, focal, size, pixels[at])
+        rgb, acc = render_surface(self.field, rays_o, rays_d, condition, *self.frame_samples, span=(near[at], far[at]))
+        out[at] = torch.cat([rgb, acc[:, None]], -1)
+    return Layer(out[:, :3], out[:, 3])
 
-    def roughness(self) -> Tensor|None: # Scalar; None without blendshapes
-        "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
-        if not self.field.config.blends:
-            return None
-        x, y, z = (self.field.blend_grid.diff(dim=k).square().mean() for k in (2, 3, 4))
-        return x + y + z
+# %% ../../nbs/nerf/02e_head.ipynb #e101b8bb
+@patch
+def roughness(self:FastHead) -> Tensor|None: # Scalar; None without blendshapes
+    "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
+    if not self.field.config.blends:
+        return None
+    x, y, z = (self.field.blend_grid.diff(dim=k).square().mean() for k in (2, 3, 4))
+    return x + y + z
 
-    def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
-        "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
-        return self.field.parameter_groups()
+@patch
+def parameter_groups(self:FastHead) -> dict[str, list]: # Name of a learning rate to parameters
+    "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
+    return self.field.parameter_groups()
 
 # %% ../../nbs/nerf/02e_head.ipynb #b4bf7399
 def near_far(
@@ -311,6 +322,14 @@ class CoarseFine(nn.Module):
         self.coarse, self.fine = MLPField(field, condition_dim), MLPField(field, condition_dim)
         self.register_buffer('depth', torch.tensor(1.)) # mean depth of the head, metres
 
+    def measure_depth(self,
+        subject:Subject, # The person; only the training split is used
+    ):
+        "Mean depth of the head before the camera."
+        train = subject.split('train')
+        poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
+        self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
+
     def planes(self,
         rays:Rays, # P rays
     ) -> tuple[Tensor, Tensor]: # `near`, `far` `(P,)` metres
@@ -351,9 +370,7 @@ class CoarseFineHead(CoarseFine):
         upper:np.ndarray, # Not used
     ):
         "Mean depth of the head."
-        train = subject.split('train')
-        poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
-        self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
+        self.measure_depth(subject)
 
     @torch.no_grad()
     def frame(self,

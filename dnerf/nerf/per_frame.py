@@ -52,7 +52,7 @@ def pose_terms(
     before, here, after = (head_points(correct(around[:, k], near[k]), focal, size) for k in range(3))
     return correct.shift[frame].square().mean(), (before - 2*here + after).square().sum(-1).mean()
 
-# %% ../../nbs/nerf/02a_per_frame.ipynb #dae1644b
+# %% ../../nbs/nerf/02a_per_frame.ipynb #12b0e8af
 class FrameCode(nn.Module):
     "A learned addition to the speech code of each frame."
     def __init__(self,
@@ -66,10 +66,10 @@ class FrameCode(nn.Module):
         code:Tensor,  # `(B, code_dim)`
         frame:Tensor, # `(B,)` frame numbers
     ) -> Tensor:      # `(B, code_dim)`
-        "Add it."
+        "Add the frame's own vector."
         return code + self.value[frame]
 
-# %% ../../nbs/nerf/02a_per_frame.ipynb #7478e4c1
+# %% ../../nbs/nerf/02a_per_frame.ipynb #cdbe378a
 class MovingBackdrop(nn.Module):
     "A coarse film of changes to the background plate."
     def __init__(self,
@@ -82,10 +82,10 @@ class MovingBackdrop(nn.Module):
         self.grid = nn.Parameter(torch.zeros(1, 3, max(2, n_frames//every), resolution, resolution))
 
     def forward(self,
-        uv:Tensor,    # `(P, 2)` places in [-1, 1]
+        uv:Tensor,    # `(P, 2)` positions in [-1, 1]
         frame:Tensor, # `(P,)` frame numbers
     ) -> Tensor:      # `(P, 3)` to be added to the plate's colours
-        "Look the film up."
+        "Interpolate the film in position and time."
         time = (frame/max(1, self.n_frames - 1)*2 - 1).to(uv)
         at = torch.cat([uv, time[:, None]], -1)[None, None, None]
         return F.grid_sample(self.grid, at, align_corners=False, padding_mode='border')[0, :, 0, 0].T

@@ -6,10 +6,11 @@
 __all__ = ['PortraitConfig', 'Sizes', 'build_head', 'build_torso', 'build_recipe', 'Portrait', 'build_portrait',
            'subset_of_pixels', 'render_frame']
 
-# %% ../../nbs/nerf/03_portrait.ipynb #4134bb96
+# %% ../../nbs/nerf/03_portrait.ipynb #618f2e1d
 from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from .condition import Condition
@@ -95,7 +96,7 @@ def build_recipe(
         return TwoStages()
     return HeadAlone() if config.head_alone else Joint()
 
-# %% ../../nbs/nerf/03_portrait.ipynb #4dfc6826
+# %% ../../nbs/nerf/03_portrait.ipynb #1193667d
 class Portrait(nn.Module):
     "Head over torso over background."
     def __init__(self,
@@ -113,67 +114,6 @@ class Portrait(nn.Module):
         self.film = MovingBackdrop(sizes.n_train) if config.backdrop == 'moving' else None
         self.register_buffer('background', torch.zeros(self.size, self.size, 3))
 
-    def corrected(self,
-        cue:Cue, # Of B frames
-    ) -> Cue:
-        "With the head poses that training has corrected, in frames of the recording."
-        if cue.frame is None or self.pose_correction is None:
-            return cue
-        return replace(cue, c2w=self.pose_correction(cue.c2w, cue.frame))
-
-    def backdrop(self,
-        pixels:Tensor,          # `(P, 2)` integer column and row
-        frame:Tensor|None=None, # `(P,)` frame numbers, where the backdrop moves
-    ) -> Tensor:                # `(P, 3)`
-        "Colour of the background."
-        plate = self.background[pixels[:, 1], pixels[:, 0]]
-        if frame is None or self.film is None:
-            return plate
-        return plate + self.film((pixels + .5)/self.size*2 - 1, frame)
-
-    def forward(self,
-        cue:Cue,       # Of B frames
-        pixels:Tensor, # `(B, R, 2)` integer column and row
-        generator:torch.Generator|None=None, # Draws noise and jitter; without it rendering is deterministic
-    ) -> Rendered:     # Of P = B R pixels, frame after frame
-        "Colours of some pixels in some frames; this is what is trained."
-        B, R = pixels.shape[:2]
-        cue = self.corrected(cue)
-        rays = camera_rays(cue.c2w, self.focal, self.size, pixels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.recipe.head_is_fixed(self.torso)):
-            condition = self.condition(cue, generator)
-            per_ray = condition[:, None].expand(-1, R, -1).reshape(B*R, -1)
-            head = self.head.layers(rays, per_ray, generator)
-        torso = self.torso.layers(cue, pixels, condition[:, :self.condition.code_dim], generator)
-        frame = None if cue.frame is None else cue.frame[:, None].expand(B, R).flatten()
-        return self.recipe.compose(head, torso, self.backdrop(pixels.reshape(B*R, 2), frame))
-
-    @torch.no_grad()
-    def initialise(self,
-        subject:Subject, # The person; only the training split and the background plate are used
-        embedding:np.ndarray|None=None, # `(N, 16, D)` speech features; needed if there is a mouth
-    ) -> 'Portrait':     # self
-        "First guess of every part, from the training split."
-        train = subject.split('train')
-        if not np.isfinite(subject.poses[train.start:train.stop]).all():
-            raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
-        self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
-        mouth, upper = self.condition.initialise(subject, self.config, embedding)
-        self.head.initialise(subject, mouth, upper)
-        self.torso.initialise(subject, self.config)
-        return self
-
-    def parameter_groups(self) -> dict[str, list]: # `grids`, `networks`, `attention`
-        "Which parameters learn with which rate. The order is that of Adam's state in checkpoints."
-        parts = [part.parameter_groups() for part in (self.condition, self.head, self.torso)]
-        groups = {name: [p for part in parts for p in part.get(name, [])] for name in ('grids', 'networks', 'attention', 'frames')}
-        corrections = [] if self.pose_correction is None else list(self.pose_correction.parameters())
-        film = [] if self.film is None else list(self.film.parameters())
-        return dict(
-            grids=groups['grids'] + film,
-            networks=groups['networks'] + corrections + groups['frames'],
-            attention=groups['attention'])
-
 def build_portrait(
     subject:Subject, # Size and focal length come from here
     config,          # The run's configuration
@@ -186,6 +126,75 @@ def build_portrait(
     portrait = Portrait(p, config.field, sizes)
     portrait.torso.set_modes(subject)
     return portrait
+
+# %% ../../nbs/nerf/03_portrait.ipynb #d428a0db
+@patch
+def corrected(self:Portrait,
+    cue:Cue, # Of B frames
+) -> Cue:
+    "With the head poses that training has corrected, in frames of the recording."
+    if cue.frame is None or self.pose_correction is None:
+        return cue
+    return replace(cue, c2w=self.pose_correction(cue.c2w, cue.frame))
+
+@patch
+def backdrop(self:Portrait,
+    pixels:Tensor,          # `(P, 2)` integer column and row
+    frame:Tensor|None=None, # `(P,)` frame numbers, where the backdrop moves
+) -> Tensor:                # `(P, 3)`
+    "Colour of the background."
+    plate = self.background[pixels[:, 1], pixels[:, 0]]
+    if frame is None or self.film is None:
+        return plate
+    return plate + self.film((pixels + .5)/self.size*2 - 1, frame)
+
+# %% ../../nbs/nerf/03_portrait.ipynb #850c4a33
+@patch
+def forward(self:Portrait,
+    cue:Cue,       # Of B frames
+    pixels:Tensor, # `(B, R, 2)` integer column and row
+    generator:torch.Generator|None=None, # Draws noise and jitter; without it rendering is deterministic
+) -> Rendered:     # Of P = B R pixels, frame after frame
+    "Colours of some pixels in some frames; this is what is trained."
+    B, R = pixels.shape[:2]
+    cue = self.corrected(cue)
+    rays = camera_rays(cue.c2w, self.focal, self.size, pixels)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not self.recipe.head_is_fixed(self.torso)):
+        condition = self.condition(cue, generator)
+        per_ray = condition[:, None].expand(-1, R, -1).reshape(B*R, -1)
+        head = self.head.layers(rays, per_ray, generator)
+    torso = self.torso.layers(cue, pixels, condition[:, :self.condition.code_dim], generator)
+    frame = None if cue.frame is None else cue.frame[:, None].expand(B, R).flatten()
+    return self.recipe.compose(head, torso, self.backdrop(pixels.reshape(B*R, 2), frame))
+
+# %% ../../nbs/nerf/03_portrait.ipynb #135e63b1
+@patch
+@torch.no_grad()
+def initialise(self:Portrait,
+    subject:Subject, # The person; only the training split and the background plate are used
+    embedding:np.ndarray|None=None, # `(N, 16, D)` speech features; needed if there is a mouth
+) -> 'Portrait':     # self
+    "First guess of every part, from the training split."
+    train = subject.split('train')
+    if not np.isfinite(subject.poses[train.start:train.stop]).all():
+        raise InputError(f"the poses of subject {subject.name!r} contain numbers that are not finite; prepare it again")
+    self.background.copy_(torch.from_numpy(subject.background.astype(np.float32)/255))
+    mouth, upper = self.condition.initialise(subject, self.config, embedding)
+    self.head.initialise(subject, mouth, upper)
+    self.torso.initialise(subject, self.config)
+    return self
+
+@patch
+def parameter_groups(self:Portrait) -> dict[str, list]: # `grids`, `networks`, `attention`
+    "Which parameters learn with which rate. The order is that of Adam's state in checkpoints."
+    parts = [part.parameter_groups() for part in (self.condition, self.head, self.torso)]
+    groups = {name: [p for part in parts for p in part.get(name, [])] for name in ('grids', 'networks', 'attention', 'frames')}
+    corrections = [] if self.pose_correction is None else list(self.pose_correction.parameters())
+    film = [] if self.film is None else list(self.film.parameters())
+    return dict(
+        grids=groups['grids'] + film,
+        networks=groups['networks'] + corrections + groups['frames'],
+        attention=groups['attention'])
 
 # %% ../../nbs/nerf/03_portrait.ipynb #f9a8b502
 def subset_of_pixels(

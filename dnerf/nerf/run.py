@@ -18,7 +18,7 @@ from .config import Config
 from .portrait import Portrait, build_portrait
 from ..subject import Subject
 
-# %% ../../nbs/nerf/04b_run.ipynb #d0074f64
+# %% ../../nbs/nerf/04b_run.ipynb #3339d9e9
 _FREE = ('name', 'device', 'workers', 'save_every')  # settings that do not change what is computed
 
 def _settings(config): # as a dictionary
@@ -32,6 +32,7 @@ def fingerprint(
 ) -> dict[str, str]:       # What a run was trained on
     "Hashes of the subject's protocol and of the features."
     def digest(data):
+        "The first 16 hexadecimal digits of SHA-256."
         return hashlib.sha256(data).hexdigest()[:16]
     return dict(subject=digest((subject.folder/'subject.json').read_bytes()), embedding=digest(np.ascontiguousarray(embedding).data))
 

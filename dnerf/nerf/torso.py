@@ -6,12 +6,13 @@
 __all__ = ['head_anchors', 'warp', 'mode_pictures', 'deform', 'torso_template', 'TorsoConfig', 'TorsoPicture', 'pose_code',
            'TorsoNeRF']
 
-# %% ../../nbs/nerf/02f_torso.ipynb #33d01668
+# %% ../../nbs/nerf/02f_torso.ipynb #0f67dece
 import math
 from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import Tensor, nn
 from ..face import project
 from .cue import Cue, torso_signal
@@ -97,7 +98,7 @@ class TorsoConfig:
     width: int = 48                               # units of its networks
     bend: float = .05                             # scale of the learned displacement, in half images
 
-# %% ../../nbs/nerf/02f_torso.ipynb #72c05841
+# %% ../../nbs/nerf/02f_torso.ipynb #5727c57f
 class TorsoPicture(nn.Module):
     "A picture of the torso, moved as measured and bent with the head pose."
     def __init__(self,
@@ -118,89 +119,105 @@ class TorsoPicture(nn.Module):
         self.register_buffer('std', torch.ones(7))
         self.register_buffer('region', torch.zeros(size, size, dtype=torch.bool)) # pixels in which there may be a torso
 
-    def lookup(self,
-        x:Tensor, # `(P, 2)` in [-1, 1]
-    ) -> Tensor:  # `(P, channels + 4)` features, then the template's logits
-        "Bilinear interpolation in all grids."
-        k, P = (2 if len(x) % 2 == 0 and len(x) else 1), len(x)
-        at = x.nan_to_num().reshape(k, 1, P//k, 2)                    # PyTorch's kernel would read outside of the picture at NaN
-        def interpolate(grid):
-            out = F.grid_sample(grid.expand(k, -1, -1, -1), at, align_corners=False, padding_mode='border')
-            return out.reshape(k, grid.shape[1], P//k)
-        features = torch.cat([interpolate(g) for g in (*self.grids, self.template)], 1)
-        return features.transpose(1, 2).reshape(P, features.shape[1])
-
-    def forward(self,
-        uv:Tensor,      # `(P, 2)` position in the image, in [-1, 1]
-        anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
-        motion:Tensor,  # `(P, 6 + K)` measured motion of the torso
-    ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
-        "Colour and coverage of the torso."
-        pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
-        x = deform(warp(uv, motion[:, :6].reshape(-1, 2, 3)), motion[:, 6:], self.modes)
-        angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
-        waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
-        x = x + self.config.bend*self.bend(torch.cat([x, waves, pose], -1))
-        f = self.lookup(x)
-        out = f[:, -4:] + self.net(torch.cat([f[:, :-4], x, pose], -1))
-        return out[:, :3].sigmoid(), out[:, 3].sigmoid()
-
-    def layers(self,
-        cue:Cue,       # Of B frames: head pose and torso motion
-        pixels:Tensor, # `(B, R, 2)` integer column and row
-        code:Tensor|None=None, # Not used: speech does not move a picture
-        generator:torch.Generator|None=None, # Not used
-    ) -> list[Layer]:  # One layer of B R pixels
-        "The torso in pixels of any frames."
-        B, R = pixels.shape[:2]
-        pixels = pixels.reshape(B*R, 2)
-        at = self.region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
-        def per_pixel(a):
-            return a.expand(len(at), -1) if B == 1 else a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])[at]
-        anchors = head_anchors(cue.c2w, self.focal, self.size)
-        colour, alpha = self((pixels[at] + .5)/self.size*2 - 1, per_pixel(anchors), per_pixel(cue.torso.flatten(1)))
-        blank = alpha.new_zeros(B*R, 3)
-        return [Layer(blank.index_copy(0, at, colour*alpha[:, None]), blank[:, 0].index_copy(0, at, alpha))]
-
-    def piece(self,
-        device, # Where it is rendered
-    ) -> int:
-        "Pixels to render at a time."
-        return 2**16
-
-    def set_modes(self,
-        subject:Subject, # A prepared person
-    ):
-        "Take the modes of deformation from the subject: they are not part of a checkpoint."
-        self.modes = mode_pictures(subject).to(self.modes.device)
-
-    @torch.no_grad()
-    def initialise(self,
-        subject:Subject, # The person; only the training split is used
-        config,          # `PortraitConfig`: `torso_motion`
-    ):
-        "Standardise the head pose, and take template and region from the training frames."
-        train = subject.split('train')
-        anchors = head_anchors(torch.from_numpy(np.array(subject.poses[train.start:train.stop])), self.focal, self.size)
-        self.mean.copy_(anchors.mean(0))
-        self.std.copy_(anchors.std(0) + 1e-3)
-        self.set_modes(subject)
-        self.template.copy_(torso_template(subject, torso_signal(subject, config.torso_motion)))
-        covered = np.zeros((self.size, self.size), bool)
-        for i in training_frames(subject, 150):
-            covered |= subject.masks[i] == TORSO
-        grow = self.size//32*2 + 1
-        self.region.copy_(F.max_pool2d(torch.from_numpy(covered).float()[None], grow, 1, grow//2)[0] > 0)
-
-    def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
-        "Template and grids learn faster than networks."
-        return dict(grids=[self.template, *self.grids], networks=[*self.bend.parameters(), *self.net.parameters()])
-
 def _mlp(n_in, width, n_out):
     return nn.Sequential(
         nn.Linear(n_in, width), nn.ReLU(inplace=True),
         nn.Linear(width, width), nn.ReLU(inplace=True),
         nn.Linear(width, n_out))
+
+# %% ../../nbs/nerf/02f_torso.ipynb #5d4968d1
+@patch
+def lookup(self:TorsoPicture,
+    x:Tensor, # `(P, 2)` in [-1, 1]
+) -> Tensor:  # `(P, channels + 4)` features, then the template's logits
+    "Bilinear interpolation in all grids."
+    k, P = (2 if len(x) % 2 == 0 and len(x) else 1), len(x)
+    at = x.nan_to_num().reshape(k, 1, P//k, 2)                    # PyTorch's kernel would read outside of the picture at NaN
+    def interpolate(grid):
+        "One grid, `(k, C, P/k)`."
+        out = F.grid_sample(grid.expand(k, -1, -1, -1), at, align_corners=False, padding_mode='border')
+        return out.reshape(k, grid.shape[1], P//k)
+    features = torch.cat([interpolate(g) for g in (*self.grids, self.template)], 1)
+    return features.transpose(1, 2).reshape(P, features.shape[1])
+
+@patch
+def forward(self:TorsoPicture,
+    uv:Tensor,      # `(P, 2)` position in the image, in [-1, 1]
+    anchors:Tensor, # `(P, 7)` head pose, from `head_anchors`
+    motion:Tensor,  # `(P, 6 + K)` measured motion of the torso
+) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `alpha` `(P,)` in [0, 1]
+    "Colour and coverage of the torso."
+    pose = ((anchors - self.mean)/self.std).clamp(-3, 3)
+    x = deform(warp(uv, motion[:, :6].reshape(-1, 2, 3)), motion[:, 6:], self.modes)
+    angles = math.pi*x[:, None]*2.**torch.arange(4, device=x.device)[:, None]
+    waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(1)
+    x = x + self.config.bend*self.bend(torch.cat([x, waves, pose], -1))
+    f = self.lookup(x)
+    out = f[:, -4:] + self.net(torch.cat([f[:, :-4], x, pose], -1))
+    return out[:, :3].sigmoid(), out[:, 3].sigmoid()
+
+# %% ../../nbs/nerf/02f_torso.ipynb #357c2620
+@patch
+def layers(self:TorsoPicture,
+    cue:Cue,       # Of B frames: head pose and torso motion
+    pixels:Tensor, # `(B, R, 2)` integer column and row
+    code:Tensor|None=None, # Not used: speech does not move a picture
+    generator:torch.Generator|None=None, # Not used
+) -> list[Layer]:  # One layer of B R pixels
+    "The torso in pixels of any frames."
+    B, R = pixels.shape[:2]
+    pixels = pixels.reshape(B*R, 2)
+    at = self.region[pixels[:, 1], pixels[:, 0]].nonzero().squeeze(-1)
+    def per_pixel(a):
+        "Rows of frames, one for each pixel of `at`."
+        return a.expand(len(at), -1) if B == 1 else a[:, None].expand(-1, R, -1).reshape(B*R, a.shape[-1])[at]
+    anchors = head_anchors(cue.c2w, self.focal, self.size)
+    if cue.torso is None:
+        motion = torch.eye(2, 3, device=anchors.device).flatten().expand(B, 6)
+    else:
+        motion = cue.torso.flatten(1)
+    colour, alpha = self((pixels[at] + .5)/self.size*2 - 1, per_pixel(anchors), per_pixel(motion))
+    blank = alpha.new_zeros(B*R, 3)
+    return [Layer(blank.index_copy(0, at, colour*alpha[:, None]), blank[:, 0].index_copy(0, at, alpha))]
+
+@patch
+def piece(self:TorsoPicture,
+    device, # Where it is rendered
+) -> int:
+    "Pixels to render at a time."
+    return 2**16
+
+# %% ../../nbs/nerf/02f_torso.ipynb #dd0abfca
+@patch
+def set_modes(self:TorsoPicture,
+    subject:Subject, # A prepared person
+):
+    "Take the modes of deformation from the subject: they are not part of a checkpoint."
+    self.modes = mode_pictures(subject).to(self.modes.device)
+
+@patch
+@torch.no_grad()
+def initialise(self:TorsoPicture,
+    subject:Subject, # The person; only the training split is used
+    config,          # `PortraitConfig`: `torso_motion`
+):
+    "Standardise the head pose, and take template and region from the training frames."
+    train = subject.split('train')
+    anchors = head_anchors(torch.from_numpy(np.array(subject.poses[train.start:train.stop])), self.focal, self.size)
+    self.mean.copy_(anchors.mean(0))
+    self.std.copy_(anchors.std(0) + 1e-3)
+    self.set_modes(subject)
+    self.template.copy_(torso_template(subject, torso_signal(subject, config.torso_motion)))
+    covered = np.zeros((self.size, self.size), bool)
+    for i in training_frames(subject, 150):
+        covered |= subject.masks[i] == TORSO
+    grow = self.size//32*2 + 1
+    self.region.copy_(F.max_pool2d(torch.from_numpy(covered).float()[None], grow, 1, grow//2)[0] > 0)
+
+@patch
+def parameter_groups(self:TorsoPicture) -> dict[str, list]: # Name of a learning rate to parameters
+    "Template and grids learn faster than networks."
+    return dict(grids=[self.template, *self.grids], networks=[*self.bend.parameters(), *self.net.parameters()])
 
 # %% ../../nbs/nerf/02f_torso.ipynb #ac39be98
 def pose_code(
@@ -258,7 +275,7 @@ class TorsoNeRF(CoarseFine):
         config,          # Not used
     ):
         "The camera's pose and the depth of its planes."
+        self.measure_depth(subject)
         train = subject.split('train')
-        poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
-        self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
-        self.pose.copy_(poses[(training_frames(subject, len(poses)) or [0])[0]])
+        first = (training_frames(subject, len(train)) or [train.start])[0]
+        self.pose.copy_(torch.from_numpy(np.array(subject.poses[first])))

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['Budget', 'learning_rate_factor', 'PortraitTraining', 'check_inputs', 'train']
 
-# %% ../../nbs/nerf/04_training.ipynb #740e4c09
+# %% ../../nbs/nerf/04_training.ipynb #3f71219c
 import contextlib, logging, sys, time, warnings
 from pathlib import Path
 from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from ..core import InputError, keep_memory, locked, pick_device, staged_file, write_json
@@ -61,7 +62,7 @@ def learning_rate_factor(
     exponent = step/optim.decay_steps if optim.decay_steps else progress
     return min(1., (step + 1)/max(1, optim.warmup))*optim.decay**exponent
 
-# %% ../../nbs/nerf/04_training.ipynb #46152473
+# %% ../../nbs/nerf/04_training.ipynb #7efc247e
 class PortraitTraining(L.LightningModule):
     "Training of a portrait within a budget."
     def __init__(self,
@@ -73,79 +74,91 @@ class PortraitTraining(L.LightningModule):
         self.portrait, self.config, self.budget, self.recipe = portrait, config, budget, portrait.recipe
         self.seen, self.recoveries = 0, 0       # rays in this session; how often the training was continued at half the rates
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        "Adam, with a learning rate for each group of parameters."
-        o = self.config.optim
-        rates = dict(grids=o.lr_grid, networks=o.lr_net, attention=5*o.lr_net)
-        groups = [dict(params=ps, lr=rates[name], base_lr=rates[name]) for name, ps in self.portrait.parameter_groups().items() if ps]
-        return torch.optim.Adam(groups, betas=self.portrait.head.betas, eps=o.eps, fused=self.device.type in ('cpu', 'cuda'))
+# %% ../../nbs/nerf/04_training.ipynb #d85e95c0
+@patch
+def configure_optimizers(self:PortraitTraining) -> torch.optim.Optimizer:
+    "Adam, with a learning rate for each group of parameters."
+    o = self.config.optim
+    rates = dict(grids=o.lr_grid, networks=o.lr_net, attention=5*o.lr_net)
+    groups = [dict(params=ps, lr=rates[name], base_lr=rates[name]) for name, ps in self.portrait.parameter_groups().items() if ps]
+    return torch.optim.Adam(groups, betas=self.portrait.head.betas, eps=o.eps, fused=self.device.type in ('cpu', 'cuda'))
 
-    def on_train_batch_start(self, batch, batch_idx):
-        "Set the learning rates, and switch on what begins now."
-        self.budget.step = self.global_step
-        if self.trainer.world_size > 1:
-            self.budget.agree(self.trainer.strategy)
-        o, c, progress = self.config.optim, self.portrait.condition, self.budget.progress
-        begin = self.recipe.begin_stage_if_due(self.portrait.torso, self.global_step, progress, o.head_share)
-        if c.attention is not None and begin < 0:               # in the torso's stage the switch stays as it was
-            c.smoothing.fill_(self.global_step >= self.config.portrait.attention_start)
-        if begin < 0:
-            factor = learning_rate_factor(self.global_step, progress, o)
-        else:
-            used = (self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share)
-            factor = o.decay**used
-        for group in self.trainer.optimizers[0].param_groups:
-            group['lr'] = group['base_lr']*factor*.5**self.recoveries
+@patch
+def on_train_batch_start(self:PortraitTraining, batch, batch_idx):
+    "Set the learning rates, and switch on what begins now."
+    self.budget.step = self.global_step
+    if self.trainer.world_size > 1:
+        self.budget.agree(self.trainer.strategy)
+    o, c, progress = self.config.optim, self.portrait.condition, self.budget.progress
+    begin = self.recipe.begin_stage_if_due(self.portrait.torso, self.global_step, progress, o.head_share)
+    if c.attention is not None and begin < 0:               # in the torso's stage the switch stays as it was
+        c.smoothing.fill_(self.global_step >= self.config.portrait.attention_start)
+    if begin < 0:
+        factor = learning_rate_factor(self.global_step, progress, o)
+    else:
+        used = (self.global_step - begin)/o.torso_decay_steps if o.torso_decay_steps else (progress - o.head_share)/(1 - o.head_share)
+        factor = o.decay**used
+    for group in self.trainer.optimizers[0].param_groups:
+        group['lr'] = group['base_lr']*factor*.5**self.recoveries
 
-    def rays(self,
-        batch:Batch, # As drawn
-    ) -> Batch:      # Of the present stage
-        "The rays of one training step."
-        d = self.config.data
-        return batch.part(self.recipe.used_rays(self.portrait.torso, d.rays) if d.torso_rays else slice(d.rays))
+# %% ../../nbs/nerf/04_training.ipynb #cf30938f
+@patch
+def rays(self:PortraitTraining,
+    batch:Batch, # As drawn
+) -> Batch:      # Of the present stage
+    "The rays of one training step."
+    d = self.config.data
+    return batch.part(self.recipe.used_rays(self.portrait.torso, d.rays) if d.torso_rays else slice(d.rays))
 
-    def training_step(self, batch, batch_idx) -> Tensor:
-        "Sum of the loss terms of one batch."
-        batch = self.rays(batch)
-        self.seen += batch.mask.numel()
-        seed = self.config.seed*1_000_003 + batch.step + self.global_rank*10**12
-        out = self.portrait(batch.cue, batch.pixels, torch.Generator(self.device).manual_seed(seed))
-        terms = self.recipe.terms(out, batch, self.loss_weights()) | self.regularisation(batch)
-        loss = sum(terms.values(), out.rgb.new_zeros(()))
-        on_head, coverage = (batch.mask.flatten() == HEAD).float(), out.head[-1].acc.detach()
-        self.coverage = (coverage*on_head).sum()/on_head.sum()             # not a number where the batch has no head
-        psnr = -10*terms['colour'].detach().clamp_min(1e-10).log10()
-        self.last = {'train/loss': loss.detach(), 'train/psnr': psnr, **{f'train/{k}': v.detach() for k, v in terms.items()}}
-        return loss
+@patch
+def training_step(self:PortraitTraining, batch, batch_idx) -> Tensor:
+    "Sum of the loss terms of one batch."
+    batch = self.rays(batch)
+    self.seen += batch.mask.numel()
+    seed = self.config.seed*1_000_003 + batch.step + self.global_rank*10**12
+    out = self.portrait(batch.cue, batch.pixels, torch.Generator(self.device).manual_seed(seed))
+    terms = self.recipe.terms(out, batch, self.loss_weights()) | self.regularisation(batch)
+    loss = sum(terms.values(), out.rgb.new_zeros(()))
+    on_head, coverage = (batch.mask.flatten() == HEAD).float(), out.head[-1].acc.detach()
+    self.coverage = (coverage*on_head).sum()/on_head.sum()             # not a number where the batch has no head
+    psnr = -10*terms['colour'].detach().clamp_min(1e-10).log10()
+    self.last = {'train/loss': loss.detach(), 'train/psnr': psnr, **{f'train/{k}': v.detach() for k, v in terms.items()}}
+    return loss
 
-    def loss_weights(self) -> LossWeights:
-        "Weights of the loss terms at this time: the mask terms fade, unless they alone keep the head off an ignored backdrop."
-        o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
-        fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
-        return LossWeights(mask=o.mask*fade, ssim=o.ssim, patch=self.config.data.patch, ignore_backdrop=ignored)
+# %% ../../nbs/nerf/04_training.ipynb #ac123a19
+@patch
+def loss_weights(self:PortraitTraining) -> LossWeights:
+    "Weights of the loss terms at this time: the mask terms fade, unless they alone keep the head off an ignored backdrop."
+    o, ignored = self.config.optim, self.config.portrait.backdrop == 'ignored'
+    fade = 1. if ignored else max(.02, (1 - self.budget.progress)**2)
+    return LossWeights(mask=o.mask*fade, ssim=o.ssim, patch=self.config.data.patch, ignore_backdrop=ignored)
 
-    def regularisation(self,
-        batch:Batch, # With frame numbers, and `neighbours` where poses are refined
-    ) -> dict[str, Tensor]: # Named terms; none without such parameters
-        "Terms that keep pose corrections and frame codes small, the corrected path smooth, and the blendshapes smooth."
-        p, o, terms, frame = self.portrait, self.config.optim, {}, batch.cue.frame
-        if p.pose_correction is not None:
-            terms['pose'] = o.corrections*sum(pose_terms(p.pose_correction, batch.neighbours, frame, p.focal, p.size, p.n_train))
-        if p.condition.frame_code is not None:
-            terms['frame_code'] = o.corrections*p.condition.frame_code.value[frame].square().mean()
-        roughness = p.head.roughness() if o.blends else None
-        if roughness is not None:
-            terms['blends'] = o.blends*roughness
-        return terms
+@patch
+def regularisation(self:PortraitTraining,
+    batch:Batch, # With frame numbers, and `neighbours` where poses are refined
+) -> dict[str, Tensor]: # Named terms; none without such parameters
+    "Terms that keep pose corrections and frame codes small, the corrected path smooth, and the blendshapes smooth."
+    p, o, terms, frame = self.portrait, self.config.optim, {}, batch.cue.frame
+    if p.pose_correction is not None:
+        terms['pose'] = o.corrections*sum(pose_terms(p.pose_correction, batch.neighbours, frame, p.focal, p.size, p.n_train))
+    if p.condition.frame_code is not None:
+        terms['frame_code'] = o.corrections*p.condition.frame_code.value[frame].square().mean()
+    roughness = p.head.roughness() if o.blends else None
+    if roughness is not None:
+        terms['blends'] = o.blends*roughness
+    return terms
 
-    def on_save_checkpoint(self, checkpoint):
-        "The time used belongs to the checkpoint: a resumed run keeps to its budget and its learning rate."
-        checkpoint['seconds'], checkpoint['recoveries'] = self.budget.elapsed, self.recoveries
+# %% ../../nbs/nerf/04_training.ipynb #e00f32eb
+@patch
+def on_save_checkpoint(self:PortraitTraining, checkpoint):
+    "The time used belongs to the checkpoint: a resumed run keeps to its budget and its learning rate."
+    checkpoint['seconds'], checkpoint['recoveries'] = self.budget.elapsed, self.recoveries
 
-    def on_load_checkpoint(self, checkpoint):
-        "Go on from a checkpoint of this or of an earlier version."
-        upgraded(checkpoint)
-        self.budget.used, self.budget.begin, self.recoveries = checkpoint['seconds'], time.monotonic(), checkpoint.get('recoveries', 0)
+@patch
+def on_load_checkpoint(self:PortraitTraining, checkpoint):
+    "Go on from a checkpoint of this or of an earlier version."
+    upgraded(checkpoint)
+    self.budget.used, self.budget.begin, self.recoveries = checkpoint['seconds'], time.monotonic(), checkpoint.get('recoveries', 0)
 
 # %% ../../nbs/nerf/04_training.ipynb #e062b81b
 def _strategy(config):

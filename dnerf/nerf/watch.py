@@ -65,14 +65,14 @@ def divergence(
         return 'the head has vanished and only the background is left'
     return ''
 
-# %% ../../nbs/nerf/04a_watch.ipynb #a290d492
+# %% ../../nbs/nerf/04a_watch.ipynb #8795145d
 class Recovery(L.Callback):
     "Goes back to the last checkpoint or to another beginning when a training has diverged."
     def __init__(self,
         folder:Path,         # The run's folder
         subject:Subject,     # For a new beginning
         embedding:np.ndarray,# `(N, 16, D)`
-        schedule:Schedule,   # Is told when nothing is due
+        schedule:Schedule,   # Cancelled when a step is taken back
     ):
         self.folder, self.subject, self.embedding, self.schedule, self.begun = Path(folder), subject, embedding, schedule, 0
 
@@ -86,7 +86,12 @@ class Recovery(L.Callback):
             self.schedule.cancel()
             self.recover(trainer, module, reason, self._last_state() if not math.isfinite(loss) else {})
 
-    def recover(self, trainer, module, reason, state): # `state` of the last checkpoint; empty: begin anew
+    def recover(self,
+        trainer,    # Lightning's
+        module,     # The `PortraitTraining`
+        reason:str, # From `divergence`
+        state:dict, # `state_dict` of the last checkpoint; empty: begin anew
+    ):
         "Go back, at half the rates; `DivergedError` when that was tried often enough."
         stuck = not state and module.portrait.recipe.head_is_fixed(module.portrait.torso)   # a new head would never be trained
         if trainer.world_size > 1 or module.recoveries >= module.config.optim.recoveries or module.budget.progress >= 1 or stuck:
@@ -119,7 +124,7 @@ class Recovery(L.Callback):
                              f"(started again {module.recoveries} times); use a lower learning rate, "
                              f"for example overrides='optim.lr_grid={o.lr_grid/4:g} optim.lr_net={o.lr_net/4:g}'")
 
-# %% ../../nbs/nerf/04a_watch.ipynb #13409ae0
+# %% ../../nbs/nerf/04a_watch.ipynb #05357eb6
 class Curves(L.Callback):
     "Progress bar, `metrics.csv` and TensorBoard."
     def __init__(self,
@@ -145,11 +150,17 @@ class Curves(L.Callback):
         if trainer.is_global_zero and not (validated or self.schedule.recovered) and time.monotonic() - self.logged > 2:
             self.record(trainer, module)
 
-    def rate(self, trainer) -> float: # Rays per second since the start of this session
+    def rate(self,
+        trainer,  # Lightning's
+    ) -> float:   # Rays per second since the start of this session, all processes together
         "Speed of training."
         return trainer.lightning_module.seen*trainer.world_size/max(1e-9, time.monotonic() - self.start_time)
 
-    def record(self, trainer, module, **more): # `more`: further values of this row, such as `val/psnr`
+    def record(self,
+        trainer, # Lightning's
+        module,  # The `PortraitTraining`
+        **more,  # Further values of this row, such as `val/psnr`
+    ):
         "Add a row to the curves and refresh the bar."
         self.logged, budget, rate = time.monotonic(), module.budget, self.rate(trainer)
         values = {k: float(v) for k, v in {**module.last, **more}.items()}
@@ -176,7 +187,7 @@ class Curves(L.Callback):
             print(f"only {trainer.global_step} steps in {module.budget.elapsed/60:.1f} minutes: the picture will be poor. "
                   "If the machine is busy with something else, train again when it is idle, or for longer (minutes)")
 
-# %% ../../nbs/nerf/04a_watch.ipynb #d9261c61
+# %% ../../nbs/nerf/04a_watch.ipynb #8c5e9dcc
 def _some_pixels(portrait, cue, subject, i, n):
     "Rendered `(n, 3)` in [0, 1] and true `(n, 3)` uint8 colours of n pixels of frame i, drawn at random, the same at each call."
     u, v = np.random.default_rng(i).integers(0, subject.size, (2, n))
@@ -204,7 +215,10 @@ class Validation(L.Callback):
             self.validate(trainer, module)
 
     @torch.no_grad()
-    def validate(self, trainer, module):
+    def validate(self,
+        trainer, # Lightning's
+        module,  # The `PortraitTraining`
+    ):
         "Render, compare, and keep the weights if they are the best so far."
         c, subject, errors = module.config, self.subject, []
         frames = [i for i in subject.split('val') if subject.tracked[i]]
@@ -233,7 +247,7 @@ class Validation(L.Callback):
         with staged_file(self.folder/'checkpoints'/'best.ckpt') as part:
             part.write_bytes(data.getbuffer())
 
-# %% ../../nbs/nerf/04a_watch.ipynb #be313688
+# %% ../../nbs/nerf/04a_watch.ipynb #c5a820a0
 class Checkpoints(L.Callback):
     "The latest state, whole or not at all; the end of the run."
     def __init__(self,
@@ -252,7 +266,9 @@ class Checkpoints(L.Callback):
         if self.schedule.done:
             trainer.should_stop = True
 
-    def save(self, trainer):
+    def save(self,
+        trainer, # Lightning's
+    ):
         "Write the latest state."
         last = self.folder/'checkpoints'/'last.ckpt'
         with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part:
