@@ -28,6 +28,7 @@ def _write_transforms(out, subject, points):
     "Both json files; theirs for validation holds our test split."
     test, tracked = subject.split('test').start, np.flatnonzero(subject.tracked)
     def entry(i):
+        "Frame `i` in their words: its number, camera-to-world matrix and face rectangle in pixels."
         pose = subject.poses[i].astype(float).tolist()
         return dict(img_id=int(i), aud_id=int(i), transform_matrix=pose, face_rect=_face_rect(points[i], subject.size))
     camera = dict(focal_len=subject.focal, cx=subject.size/2, cy=subject.size/2)
@@ -45,6 +46,7 @@ def _write_jpg(path, image, quality):
 def _export_frame(out, i, frame, mask, plate, quality, tracked):
     "All pictures of one frame."
     def at(folder, suffix='jpg'):
+        "Path of this frame's picture in one of the folders."
         return out/folder/f'{i}.{suffix}'
     _write_jpg(at('ori_imgs'), frame, quality)
     write_png(at('parsing', 'png'), _CLASS_COLOUR[mask])

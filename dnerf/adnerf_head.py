@@ -46,6 +46,7 @@ def blink_scores(
     "How far the eyelids are closed, from the shape of the eyes."
     eyes = np.stack([points[:, 42:48], points[:, 36:42]], 1)
     def length(a, b):
+        "Distance of points `a` and `b` of each eye, `(N, 2)` pixels."
         return np.linalg.norm(eyes[:, :, a] - eyes[:, :, b], axis=-1)
     shape = (length(1, 5) + length(2, 4))/(2*length(0, 3))
     wide = np.nanquantile(shape, .9, axis=0)
@@ -88,6 +89,7 @@ def fit_head_space(
         theirs = (anchors - p[3:6]) @ Rotation.from_rotvec(p[:3]).as_matrix()/np.exp(p[6])
         return project(theirs, poses, focal, size) - xy
     def weighted(p):
+        "Residuals, then rotation and log scale, each divided by its standard deviation: what least squares makes small."
         return np.concatenate([residuals(p).ravel()/sigma/len(seen)**.5, p[:3]/.3, p[6:]/.1])
     p = least_squares(weighted, np.r_[0, 0, 0, _BFM_ORIGIN, 0], x_scale=[.1]*3 + [.01]*3 + [.1]).x
     S = np.eye(4)

@@ -33,11 +33,9 @@ def did_you_mean(
     known,     # Names that there are
 ) -> str:      # `; did you mean ...?`, or empty if no name is close
     "The end of an error sentence about a name that does not exist."
-    def split(name):
-        return name.lstrip('-').rpartition('.')
     def similarity(name):
         "In [0, 1]; of names in the same group only the last part counts."
-        (group, _, last), (group2, _, last2) = split(word), split(name)
+        (group, _, last), (group2, _, last2) = (n.lstrip('-').rpartition('.') for n in (word, name))
         a, b = (last, last2) if group == group2 else (word, name)
         return difflib.SequenceMatcher(None, a, b).ratio()*(word.count('.') == name.count('.'))
     near = max(known, key=similarity, default='')

@@ -12,6 +12,7 @@ __all__ = ['PYTHONS', 'LIBRARIES', 'Check', 'check_of_error', 'check_python', 'r
 import ctypes, os, shutil, sys, tempfile
 from configparser import ConfigParser
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from .core import DnerfError, MissingError, StorageError, _package, data_dir, need_space, runs_dir
@@ -249,8 +250,7 @@ def check_deepspeech(
 ) -> Check:           # Of DeepSpeech's weights
     "Are DeepSpeech's weights on this machine?"
     from dnerf.audio.deepspeech import _FILE, _RELEASE, deepspeech_weights
-    def find():
-        return deepspeech_weights(folder, fetch=False)
+    find = partial(deepspeech_weights, folder, fetch=False)
     return _found('DeepSpeech', 'DNERF_DEEPSPEECH', f'{_RELEASE}/{_FILE}.zip', find, 'audio=deepspeech')
 
 def check_syncnet(
@@ -258,8 +258,7 @@ def check_syncnet(
 ) -> Check:           # Of SyncNet's weights
     "Are SyncNet's weights on this machine?"
     from dnerf.evaluation.syncnet import _FILE, _SITE, syncnet_weights
-    def find():
-        return syncnet_weights(folder, fetch=False)
+    find = partial(syncnet_weights, folder, fetch=False)
     return _found('SyncNet', 'DNERF_SYNCNET', f'{_SITE}/{_FILE}', find, 'the measure sync')
 
 # %% ../nbs/80_doctor.ipynb #ee0d24b2

@@ -86,6 +86,7 @@ def encode_features(
     "Codes of features, as `encode` gives them for a waveform."
     device = next(model.parameters()).device
     def fn(S, track):
+        "All codes of a batch of windows side by side."
         return torch.cat([v for v in model.encode(S, track, decimated=decimated).values()], -1)
     codes = _overlapped(fn, S, track, model.config, device)
     if decimated:
@@ -127,5 +128,6 @@ def reconstruction_error(
     S, track = speech_features(wav, sr, model.f0_stats, f0_cache)
     a, b = frames_in(span_s, len(S))
     def error(y):
+        "Mean squared error of `y` in the held-out range."
         return float(((y - S)[a:b]**2).mean())
     return error(reconstruct(model, S, track, without)), error(mean_frame)

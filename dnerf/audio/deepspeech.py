@@ -57,6 +57,7 @@ def _triangles(c): # float64 (n_fft/2 + 1, n_mfcc)
 
 def _cepstra(frames, c): # (n, window) pre-emphasised samples -> (n, n_mfcc)
     def safe(x):
+        "Zeros replaced by 2.2e-16, so that every logarithm is finite."
         return np.where(x == 0, np.finfo(float).eps, x)
     power = abs(rfft(frames, c.n_fft))**2/c.n_fft
     lifter = 1 + c.lifter/2*np.sin(np.pi*np.arange(c.n_mfcc)/c.lifter)
@@ -115,6 +116,7 @@ class DeepSpeech(nn.Module):
     ) -> torch.Tensor:  # `(B, T, 29)` logits
         "Logits of each step."
         def clipped(y):
+            "DeepSpeech's activation: ReLU with an upper limit."
             return y.clamp(0, self.c.relu_clip)
         for dense in (self.dense1, self.dense2, self.dense3):
             x = clipped(dense(x))
@@ -184,6 +186,7 @@ def read_weights(
     constants = {n: node.attr['value'].tensor for n, node in nodes.items() if node.op == 'Const'}
     prefix, shapes, weights = _prefix(path, constants), weight_shapes(c), {}
     def refuse(reason):
+        "Raise the `InputError` that names the file and what is wrong with it."
         raise InputError(f"{path} is not DeepSpeech 0.1.0: its {reason}; give the path of {_FILE}")
     for name, shape in shapes.items():
         tensor = constants.get(prefix + name)

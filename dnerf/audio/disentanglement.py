@@ -146,6 +146,7 @@ def swaps(
     a, b = ({k: v[i] for k, v in codes.items()} for i in (slice(0, n), slice(1, None)))
     A, B = model.decode(a), model.decode(b)
     def flat(x):
+        "The frames of all windows in one array, `(n w, 80)`."
         return x.reshape(-1, x.shape[-1]).numpy()
     whole = part_errors(flat(A), flat(B))
     changed = {k: part_errors(flat(A), flat(model.decode({**a, k: b[k]}))) for k in CODES}
@@ -168,6 +169,7 @@ def stretched(
 ) -> dict[str, dict]:   # code -> `x factor` -> distance after alignment
     "The dependence of each code on the speed of speech."
     def codes(x):
+        "Codes of a waveform at the mel rate, not repeated."
         return encode(model, x, decimated=False)
     plain = codes(wav)
     slow = {f: codes(compiled_librosa().effects.time_stretch(wav, rate=1/f)) for f in factors}
@@ -199,10 +201,13 @@ def claims(
     "The claims of the method, checked."
     remove, probe, swap, stretch = (result[k] for k in ('remove', 'probe', 'swap', 'stretch'))
     def best_code(rows, column):
+        "The code with the largest number in a column."
         return max(rows, key=lambda k: rows[k][column])
     def worst_part(row):
+        "The part of the spectrum whose error is largest."
         return max((k for k in row if k != 'all'), key=row.get)
     def mean(row):
+        "Mean of a row of a table."
         return float(np.mean(list(row.values())))
     timing, pitch, content = probe['rhythm'], swap['pitch'], swap['content']
     return {

@@ -13,6 +13,7 @@ from .mel import MEL, MelConfig, mix_down, to_mono
 def _clipped_fraction(wav, block=1 << 20): # of the samples of one channel: those that repeat the one before at the largest value
     channel = wav if wav.ndim == 1 else wav[:, 0] if wav.shape[0] >= wav.shape[1] else wav[0]
     def pieces():
+        "Blocks of the channel, each with the last sample of the one before, so that no pair of neighbours is missed."
         return (mix_down(channel[max(a - 1, 0):a + block]) for a in range(0, len(channel), block))
     limit = .99*max(float(abs(x).max()) for x in pieces())
     return sum(int(((np.diff(x) == 0) & (abs(x[1:]) > limit)).sum()) for x in pieces())/len(channel)

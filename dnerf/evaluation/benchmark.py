@@ -140,6 +140,7 @@ def at_size(
     "The same portrait for frames of another size."
     scaled, k = copy.deepcopy(portrait), size/portrait.size
     def picture(a):
+        "`(1, C, H, W)` in the new size, by bilinear interpolation."
         return F.interpolate(a, (size, size), mode='bilinear', align_corners=False)
     scaled.size, scaled.focal = size, portrait.focal*k
     scaled.background = picture(portrait.background.permute(2, 0, 1)[None])[0].permute(1, 2, 0).contiguous()
@@ -222,6 +223,7 @@ def cost_by_length(
         loops = [OurLoop(r.subject, r.embedding, run.config, copy.deepcopy(run.portrait).train()) for r in (run, longer)]
         numbers = itertools.cycle(run.subject.split('test'))
         def render(r):
+            "Render the next frame of the test split."
             return list(render_frames(r, [next(numbers)]))
         steps = in_turns({'short': loops[0].step, 'long': loops[1].step}, rounds)
         renders = in_turns({'short': lambda: render(run), 'long': lambda: render(longer)}, rounds)

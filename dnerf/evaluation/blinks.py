@@ -131,8 +131,10 @@ def blink_numbers(
 ) -> dict:               # `rate`, `duration`, `depth`, `flutter`; nan where there is no blink
     "Rate (1/min), duration (ms), depth (0 to 1) and half-closures (1/min) of one clip."
     def per_minute(n):
+        "`n` events as a rate, 1/min; nan for an empty clip."
         return 60*n/seconds if seconds else math.nan
     def mean(values):
+        "Mean of a list; nan if it is empty."
         return float(np.mean(values)) if values else math.nan
     full = blinks(found)
     durations = [d for c in full if not math.isnan(d := c.duration(fps))]
@@ -150,6 +152,7 @@ def blink_metrics(
     scores = blink_scores(*([c.middle() for c in blinks(f)] for f in found))
     undefined = {'precision': 'the rendered clip has no blink', 'recall': 'the real clip has no blink', 'f1': 'neither clip has a blink'}
     def entry(value, reason):
+        "The value without a reason, or for nan the reason without a value."
         return (None, reason if both.any() else 'no frame has a face in both clips') if math.isnan(value) else (value, None)
     out = {f'blink.{key}': entry(value, undefined[key]) for key, value in scores.items()}
     for clip, f in zip(('rendered', 'ground_truth'), found):

@@ -208,6 +208,7 @@ def face_metrics(
     "All numbers of lips, jaw, lids and head."
     both = found_in_both(rendered, real)
     def mean(values):
+        "Entry with the mean of `(N,)` values over the frames with a face in both clips."
         return _entry(float(np.mean(values[both])) if both.any() else math.nan, 'no frame has a face in both clips')
     clips, level = {'rendered': rendered, 'ground_truth': real}, open_level(eyelid_aspect(real))
     lips = [lip_opening(clip) for clip in clips.values()]

@@ -28,6 +28,7 @@ def patch_boxes(
     margin = LIP_MARGIN*np.linalg.norm(np.subtract(*xy[list(MOUTH_CORNERS)]))
     lips, eyes = xy[list(LIPS)], eye_centres(landmarks)[:, :2]
     def box(low, high):
+        "The smallest boxes of whole pixels that hold the rectangles between two corners, int `(k, 4)`."
         return np.concatenate([np.floor(low), np.ceil(high)], -1).astype(int).reshape(-1, 4)
     return {'face': box(xy[:468].min(0), xy[:468].max(0)),
             'eyes': box(eyes - half, eyes + half),

@@ -70,7 +70,8 @@ def metrics_table(
     metrics:dict, # The content of a `metrics.json`
 ) -> str:         # HTML
     "A table of all entries: what, value with unit, which direction is better."
-    def one_row(row): # what the entries of one row of the table have in common
+    def one_row(row):
+        "What the entries of one row of the table have in common: measure and reason; an entry with a value has a row of its own."
         return row['entry'].split('.')[0], row['reason'], row['value'] is None or row['entry']
     body, group = [], None
     for (first, *_), rows in groupby(metric_rows(metrics), one_row):

@@ -179,6 +179,7 @@ def save_figure(
 def _cells(frames, tracks, which, width, gap=3): # one row of the figure: uint8 (h, n*(width + gap), 3), white between the cells
     patches = [crop(frames, track, width, which) for track in tracks]
     def edge(a, *pad):
+        "Patches `(n, h, w, 3)` with white pixels added as `pad` names them for height and width."
         return np.pad(a, [(0, 0), *pad, (0, 0)], constant_values=255)
     stacked = np.concatenate([edge(patches[0], (0, gap), (0, 0)), *patches[1:]], 1)
     return np.concatenate(list(edge(stacked, (0, 0), (0, gap))), 1)

@@ -109,6 +109,7 @@ def repeat_video(
     from dnerf.video.media import iter_frames, read_audio, write_video
     n, wav = round(minutes*60*FPS), read_audio(video)
     def frames():
+        "The frames of the video over and over, without end."
         while True:
             yield from iter_frames(video)
     return write_video(path, (_enlarged(f, side or 0) for _, f in zip(range(n), frames())), wav=np.resize(wav, n*640))

@@ -71,6 +71,7 @@ def same_protocol(
         if isinstance(x, dict) and isinstance(y, dict):
             return [name for k in dict.fromkeys([*x, *y]) for name in differ(x.get(k), y.get(k), f'{path}.{k}')]
         def plain(v):
+            "A tuple as the list that JSON makes of it."
             return list(v) if isinstance(v, (list, tuple)) else v
         return [] if plain(x) == plain(y) else [path]
     a, b = (p.get('protocol', p) for p in (a, b))
@@ -106,6 +107,7 @@ def write_frames(
 ) -> Path:         # The path
     "One row per frame: its index, its second in the clip, and what was measured on it; an empty cell for nan."
     def text(value):
+        "Six significant digits."
         return '' if not math.isfinite(value) else f'{value:.6g}'
     with staged_file(path) as tmp, open(tmp, 'w', newline='', encoding='utf-8') as f:
         rows = csv.writer(f)

@@ -77,6 +77,7 @@ def strip(
     "Stills: one row for each video, one column for each instant; after the end of a video its last still."
     wanted = [round(t*FPS) for t in instants]
     def row(video):
+        "Stills of one video side by side."
         frames = {i: f for i, f in enumerate(iter_frames(video)) if i in wanted}
         last = frames[max(frames)] if frames else np.zeros((size, size, 3), np.uint8)
         return np.concatenate([cv2.resize(frames.get(i, last), (size, size), interpolation=cv2.INTER_AREA) for i in wanted], 1)

@@ -83,6 +83,7 @@ def rank_agreement(
     if len(rows) < 3:
         return None
     def rho(order):
+        "Spearman's correlation of these numbers, one for each row, with the paper's."
         return float(spearmanr(order, [paper[r] for r in rows]).statistic)
     observed = rho([ours[r] for r in rows])
     permuted = [rho(order) for order in itertools.permutations(ours[r] for r in rows)]
@@ -170,6 +171,7 @@ def summarise(
     check_protocols(cells)
     rows = {row: row_results(row, cells, reasons.get(row)) for row in cells}
     def means(column):
+        "Row to its mean over the seeds, where it has one."
         return {r: row['summary'][column]['mean'] for r, row in rows.items() if row['summary'][column]}
     order = {}
     for k, (measure, column) in enumerate((('PSNR', 'PSNR frame (dB)'), ('SyncNet', 'SyncNet'))):

@@ -167,6 +167,7 @@ def vary_crops(
 ) -> torch.Tensor:    # Same shape
     "Move, rotate, scale, mirror and relight crops: one random transform for each clip."
     def r(*shape):
+        "Uniform random numbers in [-1, 1)."
         return (torch.rand(*shape, generator=generator)*2 - 1).to(x.device)
     B, turn, scale = len(x), .1*r(len(x)), 1 + .1*r(len(x))
     mirror = torch.where(r(B) > 0, 1., -1.)
@@ -262,6 +263,7 @@ def _train(subject, c, seed, device, show):
         net.mean.copy_(steps.mean(0))
         net.std.copy_(steps.std(0) + 1e-3)
         def validation_margin(net):
+            "Mean margin of in-sync over shifted windows on the validation split."
             net.eval()
             margin = float(margins(window_distances(net, *val)).mean())
             net.train()

@@ -132,6 +132,7 @@ def table_job(
     from lightning.pytorch.utilities import rank_zero_only
     tried = []               # a job changes its configuration, so each attempt gets a copy
     def attempt():
+        "Train once, with a fresh copy of the configuration."
         tried.append(copy.deepcopy(config))
         return sweeps.train_job(tried[-1])
     try:
@@ -235,6 +236,7 @@ def read_frames(
     with open(path, newline='', encoding='utf-8') as f:
         rows = sorted(csv.DictReader(f), key=lambda row: int(row['index']))
     def number(text):
+        "A cell of the file as a float; nan if it is empty."
         return float(text) if text else math.nan
     regions = [k for k in (rows[0] if rows else ()) if k.startswith('mse.')]
     errors = {k.removeprefix('mse.'): np.array([number(row[k]) for row in rows]) for k in regions}

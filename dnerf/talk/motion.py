@@ -36,6 +36,7 @@ class Loop:
             return np.full(np.shape(i), float(self.first))
         k = (np.asarray(i) + self.start) % (2*(n + T))
         def overshoot(t):
+            "Frames beyond the last one, `t` frames after the turn began."
             return T/np.pi*np.sin(np.pi*t/T)
         phases = [k <= n, k < n + T, k <= 2*n + T] # forwards, turn, backwards; else the other turn
         places = [self.first + k*1., self.last + overshoot(k - n), self.last - (k - n - T)*1.]
@@ -89,6 +90,7 @@ def find_loop(
     recorded, L = acceleration(poses, focal, size), len(poses)
     limit = recorded.max(initial=0.)
     def pick(acceleration_of_turn):
+        "Index of the last place where a turn is no faster than the recording on average, or than the slowest turn there is."
         return np.flatnonzero(acceleration_of_turn <= max(acceleration_of_turn.min(), recorded.mean()))[-1]
     while True:
         margin, t = int(np.ceil(turn/np.pi)), np.arange(-2, turn + 3)

@@ -31,6 +31,7 @@ def with_options(
 ):                # Decorator of a function with `**knobs`
     "Show the fields of a dataclass in the signature of a function, in place of its `**knobs`."
     def decorate(f):
+        "Set the signature of `f` that help texts and the documentation show."
         signature = inspect.signature(f)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         knobs = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(options).parameters.values()]

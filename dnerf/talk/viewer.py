@@ -133,10 +133,12 @@ def make_controls(
     "Sliders, buttons and pictures."
     import ipywidgets as W
     def slider(name, low, high, value, step):
+        "A slider as wide as its column."
         return W.FloatSlider(
             min=low, max=high, value=value, step=step, description=name, readout_format='.2f' if step < 1 else '.0f',
             style={'description_width': '92px'}, layout=W.Layout(width='auto'))
     def picture():
+        "A place for a PNG, as wide as its column."
         return W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
     ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
     beside = W.Layout(width='auto', margin='2px 2px 2px 16px')
@@ -170,12 +172,16 @@ def arrange(
     "The widget's layout."
     import ipywidgets as W
     def stack(parts, **layout):
+        "Widgets one below the other."
         return W.VBox(parts, layout=W.Layout(width='100%', **layout))
     def grid(parts, columns, **layout):
+        "Widgets in as many columns as the CSS template `columns` gives."
         return W.GridBox(parts, layout=W.Layout(grid_template_columns=columns, width='100%', **layout))
     def wrap(*names):
+        "Named widgets in a line that continues below where it is too long."
         return W.Box([ui[n] for n in names], layout=W.Layout(flex_flow='row wrap', align_items='center', width='100%'))
     def group(title, names):
+        "A title and a grid of named sliders."
         sliders = grid([ui[n] for n in names], 'repeat(auto-fill, minmax(250px, 1fr))')
         return stack([W.HTML(f'<b>{title}</b>'), sliders])
     titled = [('real', ['real'])]*(scene.real is not None) + [(name, [f'picture {name}', f'heat {name}']) for name in scene.runs]

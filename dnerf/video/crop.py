@@ -86,5 +86,6 @@ def crop_picture(
     cv2.rectangle(frame, top_left, bottom_right, (255, 60, 60), 2)
     tint = np.array([[40, 40, 40], [60, 90, 255], [255, 90, 60]], np.uint8)[mask]
     def tall(im):
+        "The image 240 pixels high."
         return cv2.resize(im, (max(1, round(im.shape[1]*240/im.shape[0])), 240), interpolation=cv2.INTER_AREA)
     return np.concatenate([tall(im) for im in (frame, portrait, (portrait//2 + tint//2))], 1)

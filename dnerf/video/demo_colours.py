@@ -137,6 +137,7 @@ def backdrop(
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size]/size
     image = np.array([.33, .34, .33])*(1.05 - .45*y - .25*x)[..., None]
     def edge(t, soft):
+        "Coverage in [0, 1], at the signed distance `t` inside an edge of softness `soft`."
         return 1/(1+np.exp(-t/soft*2))
     def paint(cover, colour):
         "Blend a colour over the picture with the opacity `cover`, `(H, W)`."

@@ -6,6 +6,7 @@
 __all__ = ['rasterise', 'bake_texture', 'Renderer', 'to_srgb', 'label_classes']
 
 # %% ../../nbs/video/04d_demo_render.ipynb #bc97557a
+from functools import partial
 from types import SimpleNamespace
 import numpy as np
 from fastcore.basics import patch
@@ -101,8 +102,7 @@ class Renderer:
         self.key = np.array([-.55, -.75, .75])/np.linalg.norm([-.55, -.75, .75])           # towards the main light
         self.background = backdrop(size*samples) if background is None else background
         self.visibility = np.load(asset('demo_ao.npz'))['ao']/255.                         # (n, 2): of the sky, of the main light
-        def skin(points, uv):
-            return skin_colour(points, uv, eye, lips)
+        skin = partial(skin_colour, eye=eye, lips=lips)
         self.skin = bake_texture(self.person, (Material.SKIN, Material.NECK), texture, skin)
         self.hair = bake_texture(self.person, (Material.HAIR,), texture, hair_colour)
 
@@ -126,8 +126,10 @@ def surface(self:Renderer,
     pixel, f, bary = rasterise(xy*self.samples, depth, who.faces, self.size*self.samples)
     corners = who.faces[f]
     def mix(values):
+        "Values of the vertices, interpolated at each covered pixel."
         return (values[corners]*bary[..., None]).sum(1)
     def unit(v):
+        "Rows of length 1."
         return v/(np.linalg.norm(v, axis=1, keepdims=True) + 1e-12)
     view, normal = unit(mix(vertices-self.camera)), unit(mix(vertex_normals(vertices, who.faces)))
     normal *= -np.sign((normal*view).sum(1, keepdims=True))

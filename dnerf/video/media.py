@@ -143,6 +143,7 @@ def _sound_blocks(
     "Decoded, mixed down, resampled sound."
     resampler = kind = end = None
     def mono(frame):
+        "Resampled blocks of a frame, in [-1, 1); of None what the resampler still holds."
         return [(None, f.to_ndarray().ravel().astype(np.float32)/2**31) for f in resampler.resample(frame)]
     for start, length, frame in decoded_frames(container, stream):
         new = frame.format.name, frame.layout.name, frame.sample_rate

@@ -290,6 +290,7 @@ def solve_head(
     w2c, f0 = first_guess(track, crop, size)
     c = size/2
     def seen(rows, ids):
+        "Tracked landmarks of some frames in pixels of the crop, `(rows, ids, 2)`."
         return crop_landmarks(track.landmarks[rows][:, ids], crop, size)[..., :2].astype(float)
     some = np.flatnonzero(track.found)
     some = some[np.linspace(0, len(some)-1, min(max_frames, len(some))).round().astype(int)]
@@ -305,8 +306,10 @@ def solve_head(
     bad = outlier_frames(reproject(points, raw, focal, c), floor=.01*size) | ~track.found
     smooth = steady_poses(interpolate_poses(raw, ~bad) if (~bad).any() else raw, points, focal, c, sigma)
     def rms(pose, pts, f):
+        "Root mean square reprojection error of points `pts` at focal length `f`, pixels."
         return float(np.sqrt(((xy[some] - reproject(pts, pose[some], f, c))**2).sum(-1).mean()))
     def pose_jitter(pose):
+        "Mean jitter of the reprojected points, pixels; 0 for fewer than three frames."
         return jitter(reproject(points, pose, focal, c), 'mean') if len(pose) > 2 else 0.
     quality = dict(
         rms_first=rms(w2c, canonical_face()[ids], f0), rms_fit=rms(raw, shape, focal), rms_px=rms(smooth, shape, focal),

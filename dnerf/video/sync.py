@@ -27,7 +27,8 @@ def lip_sync(
     if not (x.any() and y.any()):
         return dict(offset=None, certainty=0.)
     shifts = np.arange(-beyond[1], beyond[1] + 1)
-    def correlation(k): # of x with y, x being k frames later
+    def correlation(k):
+        "Covariance of `x` with `y`, `x` taken `k` frames later."
         return (x[max(0, k):len(x) + min(0, k)]*y[max(0, -k):len(y) - max(0, k)]).mean()
     r = np.array([correlation(k) for k in shifts])
     noise = r[abs(shifts) > beyond[0]]

@@ -76,6 +76,7 @@ def repair_motion(
     chest = np.array([[.15, .85, 1/size], [.5, .85, 1/size], [.85, .85, 1/size]])*size
     flat, at = maps.reshape(len(maps), 6), np.einsum('nij,kj->nki', maps, chest).reshape(len(maps), 6)
     def median(a):
+        "Running median over time."
         return median_filter(a, (window, 1), mode='nearest')
     outlier = abs(at - median(at)).max(1) > limit
     repaired = np.where(outlier[:, None], median(flat), flat)
@@ -158,11 +159,13 @@ class _Flow: # optical flow to the reference from a frame that is already aligne
         A[:, 2] += A[:, :2] @ [.5, .5] - .5                                 # centres at whole numbers
         size = self.reference.shape[::-1]
         def move(im):
+            "A picture moved to where the torso is in the reference frame."
             return cv2.warpAffine(im, A, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         picture, mask = move(self._grey(self.frames[i])), move(self._mask(self.masks[i]))
         flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(picture, self.reference, None)
         weight = self.weight*(mask > .9)*(abs(flow).max(-1) < self.size/30)
         def blur(a):
+            "Gaussian of 1.5 pixels."
             return cv2.GaussianBlur(a, (0, 0), 1.5)
         total = blur(weight) + 1e-2*self.weight.max() + 1e-6
         return blur(flow*weight[..., None])/total[..., None], weight
