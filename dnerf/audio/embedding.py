@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['REGISTRY', 'WINDOW', 'STEPS_PER_FRAME', 'Embedding', 'register', 'mel', 'content', 'rhythm', 'pitch', 'speechsplit',
-           'speechsplit_full', 'deepspeech', 'phones', 'shuffle_blocks', 'silence', 'shuffled', 'known_embeddings',
-           'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit', 'part_steps', 'raw_steps',
-           'embed_subject', 'component_columns', 'SpeechChanges', 'speech_steps', 'embed_speech']
+           'speechsplit_full', 'deepspeech', 'phones', 'whisper', 'shuffle_blocks', 'silence', 'shuffled',
+           'known_embeddings', 'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit',
+           'part_steps', 'raw_steps', 'embed_subject', 'component_columns', 'SpeechChanges', 'speech_steps',
+           'embed_speech']
 
 # %% ../../nbs/audio/04_embedding.ipynb #edaa5230
 import hashlib, tempfile
@@ -21,6 +22,7 @@ from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
 from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint
 from .speechsplit_training import TrainingOptions, train_speechsplit
+from .whisper import whisper_features, whisper_id
 from ..core import InputError, MissingError, locked, read_json, sha256, staged_file, write_json
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
@@ -82,6 +84,10 @@ def deepspeech(wav, sr):
 def phones(wav, sr):
     "Phones heard by PocketSphinx, 41 numbers, 100 Hz."
     return phone_features(wav, sr)
+@register('whisper', identity=whisper_id)
+def whisper(wav, sr):
+    "Activations of Whisper's encoder, 96 numbers, 50 Hz."
+    return whisper_features(wav, sr, device='auto')
 
 # %% ../../nbs/audio/04_embedding.ipynb #d0bf4b9a
 def shuffle_blocks(
