@@ -15,7 +15,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export JUPYTER_PREFER_ENV_PATH = 1
 # Threads that wait for each other must not keep other programs from the cores (see nbs/00_core.ipynb).
 export GOMP_SPINCOUNT ?= 5000
-export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
+export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS CONDITIONS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
 export SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT ARTICULATION WEIGHTS BADGE PASTE
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
@@ -54,9 +54,10 @@ drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= M
 evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]
 	@.ci/notebook evaluate $(call text,RUN,run) $(call text,SPLIT,split) $(call text,MEASURES,measures)
 
-table1: $(STAMP) ## the paper's Table 1 [SUBJECT=demo SEEDS= MINUTES= STEPS= ROWS= SIZE= PRESET= JOBS= OVERRIDES=]
+table1: $(STAMP) ## the paper's Table 1 [SUBJECT=demo SEEDS= MINUTES= STEPS= ROWS= SIZE= PRESET= JOBS= OVERRIDES= CONDITIONS=]
 	@.ci/notebook table1 $(call text,SUBJECT,subject) $(call number,SEEDS,seeds) $(call number,MINUTES,minutes) $(call number,STEPS,steps) \
-	  $(call text,ROWS,rows) $(call number,SIZE,size) $(call text,PRESET,preset) $(call number,JOBS,jobs) $(call text,OVERRIDES,overrides)
+	  $(call text,ROWS,rows) $(call number,SIZE,size) $(call text,PRESET,preset) $(call number,JOBS,jobs) $(call text,OVERRIDES,overrides) \
+	  $(call text,CONDITIONS,conditions)
 
 doctor: $(STAMP) ## what is here, what is missing, and how to get it
 	@$(BIN)/dnerf doctor

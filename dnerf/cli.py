@@ -85,17 +85,18 @@ def table1(
     seeds:int|str=3,     # How many (3), or which ('0 1 2')
     minutes:float|None=None,  # Budget of each run by the clock; the preset's if not given
     steps:int|None=None,      # Budget of each run in steps, which is fairer
-    rows:str='',         # Embeddings, separated by spaces; the paper's six, mel and two controls if not given
+    rows:str='',         # Embeddings, separated by spaces; the paper's six, whisper, mel and two controls if not given
     size:int|None=None,       # Pixels, when the subject has to be prepared
     preset:str='auto',   # As in train
     jobs:int=1,          # Processes at a time, which share the cores
     overrides:str='',    # Hydra overrides for every run
+    conditions:str='practised', # practised; or paper: speech and head pose alone drive the portraits
 ):
     "Make the paper's Table 1; the same words go on with a table that was stopped."
     from dnerf.evaluation.statistics import findings, show_differences, show_table
     from dnerf.evaluation.table import Table
     from dnerf.video.sources import open_subject
-    table = Table(open_subject(subject, size), rows, seeds, preset, minutes, steps, overrides)
+    table = Table(open_subject(subject, size), rows, seeds, preset, minutes, steps, overrides, conditions)
     for row, reason in table.embed().items():
         print(f"{row} is missing: {reason.split(';')[0]}")
     table.fill(jobs)
