@@ -211,6 +211,19 @@ def test_pitch_and_words_are_changed_in_codes_only(subject):
     assert embed_speech(subject, "mel+rhythm", subject.wav, controls=Controls(duration=2.0)).shape == (300, 16, 82)
 
 
+def test_a_feature_of_words_keeps_to_itself_under_a_change_of_pitch_and_follows_other_words(subject):
+    embed_subject(subject, "whisper+pitch", steps=2, **BUDGET)
+    plain = embed_speech(subject, "whisper+pitch", subject.wav)
+    higher = embed_speech(subject, "whisper+pitch", subject.wav, controls=Controls(pitch_shift=4))
+    assert np.array_equal(plain[..., :96], higher[..., :96]) and not np.array_equal(plain[..., 96:], higher[..., 96:])
+    other = embed_speech(subject, "whisper+pitch", subject.wav, content_from=subject.wav[::-1].copy())
+    assert other.shape == plain.shape and abs(other[..., :96] - plain[..., :96]).mean() > 0.1
+    assert np.array_equal(other[..., 96:], plain[..., 96:])
+    embed_subject(subject, "whisper")
+    with pytest.raises(InputError, match="'whisper' does not depend on the pitch"):
+        embed_speech(subject, "whisper", subject.wav, controls=Controls(pitch_range=0))
+
+
 def test_one_process_at_a_time_trains_a_subjects_speechsplit(subject, tmp_path):
     with locked(subject.folder / "speechsplit.ckpt", "x"):
         with pytest.raises(StorageError, match="another process is working on the SpeechSplit of toy"):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
 from .codes import speaker_stats
-from .control import NO_CHANGE, Controls, controlled_codes
+from .control import NO_CHANGE, Controls, controlled_codes, fit_length
 from .deepspeech import deepspeech_features, weights_id
 from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
@@ -33,6 +33,7 @@ class Embedding:
     function: Callable      # `(wav, sr) -> (features (frames, D), rate in Hz)`, or `(wav, sr, codes)`
     codes: str = ''         # 'decimated' or 'undecimated': the SpeechSplit codes it takes as third argument; '' for none
     identity: Callable|None = None # `() -> str`, names the weights it uses, so that cached features of others are not used
+    words: bool = False     # it describes what is said, at any pitch: with other words it is computed from their speech
 
 REGISTRY = {}
 
@@ -40,6 +41,7 @@ def register(
     name:str,               # What users call it; letters, digits, '-' and '_'
     codes:str='',           # 'decimated' or 'undecimated' if the function takes SpeechSplit's codes as third argument
     identity:Callable|None=None, # `() -> str` that changes with what the function reads from outside: weights, files, globals
+    words:bool=False,       # Whether it describes what is said, at any pitch
 ):                          # A decorator; it raises `InputError` for anything but a function made by `def` or `lambda`
     "Make `f(wav, sr) -> (features (frames, D), rate in Hz)` an embedding; feature k is centred at second k / rate."
     def add(f):
@@ -47,7 +49,7 @@ def register(
         if not hasattr(f, '__code__'):
             raise InputError(f"the embedding {name!r} must be a plain function, so that a change of it is noticed, "
                              f"not {type(f).__name__}; wrap it: def f(wav, sr): return ...")
-        REGISTRY[name] = Embedding(f, codes, identity)
+        REGISTRY[name] = Embedding(f, codes, identity, words)
         return f
     return add
 
@@ -76,15 +78,15 @@ def speechsplit(wav, sr, codes):
 def speechsplit_full(wav, sr, codes):
     "The same before thinning."
     return speechsplit(wav, sr, codes)
-@register('deepspeech', identity=weights_id)
+@register('deepspeech', identity=weights_id, words=True)
 def deepspeech(wav, sr):
     "Letter scores of DeepSpeech 0.1.0, 29 numbers, 50 Hz (AD-NeRF's feature)."
     return deepspeech_features(wav, sr, device='auto', bar=True)
-@register('phones', identity=phones_id)
+@register('phones', identity=phones_id, words=True)
 def phones(wav, sr):
     "Phones heard by PocketSphinx, 41 numbers, 100 Hz."
     return phone_features(wav, sr)
-@register('whisper', identity=whisper_id)
+@register('whisper', identity=whisper_id, words=True)
 def whisper(wav, sr):
     "Activations of Whisper's encoder, 96 numbers, 50 Hz."
     return whisper_features(wav, sr, device='auto')
@@ -199,15 +201,17 @@ def part_steps(
     content_from=None, # Waveform at the same rate whose content code is used, or None
     **kwargs,       # `stats` and `f0_cache` of `controlled_codes`
 ) -> dict[str, np.ndarray]: # Name of each part -> float32 `(2 N, d)`
-    "Features of each part at 50 Hz, not standardised; `InputError` for a change of pitch or content in a part that is not codes."
+    "Features of each part at 50 Hz, not standardised; `InputError` for a change of pitch or content that a part cannot follow."
     parts = {p: REGISTRY[p] for p in parse_embedding(name)}
-    if content_from is not None or replace(controls, duration=1.) != NO_CHANGE:
-        _check_changeable(parts)
+    _check_changeable(parts, replace(controls, duration=1.) != NO_CHANGE, content_from is not None)
     codes = {
         kind: controlled_codes(model, wav, sr, controls, content_from, decimated=kind == 'decimated', **kwargs)
         for kind in {e.codes for e in parts.values()} - {''}}
     feats_50hz = {}
     for p, e in parts.items():
+        if content_from is not None and not e.codes:
+            feats_50hz[p] = fit_length(e.function(content_from, sr)[0], STEPS_PER_FRAME*n_frames)
+            continue
         x, rate = e.function(wav, sr, codes[e.codes]) if e.codes else e.function(wav, sr)
         feats_50hz[p] = to_steps(x, rate if e.codes else rate/controls.duration, n_frames)
     return feats_50hz
@@ -216,11 +220,14 @@ def raw_steps(*args, **kwargs) -> np.ndarray: # float32 `(2 N, D)`
     "All parts side by side; arguments as for `part_steps`."
     return np.concatenate(list(part_steps(*args, **kwargs).values()), 1)
 
-def _check_changeable(parts): # of name -> entry
+def _check_changeable(parts, pitch, content): # of name -> entry; which of the two is to be changed
     for p, e in parts.items():
-        if not e.codes:
+        if (pitch or content) and not (e.codes or e.words):
             raise InputError(f"the embedding {p!r} has no pitch or content of its own to change; "
                              f"only SpeechSplit's codes have ({', '.join(k for k, v in REGISTRY.items() if v.codes)})")
+    if pitch and not any(e.codes for e in parts.values()):
+        raise InputError(f"the embedding {'+'.join(parts)!r} does not depend on the pitch; train with one that has SpeechSplit's codes, "
+                         "for example whisper+speechsplit")
 
 # %% ../../nbs/audio/04_embedding.ipynb #869ad800
 def _standardise(feats_50hz, mean, std):
