@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PYTHONS', 'LIBRARIES', 'Check', 'check_of_error', 'check_python', 'requirements', 'check_packages', 'check_opencv',
-           'check_libraries', 'open_models', 'check_mediapipe', 'write_trial', 'check_video', 'check_processor',
-           'memory_bytes', 'check_memory', 'check_gpu', 'check_deepspeech', 'check_syncnet', 'check_lpips',
-           'check_place', 'check_subjects', 'check_runs', 'all_checks', 'examine', 'verdict']
+           'check_libraries', 'open_models', 'check_mediapipe', 'check_whisper', 'write_trial', 'check_video',
+           'check_processor', 'memory_bytes', 'check_memory', 'check_gpu', 'check_deepspeech', 'check_syncnet',
+           'check_lpips', 'check_place', 'check_subjects', 'check_runs', 'all_checks', 'examine', 'verdict']
 
 # %% ../nbs/80_doctor.ipynb #9000239e
 import ctypes, os, shutil, sys, tempfile
@@ -152,6 +152,16 @@ def check_mediapipe(
     except Exception as e:
         return Check('MediaPipe', 'problem', check_of_error('', e).text, f'{_APT}; if that is no help: {_INSTALL}')
     return Check('MediaPipe', 'ok', 'opens the bundled face landmarker and segmenter')
+
+# %% ../nbs/80_doctor.ipynb #d0wh0002
+def check_whisper() -> Check: # Of the speech encoder
+    "Can the encoder of the embedding `whisper` be read?"
+    from dnerf.audio.whisper import load_whisper, whisper_weights
+    try:
+        load_whisper()
+    except DnerfError as e:
+        return check_of_error('Whisper', e)
+    return Check('Whisper', 'ok', f'reads the encoder in {whisper_weights().name}')
 
 # %% ../nbs/80_doctor.ipynb #f55f9f04
 def write_trial() -> tuple[str, str]: # Codecs of picture and sound
@@ -352,7 +362,8 @@ def all_checks() -> dict: # Name to function without arguments
     "All checks, in the order of the list."
     return {
         'Python': check_python, 'packages': check_packages, 'OpenCV': check_opencv, 'system libraries': check_libraries,
-        'MediaPipe': check_mediapipe, 'video': check_video, 'processor': check_processor, 'memory': check_memory, 'GPU': check_gpu,
+        'MediaPipe': check_mediapipe, 'Whisper': check_whisper, 'video': check_video, 'processor': check_processor,
+        'memory': check_memory, 'GPU': check_gpu,
         'data': lambda: check_place('data', data_dir()), 'results': lambda: check_place('results', runs_dir()),
         'DeepSpeech': check_deepspeech, 'SyncNet': check_syncnet, 'LPIPS': check_lpips, 'subjects': check_subjects, 'runs': check_runs}
 
