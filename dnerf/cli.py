@@ -53,7 +53,7 @@ def train(
 # %% ../nbs/90_cli.ipynb #1c241d06
 @with_options(DriveOptions)
 def drive(
-    run:str='demo/speechsplit-cpu', # A trained run, `subject/name`, or its folder
+    run:str='demo', # A trained run, `subject/name`, or its folder; a subject's name alone is its newest run
     speech:str='',         # A file with sound, of any kind; without one, the speech of the bundled demo clip
     out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given
     *,
@@ -69,7 +69,7 @@ def drive(
 
 # %% ../nbs/90_cli.ipynb #07fbe444
 def evaluate(
-    run:str='demo/speechsplit-cpu', # A trained run, `subject/name`, or its folder
+    run:str='demo', # A trained run, `subject/name`, or its folder; a subject's name alone is its newest run
     split:str='test',    # test, which training has never seen; val for choices that are still to be made
     measures:str='',     # pixels, lpips, faces, sync, subject_sync, joined by +; all if not given
 ):
@@ -126,10 +126,10 @@ EXAMPLES = {
     'train': [
         'dnerf train', 'dnerf train me --minutes 20', 'dnerf train me --audio mel --steps 2000 --seed 1 -- data.rays=512 field.width=32'],
     'drive': [
-        'dnerf drive me/speechsplit-cpu hello.wav', 'dnerf drive me/speechsplit-cpu film.mp4 --out said.mp4 --badge',
-        'dnerf drive me/speechsplit-cpu hello.wav --pitch 0 --rhythm 1.2 --motion still',
+        'dnerf drive me hello.wav', 'dnerf drive me film.mp4 --out said.mp4 --badge',
+        'dnerf drive me hello.wav --pitch 0 --rhythm 1.2 --motion still',
         'dnerf drive me/speechsplit-cpu hello.wav --paste'],
-    'evaluate': ['dnerf evaluate me/speechsplit-cpu', 'dnerf evaluate me/speechsplit-cpu --split val --measures pixels+faces'],
+    'evaluate': ['dnerf evaluate me', 'dnerf evaluate me/speechsplit-cpu --split val --measures pixels+faces'],
     'table1': ['dnerf table1 me --steps 2000 --jobs 2', "dnerf table1 me --seeds '0 1' --rows 'speechsplit mel silence' -- field.width=32"],
     'doctor': ['dnerf doctor']}
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARTS_OF_A_RUN', 'fingerprint', 'experiment', 'read_config', 'same_experiment', 'run_folder', 'renamed', 'upgraded',
-           'read_checkpoint', 'Run', 'known_runs', 'load_run']
+           'read_checkpoint', 'Run', 'known_runs', 'newest_run', 'load_run']
 
 # %% ../../nbs/nerf/04b_run.ipynb #afc7e66c
-import hashlib, pickle, re
+import glob, hashlib, pickle, re
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -164,7 +164,16 @@ def known_runs() -> list[str]: # `subject/name`
 # %% ../../nbs/nerf/04b_run.ipynb #a6cd6a0e
 PARTS_OF_A_RUN = 'config.yaml', 'inputs.json', 'checkpoints/best.ckpt', 'state.json'
 
+def newest_run(
+    subject:str, # Its name
+) -> str|None:   # `subject/name`; None if there is none
+    "The run of a subject that was finished last; cells of tables and benchmarks do not count."
+    runs = [p for p in runs_dir().glob(f'{glob.escape(subject)}/*/state.json') if not p.parent.name.startswith(('table1', 'benchmark'))]
+    return max(runs, key=lambda p: p.stat().st_mtime_ns).parent.relative_to(runs_dir()).as_posix() if runs else None
+
 def _find(run): # folder of a complete run, or one sentence
+    if '/' not in (name := str(run)) and not (Path(run)/'config.yaml').is_file():
+        run = newest_run(name) or run
     folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
@@ -186,7 +195,7 @@ def _version(folder): # which version of the program trained a run, in words
 
 # %% ../../nbs/nerf/04b_run.ipynb #7faa2f50
 def load_run(
-    run,                 # `subject/name`, the path of a run's folder, or an open run, which is returned
+    run,                 # `subject/name`, a subject's name (its newest run), the path of a run's folder, or an open run, which is returned
     device:str='auto',   # Where to render
 ) -> Run:                # Ready to render
     "Open a trained run with its best checkpoint; one sentence says why it cannot be used."
