@@ -27,8 +27,8 @@ def prepare(
 # %% ../nbs/90_cli.ipynb #2bfd26fd
 def train(
     subject:str='demo',      # A prepared subject, or a video `data/<subject>.mp4`; `demo` is bundled, `obama` is fetched
-    # What drives the face: rhythm, pitch, content, speechsplit (all three), mel, phones, deepspeech, ...; several joined by +
-    audio:str='speechsplit',
+    # What drives the face: whisper, speechsplit, its codes rhythm, pitch, content, mel, phones, ..., several joined by +; else the preset's
+    audio:str='',
     preset:str='auto',       # auto, cpu, gpu; paper, the published settings; adnerf, the paper's baseline
     minutes:float|None=None,      # Budget by the clock; the preset's if not given
     steps:int|None=None,          # Budget in steps
@@ -44,10 +44,10 @@ def train(
     from dnerf.nerf.config import compose_config
     from dnerf.nerf.training import train
     from dnerf.video.sources import open_subject
-    audio = '+'.join(parse_embedding(audio))
+    audio = '+'.join(parse_embedding(audio)) if audio else None
     config = compose_config(preset, overrides, subject=subject, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
     person = open_subject(subject, size)
-    run = train(person, embed_subject(person, audio, device=config.device), config, named=bool(name))
+    run = train(person, embed_subject(person, config.audio, device=config.device), config, named=bool(name))
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
 
 # %% ../nbs/90_cli.ipynb #1c241d06
