@@ -114,10 +114,10 @@ def relevant_components(
     scale = relevance*np.repeat(np.sin(np.pi*(np.arange(S) + .5)/S), D)
     scale /= np.sqrt((scale**2).sum())*std
     Z = (X[centres] - mean)*scale
-    l, U = np.linalg.eigh(Z @ Z.T)
-    kept = np.flatnonzero(l > 1e-9*max(l.max(), 1e-12))[::-1][:n]
+    values, U = np.linalg.eigh(Z @ Z.T)
+    kept = np.flatnonzero(values > 1e-9*max(values.max(), 1e-12))[::-1][:n]
     projection = np.zeros((S*D, n))
-    projection[:, :len(kept)] = scale[:, None]*(Z.T @ (U[:, kept]/np.sqrt(l[kept])))
+    projection[:, :len(kept)] = scale[:, None]*(Z.T @ (U[:, kept]/np.sqrt(values[kept])))
     return mean, projection
 
 # %% ../../nbs/nerf/02b_mouth.ipynb #k0de1004
@@ -154,15 +154,15 @@ def kernel_ridge(
     penalties,           # L numbers
 ) -> np.ndarray:         # `(M, K, L)`
     "Weights of the centres for each penalty."
-    l, V = np.linalg.eigh(K_centres)
-    F = V[:, l > 1e-6*l.max()]/np.sqrt(l[l > 1e-6*l.max()])
+    values, V = np.linalg.eigh(K_centres)
+    F = V[:, values > 1e-6*values.max()]/np.sqrt(values[values > 1e-6*values.max()])
     features = K @ F
     out = np.empty((K.shape[1], Y.shape[1], len(penalties)))
     for w in np.unique(weight, axis=1).T:                            # scores with the same weights share a decomposition
         same = (weight == w[:, None]).all(0)
-        l, V = np.linalg.eigh(features.T @ (features*w[:, None]))
+        values, V = np.linalg.eigh(features.T @ (features*w[:, None]))
         target = V.T @ (features.T @ (Y[:, same]*w[:, None]))
-        out[:, same] = np.stack([F @ (V @ (target/(l.clip(0)[:, None] + p))) for p in penalties], -1)
+        out[:, same] = np.stack([F @ (V @ (target/(values.clip(0)[:, None] + p))) for p in penalties], -1)
     return out
 
 # %% ../../nbs/nerf/02b_mouth.ipynb #k0de100a
