@@ -18,8 +18,9 @@ from toys import MLP, keep_speech, stopping_at
 
 # Names and shapes of the weights of four portraits as version 0.1.0 built them, of the toy subject with two features of speech.
 OLD = json.loads((Path(__file__).parent / "data" / "names_0_1.json").read_text())
-OPTIONS = "portrait.pose_refinement=true portrait.frame_code=true portrait.backdrop=moving portrait.attention=8"
-KINDS = {"cpu": ("tiny", ""), "options": ("tiny", OPTIONS), "paper": ("paper", MLP), "adnerf": ("adnerf", f"{MLP} data.torso_rays=48")}
+LINEAR = "portrait.mouth_reader=linear"                               # there was no other reader of the mouth
+OPTIONS = f"{LINEAR} portrait.pose_refinement=true portrait.frame_code=true portrait.backdrop=moving portrait.attention=8"
+KINDS = {"cpu": ("tiny", LINEAR), "options": ("tiny", OPTIONS), "paper": ("paper", MLP), "adnerf": ("adnerf", f"{MLP} data.torso_rays=48")}
 # Attention, and the torso NeRF, begin within a run of so few steps.
 STEPS, BEGIN = 8, {"cpu": "", "options": "portrait.attention_start=2", "paper": "portrait.attention_start=2",
                    "adnerf": "portrait.attention_start=1"}

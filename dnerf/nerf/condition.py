@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core import InputError
 from .cue import Cue, upper_face_signal
 from .per_frame import FrameCode
-from .mouth import MouthRegression, mouth_signal
+from .mouth import READERS, closed_lips, mouth_signal
 from ..subject import Subject
 
 # %% ../../nbs/nerf/02d_condition.ipynb #ecc559b8
@@ -66,7 +66,7 @@ class AudioAttention(nn.Module):
 class Condition(nn.Module):
     "The condition of each frame: speech code, mouth, upper face."
     def __init__(self,
-        config,         # `PortraitConfig`: `attention`, `speech_noise`, `frame_code`
+        config,         # `PortraitConfig`: `attention`, `speech_noise`, `frame_code`, `mouth_reader`
         code_dim:int,   # Length of the speech code
         audio_dim:int,  # D, features per step of the embedding
         n_mouth:int=0,  # K, numbers in the mouth signal, 0 for none
@@ -80,7 +80,7 @@ class Condition(nn.Module):
         self.attention = AudioAttention(code_dim, config.attention) if config.attention else None
         if config.attention:
             self.register_buffer('smoothing', torch.tensor(False)) # training switches the attention on
-        self.mouth = MouthRegression(audio_dim, n_mouth) if n_mouth else None
+        self.mouth = READERS[config.mouth_reader](audio_dim, n_mouth) if n_mouth else None
         if n_upper:
             self.register_buffer('upper_mean', torch.zeros(n_upper))
             self.register_buffer('upper_std', torch.ones(n_upper))
@@ -148,7 +148,7 @@ def initialise(self:Condition,
     if self.mouth is not None:
         if embedding is None:
             raise InputError('the mouth is fitted on speech features; give the embedding')
-        self.mouth.fit(embedding[train.start:train.stop], mouth)
+        self.mouth.fit(embedding[train.start:train.stop], mouth, closed_lips(subject)[train.start:train.stop])
     upper = upper_face_signal(subject, config)[train.start:train.stop]
     mean, std = upper.mean(0), upper.std(0) + .01
     if self.n_upper:

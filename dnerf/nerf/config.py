@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from ..core import InputError, check_name, did_you_mean
 from .field import FastFieldConfig, MLPFieldConfig
+from .mouth import READERS
 from .portrait import PortraitConfig
 from .torso import TorsoConfig
 
@@ -87,7 +88,7 @@ def _fields(store):
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
 
-RECOGNISED = 'whisper+speechsplit' # what suits a person who wants a portrait; the paper's model is `speechsplit`
+RECOGNISED = 'whisper' # what suits a person who wants a portrait; the paper's model is `speechsplit`
 
 def _defaults(name):
     return ['_self_', {'field': name}]
@@ -112,13 +113,13 @@ def register_configs():
     from hydra.core.config_store import ConfigStore
     store = ConfigStore.instance()
     _fields(store)
-    store.store(name='cpu', node=Config(audio=RECOGNISED, portrait=PortraitConfig(mouth=True)))
+    store.store(name='cpu', node=Config(audio=RECOGNISED, portrait=PortraitConfig(mouth=True, mouth_reader='kernel')))
     store.store(name='gpu', node=Config(
         defaults=_defaults('fast_large'), preset='gpu', audio=RECOGNISED, minutes=10., workers=4, data=DataConfig(frames=64, rays=1024),
-        portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True)))
+        portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True, mouth_reader='kernel')))
     store.store(name='tiny', node=Config(
         defaults=_defaults('fast_tiny'), preset='tiny', steps=5, val_frames=1, data=DataConfig(frames=4, rays=64),
-        portrait=PortraitConfig(mouth=True, torso=TorsoConfig(resolutions=(8,), channels=(4,)))))
+        portrait=PortraitConfig(mouth=True, mouth_reader='kernel', torso=TorsoConfig(resolutions=(8,), channels=(4,)))))
     _adnerf_presets(store)
 
 # %% ../../nbs/nerf/03a_config.ipynb #88c45bbd
@@ -189,6 +190,8 @@ def check_config(
                          f"(now {d.patch} and {d.rays})")
     if o.ssim and config.portrait.torso_nerf:
         raise InputError("optim.ssim cannot be used with portrait.torso_nerf, whose rays are no patches")
+    if config.portrait.mouth_reader not in READERS:
+        raise InputError(f"there is no portrait.mouth_reader {config.portrait.mouth_reader!r}; the readers are {', '.join(READERS)}")
     if not 0 <= o.head_share < 1:
         raise InputError(f"optim.head_share is a share of the budget, at least 0 and less than 1 (now {o.head_share:g})")
     if config.workers < 0:

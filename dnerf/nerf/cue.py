@@ -23,7 +23,7 @@ class Cue:
     torso: Any = None        # `(..., 6 + K)` motion of the torso, half images; None: it stands still
     mouth: Any = None        # `(..., K)` blendshape scores of jaw and lips; None: predicted from speech
     frame: Any = None        # `(...)` frame numbers of the subject; None: nothing that single frames learned is used
-    articulation: Any = None # `(...)` scale of the predicted mouth; None: the prediction with the least error
+    articulation: Any = None # `(...)` or `(..., K)` scale of the predicted mouth; None: the prediction with the least error
 
     def map(self,
         f:Callable, # Called with each field that is not None

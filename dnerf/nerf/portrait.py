@@ -36,6 +36,7 @@ class PortraitConfig:
     eyelids: bool = True      # condition on the eyelids' opening beside speech
     brows: bool = True        # condition on the brows' position beside speech
     mouth: bool = False       # condition on jaw and lips, as tracked while training, afterwards as predicted from speech
+    mouth_reader: str = 'linear' # what predicts them: `linear`, as in runs before there was a choice, or `kernel`
     torso_motion: bool = True # move the torso as it was measured to move
     speech_noise: float = .3  # training only: noise on the speech code, in units of its standard deviation over the batch
     attention: int = 0        # the speech codes of so many neighbouring frames are averaged by attention; 0: not

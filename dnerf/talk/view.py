@@ -74,7 +74,7 @@ def view_cue(
         if not run.portrait.condition.n_mouth:
             raise InputError("this run does not read the mouth from speech (portrait.mouth), so its movement cannot be scaled; "
                              "weigh the speech instead")
-        least_error = 1/float(run.portrait.condition.mouth.reach)
+        least_error = 1/run.portrait.condition.mouth.reach.cpu().numpy()              # a number for each score
         cue.articulation = np.array(mouth*(least_error if cue.articulation is None else cue.articulation), np.float32)
     weights = {k: v for k, v in parse_weights(weights or {}).items() if v != 1}
     if weights and columns is None:
