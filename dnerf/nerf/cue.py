@@ -97,7 +97,9 @@ def upper_face_signal(
     wanted = EYELIDS*config.eyelids + BROWS*config.brows
     columns = [subject.blendshape_names.index(n) for n in wanted if n in subject.blendshape_names]
     scores = np.array(subject.blendshapes[:, columns], np.float32).reshape(subject.n_frames, len(columns))
-    return np.concatenate([scores, gaze_signal(subject)], 1) if config.gaze else scores
+    signal = np.concatenate([scores, gaze_signal(subject)], 1) if config.gaze else scores
+    train = signal[subject.split('train').start:subject.split('train').stop]
+    return signal.clip(train.min(0), train.max(0))
 
 def gaze_columns(
     config,      # `PortraitConfig`
