@@ -85,18 +85,19 @@ def strip(
     return np.concatenate([row(v) for v in videos])
 
 # %% ../../nbs/evaluation/06_response.ipynb #05dc6482
-def _named(frame, name): # with the name at its upper left
-    frame = frame.copy()
+def _named(frame, name, height): # with the name at its upper left
+    frame = frame.copy() if len(frame) == height else cv2.resize(frame, (height*frame.shape[1]//len(frame), height))
     cv2.putText(frame, name, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, .4, (255, 255, 255), 1, cv2.LINE_AA)
     return frame
 
 def side_by_side(
-    videos:dict, # Name -> video, all of one height
+    videos:dict, # Name -> video; lower ones are enlarged
     out,         # The mp4
 ) -> Path:       # `out`
     "One video of several, until the first of them ends."
     together = zip(*(iter_frames(v) for v in videos.values()))
-    pictures = (np.concatenate([_named(frame, name) for name, frame in zip(videos, frames)], 1) for frames in together)
+    pictures = (np.concatenate([_named(frame, name, max(map(len, frames))) for name, frame in zip(videos, frames)], 1)
+                for frames in together)
     metadata = {'title': 'Synthetic talking heads side by side', 'comment': f"SYNTHETIC: {', '.join(videos)}"}
     return write_video(out, pictures, fps=FPS, wav=read_audio(next(iter(videos.values()))), metadata=metadata)
 
@@ -130,13 +131,15 @@ def against_truth(
     speech:Speech,  # Speech outside its clip, from `speak`
     folder,         # Where the speech and both videos go: `truth.mp4`, `rendered.mp4`
     show:bool=True, # Show progress
+    true_size:int|None=None, # Pixels of the drawn frames; None: those of the run
     **settings,     # Further arguments of `drive`
 ) -> dict:          # `frames`; `seconds` of driving; the numbers of the table above
     "Lips of a run on new speech against the true lips: correlation, ratio of the standard deviations, and where they must be shut."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sound = write_wav(folder/'speech.wav', speech.wav, speech.sr)
-    drawn = make_demo(folder/'truth.mp4', speech, run.subject.size, seed=11, progress=show)    # not the bundled clip's blinks and turns
+    size = true_size or run.subject.size
+    drawn = make_demo(folder/'truth.mp4', speech, size, seed=11, progress=show)    # not the bundled clip's blinks and turns
     true = face_response(drawn)
     start = time.perf_counter()
     video = drive(run, sound, folder/'rendered.mp4', progress=show, **settings)
@@ -163,10 +166,10 @@ def against_voices(
     **settings,     # Further arguments of `drive`
 ) -> dict[str, dict]: # Voice -> `own`, means of `against_truth` over its texts, and `speeches`, the list of them
     "Lips of a run on new speech in several voices, against the true lips."
-    out = {}
+    out, size = {}, max(128, run.subject.size//4*2)
     for voice, speeches in said.items():
         before = f'new-{voice}' if out else 'new'
-        each = [against_truth(run, speech, Path(folder)/f'{before}{k}', show, **settings) for k, speech in enumerate(speeches)]
+        each = [against_truth(run, speech, Path(folder)/f'{before}{k}', show, size, **settings) for k, speech in enumerate(speeches)]
         known = {key: [s[key] for s in each if s[key] is not None] for key in each[0] if key.startswith('lips_')}
         means = {key: float(np.mean(values)) if values else None for key, values in known.items()}
         out[voice] = dict(own=voice == OWN_VOICE, **means, speeches=each)
