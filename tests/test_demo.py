@@ -14,6 +14,7 @@ from dnerf.video.media import iter_frames, probe, read_audio
 
 FAKE_FLITE = """#!{python}
 import sys, wave
+if sys.argv[1] == '-lv': sys.exit(print('Voices available: kal rms slt'))
 args = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if 'impossible' in args['-t']: sys.exit('cannot')
 with wave.open(sys.argv[-1], 'wb') as f: f.setnchannels(1); f.setsampwidth(2); f.setframerate(16000); f.writeframes(bytes(2*8000))
@@ -46,6 +47,8 @@ def test_speech_refused(flite):
         speak("  ")
     with pytest.raises(InputError, match="impossible"):
         speak("An impossible one.")
+    with pytest.raises(InputError, match="no voice 'awb' here; it has: kal rms slt"):
+        speak("Hello.", voice="awb")
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="the program flite is not installed")

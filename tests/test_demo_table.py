@@ -33,10 +33,15 @@ def test_table_and_report_of_the_demo(dnerf_home):
     assert (dnerf_home / "runs" / run / "report.html").stat().st_size > 100_000
 
     if shutil.which("flite") is not None:
-        parameters = dict(subject="demo", audio="mel", parts="f", run=run, new_speech="Good morning, my dear friend.")
+        parameters = dict(subject="demo", audio="mel", parts="f", run=run, new_speech="Good morning, my dear friend.", voices="slt kal16")
         done = papermill("benchmark", dnerf_home / "new.ipynb", **parameters)
         assert done.returncode == 0, done.stderr[-3000:]
-        (speech,) = json.loads((dnerf_home / "runs" / "benchmark" / "demo.json").read_text())["f mel"]["speeches"]
+        results = json.loads((dnerf_home / "runs" / "benchmark" / "demo.json").read_text())["f mel"]
+        (speech,) = results["speeches"]
         # the lips move; how well, a run of 80 steps does not show
         assert 25 < speech["frames"] < 100 and speech["lips_spread"] > 0.1, speech
         assert (dnerf_home / "runs" / "benchmark" / "new0.mp4").is_file()
+        assert [(name, voice["own"]) for name, voice in results["voices"].items()] == [("slt", True), ("kal16", False)]
+        assert results["voices"]["slt"]["speeches"] == results["speeches"]
+        # p, b, m: the true lips are at the lower end of their range
+        assert all(voice["lips_bilabial_true"] < 0.3 and voice["lips_bilabial"] is not None for voice in results["voices"].values())

@@ -332,6 +332,19 @@ def _speech_lines(what, s):
     return [('f', f"{what}: lips against the true lips", spread),
             ('f', f"{what}: time for the video of {s['frames']/FPS:.1f} s", f"{s['seconds']:.1f} s")]
 
+def _share(value):
+    return '-' if value is None else f'{value:.2f}'
+
+def _voice_lines(what, voices): # a row of each voice on its lips, and one on where they must be shut
+    lines = []
+    for voice, v in voices.items():
+        whose = f"{what}, {'own' if v['own'] else 'another'} voice `{voice}`"
+        lines += [('f', f'{whose}: lips against the true lips', f"correlation {v['lips_correlation']:.2f}, "
+                                                                f"spread {v['lips_spread']:.2f} of theirs"),
+                  ('f', f'{whose}: lips at p, b, m and in silence, of their range (the true ones)', ', '.join(
+                      f"{_share(v[f'lips_{k}'])} ({_share(v[f'lips_{k}_true'])})" for k in ('bilabial', 'silence')))]
+    return lines
+
 def benchmark_lines(
     results:dict, # Content of a results file
 ) -> list[tuple]: # `(part, what, number)`, texts
@@ -349,6 +362,7 @@ def benchmark_lines(
     for name in (n for n in r if n.startswith('f ')):
         for k, speech in enumerate(r[name]['speeches']):
             lines += _speech_lines(f'new speech {k + 1}, heard as `{name[2:]}`', speech)
+        lines += _voice_lines(f'new speech heard as `{name[2:]}`', r[name].get('voices', {}))
     if 'speech' in r:
         lines.append(('speech', f"front end of {r['speech']['seconds']:.0f} s of speech", f"{r['speech']['all']:.1f}x real time"))
     if 'contamination' in r:

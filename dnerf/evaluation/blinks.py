@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BASELINE_SECONDS', 'BLINK_DEPTH', 'HALF_CLOSURE_DEPTH', 'MIN_BLINK_MS', 'MAX_BLINK_MS', 'MATCH_FRAMES', 'closure',
-           'Closure', 'closures', 'blinks', 'half_closures', 'match_blinks', 'blink_scores', 'blink_numbers',
-           'blink_metrics']
+           'Closure', 'closures', 'blinks', 'half_closures', 'match_blinks', 'blink_scores', 'depth_ratio',
+           'blink_numbers', 'blink_metrics']
 
 # %% ../../nbs/evaluation/00b_blinks.ipynb #aa934685
 import math
@@ -123,6 +123,18 @@ def blink_scores(
     m, n, k = len(match_blinks(rendered, real, tolerance)), len(rendered), len(real)
     return {'precision': m/n if n else math.nan, 'recall': m/k if k else math.nan, 'f1': 2*m/(n + k) if n + k else math.nan}
 
+# %% ../../nbs/evaluation/00b_blinks.ipynb #bb78daa8
+def depth_ratio(
+    rendered:np.ndarray,  # `(N,)` opening of the rendered lids, nan where no face was found
+    real:list[Closure],   # Real blinks of the same N frames
+    fps:float=FPS,        # Frames/s
+    tolerance:int=MATCH_FRAMES, # Frames around the middle of a real blink
+) -> float:               # nan without a real blink
+    "Depth of the rendered closure over that of the real one, mean over the real blinks."
+    down, middles = closure(rendered, fps), [round(c.middle()) for c in real]
+    ratios = [down[max(0, m - tolerance):m + tolerance + 1].max()/c.depth for m, c in zip(middles, real)]
+    return float(np.mean(ratios)) if ratios else math.nan
+
 # %% ../../nbs/evaluation/00b_blinks.ipynb #ca9d7203
 def blink_numbers(
     found:list[Closure], # From `closures`
@@ -148,13 +160,15 @@ def blink_metrics(
 ) -> dict:             # Path in `metrics.json` to (value, None) or (None, reason)
     "All numbers of blinks."
     both, level = found_in_both(rendered, real), open_level(eyelid_aspect(real))
-    found = [closures(np.where(both, eyelid_opening(clip, level), np.nan), fps) for clip in (rendered, real)]
+    opening = [np.where(both, eyelid_opening(clip, level), np.nan) for clip in (rendered, real)]
+    found = [closures(o, fps) for o in opening]
     scores = blink_scores(*([c.middle() for c in blinks(f)] for f in found))
     undefined = {'precision': 'the rendered clip has no blink', 'recall': 'the real clip has no blink', 'f1': 'neither clip has a blink'}
     def entry(value, reason):
         "The value without a reason, or for nan the reason without a value."
         return (None, reason if both.any() else 'no frame has a face in both clips') if math.isnan(value) else (value, None)
     out = {f'blink.{key}': entry(value, undefined[key]) for key, value in scores.items()}
+    out['blink.depth_ratio'] = entry(depth_ratio(opening[0], blinks(found[1]), fps), undefined['recall'])
     for clip, f in zip(('rendered', 'ground_truth'), found):
         for key, value in blink_numbers(f, both.sum()/fps, fps).items():
             no_blink = f'the {clip.replace("_", " ")} clip has no blink' + ' that is whole'*(key == 'duration')

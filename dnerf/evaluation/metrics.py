@@ -222,6 +222,7 @@ BLINK_METRICS = { # entry: (unit, better, meaning)
     'blink.precision': ('1', 'higher', 'rendered blinks that the real clip has too, within 3 frames'),
     'blink.recall': ('1', 'higher', 'real blinks that were rendered, within 3 frames'),
     'blink.f1': ('1', 'higher', 'harmonic mean of the two'),
+    'blink.depth_ratio': ('1', 'nearer 1', 'deepest rendered closure over that of the real clip, mean over the real blinks'),
     **_per_clip('blink.rate', '1/min', AS_REAL, 'blinks'),
     **_per_clip('blink.duration', 'ms', AS_REAL, 'mean time that a blink is more than half as deep as it gets'),
     **_per_clip('blink.depth', '1', AS_REAL, 'mean depth of the blinks; 1 is shut'),

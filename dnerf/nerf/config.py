@@ -97,7 +97,7 @@ def _adnerf_presets(store): # the paper's two: one field, or head and torso
     adam: dict[str, Any] = dict(lr_grid=5e-4, lr_net=5e-4, decay=.1, decay_steps=250_000, warmup=1, eps=1e-8)
     common: dict[str, Any] = dict(defaults=_defaults('mlp'), minutes=60., trainer=TrainerConfig(precision='auto'))
     portrait: dict[str, Any] = dict(
-        n_coarse=64, n_fine=128, eyelids=False, brows=False, torso_motion=False, speech_noise=0., attention=8, head_alone=True)
+        n_coarse=64, n_fine=128, eyelids=False, brows=False, gaze=False, torso_motion=False, speech_noise=0., attention=8, head_alone=True)
     data: dict[str, Any] = dict(frames=1, rays=2048, head=.95, face=0., lips=0., eyes=0.)
     store.store(name='paper', node=Config(
         **common, preset='paper',

@@ -35,6 +35,7 @@ class PortraitConfig:
     far: float = .4           # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True      # condition on the eyelids' opening beside speech
     brows: bool = True        # condition on the brows' position beside speech
+    gaze: bool = False        # condition on where the eyes look, as tracked
     mouth: bool = False       # condition on jaw and lips, as tracked while training, afterwards as predicted from speech
     mouth_reader: str = 'linear' # what predicts them: `linear`, as in runs before there was a choice, or `kernel`
     torso_motion: bool = True # move the torso as it was measured to move

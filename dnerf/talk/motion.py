@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ..core import InputError, MissingError
 from ..face import head_points, second_difference
-from ..nerf.cue import Cue, torso_signal, upper_face_signal
+from ..nerf.cue import Cue, gaze_columns, gaze_signal, torso_signal, upper_face_signal
 from ..subject import Subject
 from ..video.pose import smooth_poses
 
@@ -179,7 +179,9 @@ def still_motion(
     "The head at rest, as it is most of the time."
     m = recorded_motion(run, None)
     k = usual_frame(m.c2w)
-    return Motion(*(a[k:k + 1] for a in (m.c2w, m.torso, m.upper_face, m.frames)), Loop(0, 0, 0))
+    c2w, torso, upper_face, frames = (a[k:k + 1].copy() for a in (m.c2w, m.torso, m.upper_face, m.frames))
+    upper_face[:, gaze_columns(run.config.portrait, upper_face.shape[1])] = 0       # the mean
+    return Motion(c2w, torso, upper_face, frames, Loop(0, 0, 0))
 
 # %% ../../nbs/talk/00a_motion.ipynb #18689378
 def retarget_motion(
@@ -247,7 +249,7 @@ def open_motion(
         return recorded_motion(run, seed)
     if motion == 'still':
         return still_motion(run)
-    path = Path(motion)
+    path, gaze = Path(motion), None
     if path.suffix in ('.npy', '.json'):
         poses = read_poses(path)
     elif path.is_file():
@@ -258,9 +260,12 @@ def open_motion(
         except MissingError as e:
             raise MissingError(f"there is no motion {str(motion)!r}: it is 'loop', 'still', a file of poses (.npy, .json), a video, "
                                f"or a prepared subject ({str(e).split('; ')[-1]})") from None
-        poses = np.array(other.poses)[other.split('train').start:other.split('train').stop]
+        train = slice(other.split('train').start, other.split('train').stop)
+        poses, gaze = np.array(other.poses)[train], gaze_signal(other)[train]
     at_rest, n = still_motion(run), len(poses)
     rows = [np.repeat(a, n, 0) for a in (at_rest.torso, at_rest.upper_face, at_rest.frames)]
+    if gaze is not None and run.config.portrait.gaze:
+        rows[1][:, gaze_columns(run.config.portrait, rows[1].shape[1])] = gaze
     poses = retarget_motion(poses, at_rest.c2w[0])
     loop = Loop(0, n - 1, 1) if n >= (n_frames or np.inf) else find_loop(poses, run.subject.focal, run.subject.size)
     return Motion(poses, *rows, loop, own=False)

@@ -165,10 +165,13 @@ def speak(
     gap_s:float=.15,     # Pause after each sentence, seconds
     stretch:float=1.05,  # Above 1 is slower
 ) -> Speech:             # Sound and visemes
-    "Synthesise speech with the program flite; the same text gives the same sound."
+    "Synthesise speech with the program flite; the same text gives the same sound; an `InputError` for a voice that flite lacks."
     if shutil.which('flite') is None:
         raise MissingError("the program flite is not installed, which making other speech needs; "
                            "install it (Debian, Ubuntu: apt install flite) or use the bundled `demo_speech`")
+    known = subprocess.run(['flite', '-lv'], capture_output=True, text=True).stdout.split(':')[-1].split()
+    if voice not in known:              # flite itself would speak with another voice
+        raise InputError(f"flite has no voice {voice!r} here; it has: {' '.join(known)}")
     sentences = [s for s in re.split(r'(?<=[.?!])\s+', text.strip()) if s]
     if not sentences:
         raise InputError("there is no text to speak; give at least one sentence")
