@@ -289,7 +289,7 @@ def factors(self:FastField,
             return torch.ones_like(x[:, :1]), condition
         return torch.cat(gates, -1), torch.block_diag(condition[:, :n], condition[:, n:])
     g = condition if gates is None else torch.cat([condition[:, :n]*gates[0], condition[:, n:]*gates[1]], -1)
-    return g, torch.eye(condition.shape[-1], device=x.device)
+    return g, torch.eye(condition.shape[-1], dtype=x.dtype, device=x.device)
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c16
 @patch
