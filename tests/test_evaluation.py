@@ -167,8 +167,8 @@ def test_every_metric_is_null_with_a_reason_until_measured():
     metrics = empty_metrics()
     assert set(metrics["reasons"]) == set(METRICS)
     assert set(metrics) == {
-        "protocol", "psnr", "ssim", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error", "jitter",
-        "sync", "subject_sync", "blink", "speed", "reasons"}
+        "protocol", "psnr", "ssim", "sharpness", "lpips", "flicker", "lost_faces", "lmd", "lmd_all", "lips", "jaw", "eyelid_error",
+        "jitter", "sync", "subject_sync", "blink", "speed", "reasons"}
     check_metrics(metrics)
 
 

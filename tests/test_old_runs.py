@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.playback import render_frames
@@ -24,6 +25,8 @@ KINDS = {"cpu": ("tiny", LINEAR), "options": ("tiny", OPTIONS), "paper": ("paper
 # Attention, and the torso NeRF, begin within a run of so few steps.
 STEPS, BEGIN = 8, {"cpu": "", "options": "portrait.attention_start=2", "paper": "portrait.attention_start=2",
                    "adnerf": "portrait.attention_start=1"}
+# Settings of the fast field that are newer than version 0.2.
+NEWER = ("plane", "plane_channels", "plane_scale", "moves", "move_scale")
 # From today's names to those of version 0.1.
 TO_OLD = [(r"^condition\.upper_std$", "upper_spread"), (r"^condition\.", ""), (r"^head\.(field|coarse)\.", "heads.0."),
           (r"^head\.fine\.", "heads.1."), (r"^head\.depth$", "depth"), (r"^torso\.(region|pose|begin)$", r"torso_\1"),
@@ -57,6 +60,7 @@ def make_old(folder):
     for path in paths:
         saved = torch.load(path, weights_only=True)
         del saved["version"]
+        saved["of"]["settings"] = forget_newer(saved["of"]["settings"])
         if "portrait" in saved:
             saved["portrait"] = under_old_names(saved["portrait"])
         else:
@@ -64,6 +68,11 @@ def make_old(folder):
             saved["state_dict"] = {f"portrait.{name}": value for name, value in weights.items()}
         torch.save(saved, path)
     return [path.name for path in paths]
+
+
+def forget_newer(settings):
+    "Settings of a run, without those of the field that an earlier version did not have."
+    return settings | {"field": {name: value for name, value in settings["field"].items() if name not in NEWER}}
 
 
 def same(a, b):
@@ -127,6 +136,8 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_opens(dnerf_home, losses, 
     assert any(state["step"] > 1 for state in ends[1]["optimizer_states"][0]["state"].values())
 
     make_old(old)
+    config = OmegaConf.to_container(OmegaConf.load(old / "config.yaml"))
+    OmegaConf.save(forget_newer(config), old / "config.yaml")
     state = json.loads((old / "state.json").read_text())
     del state["version"]                                              # version 0.1 did not write it
     (old / "state.json").write_text(json.dumps(state))

@@ -14,17 +14,18 @@ from ..core import InputError, MissingError, StorageError, progress as progress_
 from ..talk.synthesis import frames_wav, to_uint8
 from .blinks import BLINK_DEPTH, MATCH_FRAMES, MAX_BLINK_MS, MIN_BLINK_MS
 from .faces import Flicker
-from .metrics import RegionErrors, regions, ssim
+from .metrics import RegionErrors, Sharpness, regions, ssim
 
 # %% ../../nbs/evaluation/02b_measures.ipynb #e6bd5e50
 class PixelMeasure:
-    "Errors, SSIM and flicker of the rendered frames, one frame at a time."
+    "Errors, SSIM, sharpness and flicker of the rendered frames, one frame at a time."
     def __init__(self,
         subject,    # The real frames
         keep=(),    # Indices of frames to keep for figures
         store=None, # An `NpyWriter` that takes every frame in 8 bits
     ):
         self.subject, self.errors, self.ssim, self.flicker = subject, RegionErrors(), [], Flicker()
+        self.sharpness = Sharpness()
         self.kept, self.store = dict.fromkeys(keep), store
 
     def __call__(self,
@@ -34,6 +35,7 @@ class PixelMeasure:
         truth, masks = np.asarray(self.subject.frames[index]), regions(self.subject, index)
         self.errors.add(index, rendered, truth, masks)
         self.flicker.add(rendered, truth, masks['person'])
+        self.sharpness.add(rendered, truth, masks['face'] & masks['head'])
         if min(truth.shape[:2]) >= 11:
             self.ssim.append(ssim(rendered, truth))
         if index in self.kept:
@@ -46,7 +48,7 @@ class PixelMeasure:
         found = {f'psnr.{name}': (value, 'no frame has a pixel of this region' if math.isnan(value) else None)
                  for name, value in self.errors.psnr().items()}
         found['ssim'] = (float(np.mean(self.ssim)), None) if self.ssim else (None, 'frames are smaller than its window of 11 px')
-        return found | self.flicker.metrics()
+        return found | self.sharpness.metrics() | self.flicker.metrics()
 
     def columns(self) -> dict: # Name to one value per frame
         "The columns of `frames.csv`; nan where the region had no pixel."
@@ -141,7 +143,7 @@ def measure_subject_sync(
 
 # %% ../../nbs/evaluation/02b_measures.ipynb #7508e803
 MEASURES = { # name: (function of a `Clip`, or None; its entries or their beginnings)
-    'pixels': (None, ('psnr', 'ssim', 'flicker')),
+    'pixels': (None, ('psnr', 'ssim', 'sharpness', 'flicker')),
     'lpips': (measure_lpips, ('lpips',)),
     'faces': (measure_faces, ('lost_faces', 'lmd', 'lmd_all', 'lips', 'jaw', 'eyelid_error', 'jitter', 'blink')),
     'sync': (measure_sync, ('sync',)),
@@ -154,6 +156,7 @@ MEASURE_TEXT = {
              f'rendered and real blinks match within {MATCH_FRAMES} frames',
     'sync': "the published SyncNet v2; both clips cropped at the real clip's landmarks",
     'subject_sync': "a smaller SyncNet trained on the subject's own training split, one for all runs of the subject",
+    'sharpness': "Laplacian of the brightness over the head's pixels in the box of the face landmarks, pooled over the frames",
     'flicker': 'pixels of the person where the real clip stands still'}
 
 def check_measures(

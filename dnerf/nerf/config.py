@@ -81,10 +81,12 @@ class Config:
 
 # %% ../../nbs/nerf/03a_config.ipynb #142e76c5
 def _fields(store):
-    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32)
+    detail: dict[str, Any] = dict(plane=256, plane_channels=4, moves=24)
+    fast = FastFieldConfig(resolutions=(32, 64), channels=(8, 4), **detail)
+    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, **detail)
     tiny = FastFieldConfig(resolutions=(8,), channels=(4,), density_resolution=16)
     tiny_mlp = MLPFieldConfig(width=16, depth=3, skip=1)
-    nodes = dict(fast=FastFieldConfig, fast_large=large, fast_tiny=tiny, mlp=MLPFieldConfig, mlp_tiny=tiny_mlp)
+    nodes = dict(fast=fast, fast_large=large, fast_tiny=tiny, mlp=MLPFieldConfig, mlp_tiny=tiny_mlp)
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
 

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from ..core import DnerfError, InputError, MissingError, pick_device, read_json, runs_dir
 from .config import Config
+from .field import FastFieldConfig, MLPFieldConfig
 from .portrait import Portrait, build_portrait
 from ..subject import Subject
 
@@ -45,7 +46,7 @@ def experiment(
 
 def read_config(
     folder:Path, # Of a run
-) -> DictConfig: # As it was trained; a setting that is newer than the run has its default
+) -> DictConfig: # As it was trained; a setting that is newer than the run has the default of its class
     "The configuration of a run."
     return _completed(OmegaConf.load(folder/'config.yaml'))
 
@@ -54,6 +55,9 @@ def _completed(saved):
     known = OmegaConf.create({k: v for k, v in _settings(OmegaConf.structured(Config)).items() if k != 'defaults'})
     merged = OmegaConf.merge(known, saved, {'trainer': {'precision': precision}} if precision else {})
     assert isinstance(merged, DictConfig)
+    kind = {'fast': FastFieldConfig, 'mlp': MLPFieldConfig}.get(OmegaConf.select(merged, 'field.kind'))
+    if kind:
+        merged.field = OmegaConf.merge(_settings(OmegaConf.structured(kind)), merged.field)
     return merged
 
 def same_experiment(
