@@ -16,7 +16,7 @@ from dnerf.audio.embedding import (
     REGISTRY, align_to_video, embed_speech, embed_subject, known_embeddings, register, subject_speechsplit)
 from dnerf.audio.mel import MEL, mel_spectrogram, n_frames, synthetic_speech
 from dnerf.audio.speechsplit import as_config, load_speechsplit, new_speechsplit, read_checkpoint, save_speechsplit
-from dnerf.audio.speechsplit_training import train_speechsplit
+from dnerf.audio.speechsplit_training import SpeechSplitTraining, train_speechsplit
 from dnerf.core import DnerfError, InputError, MissingError, StorageError, locked
 from dnerf.subject import Subject, toy_subject, write_wav
 
@@ -255,6 +255,14 @@ def test_invalid_settings_are_one_sentence(change, words):
     with pytest.raises(InputError, match=words) as e:
         as_config(change)
     assert "\n" not in str(e.value)
+
+
+def test_the_learning_rate_depends_on_steps_and_not_on_the_clock():
+    module = SpeechSplitTraining(new_speechsplit({**CONFIG, "steps": 100, "minutes": 1.0, "lr_end": 0.1}))
+    module.used = 45.0  # three quarters of the time, none of the steps
+    assert module.done() == 0 and module.by_clock() > 0.7
+    module.c.steps = 0
+    assert module.done() > 0.7
 
 
 def test_training_is_reproducible_and_seeds_differ(tmp_path):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'QUESTIONS', 'spectral_parts', 'part_errors', 'removal', 'block_properties', 'ridge_fit', 'choose_ridge',
-           'probe_r2', 'probes', 'swaps', 'warped_distance', 'stretched', 'disentanglement', 'claims',
-           'show_disentanglement', 'subject_disentanglement']
+           'probe_r2', 'probes', 'linear_code', 'swaps', 'warped_distance', 'stretched', 'disentanglement', 'claims',
+           'show_disentanglement', 'experiment_checkpoint', 'subject_disentanglement']
 
 # %% ../../nbs/audio/05_disentanglement.ipynb #24acc1d4
+from pathlib import Path
 import numpy as np, torch
 from scipy.fft import dct
 from scipy.spatial.distance import cdist
@@ -124,6 +125,20 @@ def probes(
     fit, held_out = (slice(-(-s.start//factor), s.stop//factor) for s in (train, test))
     x = {k: v[::factor][:len(S)//factor] for k, v in codes.items()}
     return {k: {name: probe_r2(x[k][fit], v[fit], x[k][held_out], v[held_out]) for name, v in y.items()} for k in CODES}
+
+# %% ../../nbs/audio/05_disentanglement.ipynb #lincode
+def linear_code(
+    S:np.ndarray,  # `(T, 80)` in [0, 1]
+    train:slice,   # Frames from which the components are computed
+    n:int=16,      # Numbers in the code
+    factor:int=8,  # Frames per code
+) -> np.ndarray:   # float32 `(T, n)`, each code repeated `factor` times
+    "Principal components of blocks of frames."
+    S = np.asarray(S, np.float32)
+    blocks = np.concatenate([S, S[-1:].repeat(-len(S) % factor, 0)]).reshape(-1, factor*S.shape[1])
+    fit = blocks[-(-train.start//factor):train.stop//factor]
+    axes = np.linalg.svd(fit - fit.mean(0), full_matrices=False)[2][:n]
+    return ((blocks - fit.mean(0)) @ axes.T).repeat(factor, 0)[:len(S)]
 
 # %% ../../nbs/audio/05_disentanglement.ipynb #3aa99e43
 @torch.no_grad()
@@ -242,6 +257,18 @@ def show_disentanglement(
     return '\n\n'.join(f'{question}\n\n' + '\n'.join(table(result[k])) for k, question in QUESTIONS.items())
 
 # %% ../../nbs/audio/05_disentanglement.ipynb #55d4f7cc
+def experiment_checkpoint(
+    subject:Subject,     # Prepared
+    config='fast',       # Of SpeechSplit, see `dnerf.audio.speechsplit.as_config`
+    steps:int|None=None, # Training budget; None: the configuration's
+    seed:int=0,          # Of the training
+    bar:bool=True,       # Show a progress bar
+) -> Path:               # Of the subject's own model, or, with other settings than its embeddings have, of one in `runs/disentanglement`
+    "The SpeechSplit to experiment on, trained if need be; the subject's own is never replaced."
+    usual = as_config(config) == as_config('fast') and steps is None and seed == 0
+    folder = None if usual else runs_dir()/'disentanglement'/subject.name
+    return subject_speechsplit(subject, folder=folder, config=config, steps=steps, seed=seed, bar=bar)
+
 def subject_disentanglement(
     subject:Subject,     # Prepared
     config='fast',       # Of SpeechSplit, see `dnerf.audio.speechsplit.as_config`
@@ -250,9 +277,7 @@ def subject_disentanglement(
     bar:bool=True,       # Show a progress bar
 ) -> dict:               # Tables of `disentanglement`, `mse` of held-out S and its `baseline`, `claims`
     "The experiments on one person's own voice; `InputError` as from `disentanglement`, `StorageError` while it is in use."
-    usual = as_config(config) == as_config('fast') and steps is None and seed == 0
-    folder = None if usual else runs_dir()/'disentanglement'/subject.name
-    checkpoint = subject_speechsplit(subject, folder=folder, config=config, steps=steps, seed=seed, bar=bar)
+    checkpoint = experiment_checkpoint(subject, config, steps, seed, bar)
     model, f0_cache = load_speechsplit(checkpoint), subject.folder/'f0'
     train, test = ((r.start/FPS, r.stop/FPS) for r in map(subject.split, ('train', 'test')))
     result = disentanglement(model, subject.wav, MEL.sr, train, test, f0_cache)

@@ -122,10 +122,13 @@ class SpeechSplitTraining(L.LightningModule):
         self.started = self.started or time.monotonic()
         return self.used + time.monotonic() - self.started
 
+    def by_clock(self) -> float:
+        "Fraction of the time limit that is over; 0 without a limit."
+        return self.seconds()/(60*self.c.minutes) if self.c.minutes else 0.
+
     def done(self) -> float:
-        "Fraction of the training that is over, by steps or by time."
-        by_clock = self.seconds()/(60*self.c.minutes) if self.c.minutes else 0.
-        return max(self.global_step/self.c.steps if self.c.steps else 0., by_clock)
+        "Fraction of the training that is over: by steps, or by time if there is no number of steps."
+        return self.global_step/self.c.steps if self.c.steps else self.by_clock()
 
     def configure_optimizers(self):
         "Adam with the reference betas."
@@ -159,7 +162,7 @@ def on_train_batch_end(self:SpeechSplitTraining, outputs, batch, batch_idx):
     self.last_train = float(outputs['loss'])
     if not math.isfinite(self.last_train):
         raise DivergedError(f"SpeechSplit training diverged at step {self.global_step}; use a smaller learning rate")
-    if self.done() >= 1:
+    if max(self.done(), self.by_clock()) >= 1:
         self.trainer.should_stop = True
 
 @patch
@@ -206,7 +209,7 @@ class _Bar(L.Callback):
         self.bar = progress(total=100, desc='SpeechSplit', unit='%')
     def on_train_batch_end(self, trainer, module, *_):
         "Move the bar."
-        new = min(100, int(100*module.done()))
+        new = min(100, int(100*max(module.done(), module.by_clock())))
         if new > self.bar.n:
             self.bar.update(new - self.bar.n)
             self.bar.set_postfix(mse=f'{module.last_train:.4f}')
