@@ -24,6 +24,8 @@ PAGES = {  # in order; to each the parameters that differ from the notebook's
     "viewer": {},
     "control": {},
 }
+# Runs of other settings that a page shows: arguments of `dnerf`.
+FIRST = {"control": ["train", "demo", "--audio", "speechsplit", "--preset", "cpu", "--steps", "650"]}
 SIZES = ((640, 85), (560, 80), (480, 75))  # width in pixels and JPEG quality of the pictures: the first with which the notebook fits
 BYTES = 260_000  # of a notebook
 KEPT = ("text/html", "text/markdown", "text/plain", "image/png")  # without the state of a widget
@@ -36,6 +38,8 @@ def execute(name: str, home: Path) -> list:
     parameters = [word for key, value in PAGES[name].items() for word in ("-p", key, str(value))]
     papermill = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar"]
     environment = os.environ | {"DNERF_HOME": str(home)}
+    if name in FIRST:
+        subprocess.run([sys.executable, "-m", "dnerf.cli", *FIRST[name]], check=True, cwd=home, env=environment)
     subprocess.run([*papermill, str(ROOT / "nbs" / f"{name}.ipynb"), str(out), *parameters], check=True, cwd=home, env=environment)
     return json.loads(out.read_text(encoding="utf-8"))["cells"]
 
