@@ -337,8 +337,8 @@ def forward(self:FastField,
     g, S = self.factors(x, condition)
     k = first.in_features - self.condition_dim
     weight = torch.cat([first.weight[:, :k], first.weight[:, k:] @ S.T], 1)
-    at, s = self.expression(x, g, S) if c.blends else (None, None)
-    u = self.displaced(u, at, s) if self.displaces else u
+    acting = self.expression(x, g, S) if self.displaces else None
+    u = self.displaced(u, *acting) if acting else u
     detail = c.plane_scale*plane_lookup(self.plane, u).T if c.plane else None      # (C, P)
     fine = [] if detail is None else [detail[:-4]]
     inputs = torch.cat([*(grid_lookup(grid, u).T for grid in self.grids), *fine, d.T, g.T]).T
@@ -346,5 +346,5 @@ def forward(self:FastField,
     if detail is not None:
         out = out + detail[-4:].T
     if c.blends:
-        out = self.blended(out, u, at, s)
+        out = self.blended(out, u, *(acting or self.expression(x, g, S)))
     return out[:, :3].sigmoid(), self.density_at(u, out[:, 3])
