@@ -81,9 +81,8 @@ class Config:
 
 # %% ../../nbs/nerf/03a_config.ipynb #142e76c5
 def _fields(store):
-    detail: dict[str, Any] = dict(plane=256, plane_channels=4, moves=24)
-    fast = FastFieldConfig(resolutions=(32, 64), channels=(8, 4), **detail)
-    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, **detail)
+    fast = FastFieldConfig(resolutions=(32, 112), channels=(8, 4), moves=24)
+    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, moves=24)
     tiny = FastFieldConfig(resolutions=(8,), channels=(4,), density_resolution=16)
     tiny_mlp = MLPFieldConfig(width=16, depth=3, skip=1)
     nodes = dict(fast=fast, fast_large=large, fast_tiny=tiny, mlp=MLPFieldConfig, mlp_tiny=tiny_mlp)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', 'slice_lookup', 'plane_lookup', 'FastFieldConfig',
-           'face_gates', 'blend_mask', 'FastField']
+           'face_gates', 'blend_mask', 'GridRoughness', 'FastField']
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
@@ -171,6 +171,30 @@ def blend_mask(
     front = torch.sigmoid((x[:, 2:3] - config.gate_z)/config.gate_width)
     return front*torch.sigmoid((config.gate_top - x[:, 1:2])/config.gate_width)
 
+# %% ../../nbs/nerf/01_field.ipynb #5e0a7c19
+class GridRoughness(torch.autograd.Function):
+    "Mean squared difference of neighbouring nodes, summed over the axes, with its gradient."
+    @staticmethod
+    def forward(ctx,
+        grid:Tensor, # `(1, C, R, R, R)`
+    ) -> Tensor:     # Scalar
+        "The value; the gradient is computed beside it from the same differences."
+        total, gradient = grid.new_zeros(()), torch.zeros_like(grid)
+        for axis, nodes in enumerate(grid.shape[2:], 2):
+            step = grid.diff(dim=axis)
+            total = total + step.square().mean()
+            gradient.narrow(axis, 1, nodes - 1).add_(step, alpha=2/step.numel())
+            gradient.narrow(axis, 0, nodes - 1).sub_(step, alpha=2/step.numel())
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx,
+        upstream:Tensor, # Scalar, the derivative of the loss by this term
+    ) -> Tensor:         # `(1, C, R, R, R)`
+        "The chain rule."
+        return upstream*ctx.saved_tensors[0]
+
 # %% ../../nbs/nerf/01_field.ipynb #017900b9
 class FastField(nn.Module):
     "Voxel grids and a small network: `(x, d, condition) -> (rgb, sigma)`."
@@ -299,9 +323,10 @@ def expression(self:FastField,
     S:Tensor,   # ... `(G, C)` of `factors`
 ) -> tuple[Tensor, Tensor]: # `at` `(M,)` indices of the points where the blendshapes act, and `s` `(M, Q)` their coefficients there
     "Coefficients of the blendshapes where their mask is not nearly zero."
-    mask = blend_mask(x, self.config)
-    at = (mask[:, 0] > .01).nonzero().squeeze(-1)
-    return at, self.config.blend_scale*(g[at] @ (S @ self.mix)).clamp(-3, 3)*mask[at]
+    mask = blend_mask(x, self.config).T
+    at = (mask[0] > .01).nonzero().squeeze(-1)
+    s = ((S @ self.mix).T @ g.T.index_select(1, at)).clamp(-3, 3)
+    return at, (self.config.blend_scale*s*mask.index_select(1, at)).T
 
 @patch
 def displaced(self:FastField,
@@ -310,8 +335,8 @@ def displaced(self:FastField,
     s:Tensor,  # ... `(M, Q)` of `expression`
 ) -> Tensor:   # `(P, 3)`
     "The places at which grids and plane are interpolated."
-    D = grid_lookup(self.move_grid, u[at]).T.unflatten(0, (self.config.blends, 3))
-    return u.index_add(0, at, self.config.move_scale*(s.T[:, None]*D).sum(0).T)
+    D = grid_lookup(self.move_grid, u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 3))
+    return u.T.index_add(1, at, self.config.move_scale*(s.T[:, None]*D).sum(0)).T
 
 @patch
 def blended(self:FastField,
@@ -321,7 +346,7 @@ def blended(self:FastField,
     s:Tensor,   # ... `(M, Q)` of `expression`
 ) -> Tensor:    # `(P, 4)`
     "Add the blendshapes."
-    B = grid_lookup(self.blend_grid, u[at]).T.unflatten(0, (self.config.blends, 4))
+    B = grid_lookup(self.blend_grid, u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 4))
     return out.index_add(0, at, (s.T[:, None]*B).sum(0).T.to(out.dtype))
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c17

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from ..face import project
-from .field import FastField, FastFieldConfig, MLPField, MLPFieldConfig
+from .field import FastField, FastFieldConfig, GridRoughness, MLPField, MLPFieldConfig
 from .rays import (Rays, camera_rays, importance_edges, pixel_rays, ray_box, ray_points, sample_intervals, sample_pdf,
                              stratified_edges, stratified_points)
 from .rendering import Layer, accumulate, render_weights
@@ -244,8 +244,7 @@ def roughness(self:FastHead) -> Tensor|None: # Scalar; None without blendshapes
     "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
     if not self.field.config.blends:
         return None
-    x, y, z = (self.field.blend_grid.diff(dim=k).square().mean() for k in (2, 3, 4))
-    return x + y + z
+    return GridRoughness.apply(self.field.blend_grid)
 
 @patch
 def parameter_groups(self:FastHead) -> dict[str, list]: # Name of a learning rate to parameters
