@@ -10,7 +10,6 @@ __all__ = ['WHISPER', 'WhisperConfig', 'log_mel_power', 'scaled', 'Attention', '
 # %% ../../nbs/audio/03b_whisper.ipynb #e8d53099
 import os, zipfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from scipy.fft import rfft
 from scipy.signal import get_window
 from torch import Tensor, nn
-from .mel import compiled_librosa, to_mono
+from .mel import mel_filters, to_mono
 from ..core import InputError, MissingError, asset, pick_device, sha256
 
 # %% ../../nbs/audio/03b_whisper.ipynb #d8823b90
@@ -39,11 +38,6 @@ class WhisperConfig:
 WHISPER = WhisperConfig()
 
 # %% ../../nbs/audio/03b_whisper.ipynb #d5e52e99
-@lru_cache
-def _mel_filters(c): # float32 (n_fft/2 + 1, n_mels)
-    filters = compiled_librosa().filters.mel(sr=c.sr, n_fft=c.n_fft, n_mels=c.n_mels, fmin=0., fmax=c.sr/2)
-    return filters.T.astype(np.float32)
-
 def log_mel_power(
     x:np.ndarray,          # `(samples,)` float32 at 16 kHz
     c:WhisperConfig=WHISPER, # Constants
@@ -51,14 +45,14 @@ def log_mel_power(
 ) -> np.ndarray:           # float32 `(T, 80)` log10 of power, T = samples / 160 rounded down
     "Log-mel spectrogram in powers of ten."
     window, half = get_window('hann', c.n_fft).astype(np.float32), c.n_fft//2
-    M = np.empty((len(x)//c.hop_length, c.n_mels), np.float32)
+    M, filters = np.empty((len(x)//c.hop_length, c.n_mels), np.float32), mel_filters(c.sr, c.n_fft, c.n_mels, 0., c.sr/2)
     for lo in range(0, len(M), block):
         hi = min(lo + block, len(M))
         a, b = lo*c.hop_length - half, (hi - 1)*c.hop_length + half
         piece = np.pad(x[max(a, 0):b], (max(-a, 0), max(b - len(x), 0)))
         frames = np.lib.stride_tricks.sliding_window_view(piece, c.n_fft)[::c.hop_length]
         power = abs(rfft(frames*window))**2
-        M[lo:hi] = np.log10(np.maximum(power @ _mel_filters(c), c.floor))
+        M[lo:hi] = np.log10(np.maximum(power @ filters, c.floor))
     return M
 
 # %% ../../nbs/audio/03b_whisper.ipynb #d5924bd7
