@@ -327,6 +327,7 @@ def _memory_text(m):
         return 'not told by this system'
     return f"{m['peak']:.0f} MB (anonymous {m['anonymous']:.0f}, files {m['file']:.0f})"
 
+# %% ../../nbs/evaluation/05_benchmark.ipynb #7292e356
 def _speech_lines(what, s):
     spread = f"correlation {s['lips_correlation']:.2f}, spread {s['lips_spread']:.2f} of theirs"
     return [('f', f"{what}: lips against the true lips", spread),
@@ -345,6 +346,7 @@ def _voice_lines(what, voices): # a row of each voice on its lips, and one on wh
                       f"{_share(v[f'lips_{k}'])} ({_share(v[f'lips_{k}_true'])})" for k in ('bilabial', 'silence')))]
     return lines
 
+# %% ../../nbs/evaluation/05_benchmark.ipynb #7292e358
 def benchmark_lines(
     results:dict, # Content of a results file
 ) -> list[tuple]: # `(part, what, number)`, texts

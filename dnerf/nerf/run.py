@@ -117,6 +117,7 @@ def renamed(
                 out['torso.depth'] = value
     return out
 
+# %% ../../nbs/nerf/04b_run.ipynb #6594f1ec
 def upgraded(
     saved:dict, # A checkpoint of any version
 ) -> dict:      # The same, changed in place

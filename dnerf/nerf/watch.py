@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from fastcore.basics import patch
 from .. import __version__
 from ..core import DivergedError, pick_device, progress, staged_file, write_json
 from .config import autocast
@@ -150,35 +151,6 @@ class Curves(L.Callback):
         if trainer.is_global_zero and not (validated or self.schedule.recovered) and time.monotonic() - self.logged > 2:
             self.record(trainer, module)
 
-    def rate(self,
-        trainer,  # Lightning's
-    ) -> float:   # Rays per second since the start of this session, all processes together
-        "Speed of training."
-        return trainer.lightning_module.seen*trainer.world_size/max(1e-9, time.monotonic() - self.start_time)
-
-    def record(self,
-        trainer, # Lightning's
-        module,  # The `PortraitTraining`
-        **more,  # Further values of this row, such as `val/psnr`
-    ):
-        "Add a row to the curves and refresh the bar."
-        self.logged, budget, rate = time.monotonic(), module.budget, self.rate(trainer)
-        values = {k: float(v) for k, v in {**module.last, **more}.items()}
-        row = dict(step=trainer.global_step, seconds=round(budget.elapsed, 2), rays_per_second=round(rate))
-        row |= {k: round(values[k], 6) if k in values else '' for k in ('train/loss', 'train/psnr', 'val/psnr')}
-        path = self.folder/'metrics.csv'
-        new = not path.exists()
-        with open(path, 'a', newline='') as f:
-            writer = csv.DictWriter(f, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        if trainer.logger:
-            trainer.logger.log_metrics(values, trainer.global_step)
-        val = {} if self.best is None else {'val': f'{self.best:.1f}'}
-        self.bar.n = min(self.bar.total, budget.step if budget.steps else round(budget.elapsed))
-        self.bar.set_postfix({'krays_s': f'{rate/1e3:.0f}', 'psnr': f"{values['train/psnr']:.1f}", 'step': trainer.global_step, **val})
-
     def on_train_end(self, trainer, module):
         "Close the bar, and warn if the machine was too busy."
         self.bar.close()
@@ -186,6 +158,38 @@ class Curves(L.Callback):
         if self.show and trainer.is_global_zero and few:
             print(f"only {trainer.global_step} steps in {module.budget.elapsed/60:.1f} minutes: the picture will be poor. "
                   "If the machine is busy with something else, train again when it is idle, or for longer (minutes)")
+
+# %% ../../nbs/nerf/04a_watch.ipynb #05357eb8
+@patch
+def rate(self:Curves,
+    trainer,  # Lightning's
+) -> float:   # Rays per second since the start of this session, all processes together
+    "Speed of training."
+    return trainer.lightning_module.seen*trainer.world_size/max(1e-9, time.monotonic() - self.start_time)
+
+@patch
+def record(self:Curves,
+    trainer, # Lightning's
+    module,  # The `PortraitTraining`
+    **more,  # Further values of this row, such as `val/psnr`
+):
+    "Add a row to the curves and refresh the bar."
+    self.logged, budget, rate = time.monotonic(), module.budget, self.rate(trainer)
+    values = {k: float(v) for k, v in {**module.last, **more}.items()}
+    row = dict(step=trainer.global_step, seconds=round(budget.elapsed, 2), rays_per_second=round(rate))
+    row |= {k: round(values[k], 6) if k in values else '' for k in ('train/loss', 'train/psnr', 'val/psnr')}
+    path = self.folder/'metrics.csv'
+    new = not path.exists()
+    with open(path, 'a', newline='') as f:
+        writer = csv.DictWriter(f, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    if trainer.logger:
+        trainer.logger.log_metrics(values, trainer.global_step)
+    val = {} if self.best is None else {'val': f'{self.best:.1f}'}
+    self.bar.n = min(self.bar.total, budget.step if budget.steps else round(budget.elapsed))
+    self.bar.set_postfix({'krays_s': f'{rate/1e3:.0f}', 'psnr': f"{values['train/psnr']:.1f}", 'step': trainer.global_step, **val})
 
 # %% ../../nbs/nerf/04a_watch.ipynb #8c5e9dcc
 def _some_pixels(portrait, cue, subject, i, n):

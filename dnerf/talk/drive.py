@@ -136,6 +136,7 @@ def job_settings(
         motion=(str(options.motion), hashlib.sha256(motion.c2w.tobytes()).hexdigest()), weights=sorted(weights.items()),
         content=None if content is None else hashlib.sha256(content.data).hexdigest(), paste=str(paster.path) if paster else None)
 
+# %% ../../nbs/talk/00e_drive.ipynb #2423f91d
 def _open_job(folder, key): # the folder of the pieces, emptied if they have another key
     if (folder/'job.json').is_file() and read_json(folder/'job.json').get('key') != key:
         for path in folder.iterdir():
