@@ -127,7 +127,8 @@ EXAMPLES = {
         'dnerf train', 'dnerf train me --minutes 20', 'dnerf train me --audio mel --steps 2000 --seed 1 -- data.rays=512 field.width=32'],
     'drive': [
         'dnerf drive me hello.wav', 'dnerf drive me film.mp4 --out said.mp4 --badge',
-        'dnerf drive me hello.wav --pitch 0 --rhythm 1.2 --motion still',
+        'dnerf drive me hello.wav --rhythm 1.2 --motion still',
+        'dnerf drive me/speechsplit-cpu hello.wav --pitch 0',
         'dnerf drive me/speechsplit-cpu hello.wav --paste'],
     'evaluate': ['dnerf evaluate me', 'dnerf evaluate me/speechsplit-cpu --split val --measures pixels+faces'],
     'table1': ['dnerf table1 me --steps 2000 --jobs 2', "dnerf table1 me --seeds '0 1' --rows 'speechsplit mel silence' -- field.width=32"],

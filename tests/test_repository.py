@@ -77,6 +77,7 @@ def test_notebook(path):
     assert any(line.startswith("> ") for line in first[1:]), "the title needs a one-line summary below it (> ...)"
     assert path.stat().st_size < 300_000, "over 300 kB; make the figures smaller"
     assert all("id" in cell for cell in cells(path)), "cells without an id; run nbdev_clean"
+    assert len({cell["id"] for cell in cells(path)}) == len(cells(path)), "two cells have the same id"
     if re.match(r"\d", path.stem):
         assert any("default_exp" in source(cell) for cell in cells(path)), "a numbered notebook exports a module"
 

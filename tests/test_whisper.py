@@ -55,7 +55,7 @@ def test_weights_of_other_programs_give_the_same_codes(tmp_path, program):
 
 def test_a_pytorch_file_of_something_else_is_refused(tmp_path):
     torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
-    with pytest.raises(InputError, match="has 0 blocks of a Whisper encoder"):
+    with pytest.raises(InputError, match="has no blocks of a Whisper encoder"):
         convert_whisper(tmp_path / "model.pt", tmp_path / "own.npz")
 
 

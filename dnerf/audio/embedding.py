@@ -223,8 +223,8 @@ def raw_steps(*args, **kwargs) -> np.ndarray: # float32 `(2 N, D)`
 def _check_changeable(parts, pitch, content): # of name -> entry; which of the two is to be changed
     for p, e in parts.items():
         if (pitch or content) and not (e.codes or e.words):
-            raise InputError(f"the embedding {p!r} has no pitch or content of its own to change; "
-                             f"only SpeechSplit's codes have ({', '.join(k for k, v in REGISTRY.items() if v.codes)})")
+            raise InputError(f"the embedding {p!r} can follow neither another pitch nor other words; use one of "
+                             f"{', '.join(k for k, v in REGISTRY.items() if v.codes or v.words)}")
     if pitch and not any(e.codes for e in parts.values()):
         raise InputError(f"the embedding {'+'.join(parts)!r} does not depend on the pitch; train with one that has SpeechSplit's codes, "
                          "for example whisper+speechsplit")

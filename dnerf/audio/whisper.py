@@ -8,7 +8,7 @@ __all__ = ['WHISPER', 'WhisperConfig', 'log_mel_power', 'scaled', 'Attention', '
            'encode_windows', 'with_loudness', 'whisper_features', 'whisper_id']
 
 # %% ../../nbs/audio/03b_whisper.ipynb #e8d53099
-import os, zipfile
+import os, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -33,7 +33,7 @@ class WhisperConfig:
     window: int = 200       # frames in a window, 2 s
     hop: int = 48           # frames from one window to the next, 0.48 s
     loudness: float = 1.    # L, log10 of the power to which the loud frames of a recording are scaled ...
-    max_gain: float = 2.    # ... by at most so many powers of ten, 20 dB: a silent room stays one
+    max_gain: float = 2.    # ... by at most so many powers of ten, 20 dB, so that silence is not amplified to speech
 
 WHISPER = WhisperConfig()
 
@@ -179,7 +179,7 @@ def read_arrays(
     try:
         with np.load(path, allow_pickle=False) as z:
             return {name: z[name] for name in z.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError):
         raise InputError(f"{path} is not an .npz file of weights or is damaged; reinstall dnerf if it is the bundled one, "
                          "otherwise convert the model again") from None
 
@@ -270,7 +270,7 @@ def whisper_features(
     sr:int,                   # Its sampling rate, Hz
     model:WhisperCodes|None=None, # None: of `whisper_weights`
     device='cpu',             # Where it computes when it is read here
-) -> tuple[np.ndarray, float]: # float32 `(K, D)`, K = samples at 16 kHz / 320 rounded up, and 50. Hz
+) -> tuple[np.ndarray, float]: # float32 `(K, D)`, K = half of the frames of 10 ms, rounded up, and 50. Hz
     "Codes of any recording; code k is centred at second k / 50. `InputError` as from `to_mono` and `load_whisper`."
     model = model or load_whisper(device=device)
     c = model.c

@@ -42,7 +42,9 @@ def read_ctranslate2(
             if name.startswith('encoder/') and rank:
                 arrays[name.removeprefix('encoder/')] = _array(data[at:at + size], kind, shape, path)
             at += size
-    except (struct.error, UnicodeDecodeError):
+    except InputError:
+        raise
+    except (struct.error, ValueError):
         raise InputError(f"{path} is not a file of CTranslate2 or is damaged; copy it again") from None
     return arrays
 
@@ -91,7 +93,9 @@ def first_blocks(
 ) -> dict:               # Name to float16 array
     "Convolutions, positions and the first blocks; `InputError` when there are fewer."
     n = sum(name.endswith('/self_attention/linear_0/weight') for name in arrays)
-    blocks = blocks or (n + 1)//2
+    if not n:
+        raise InputError(f"{source} has no blocks of a Whisper encoder; give a Whisper model")
+    blocks = (n + 1)//2 if blocks is None else blocks
     if not 1 <= blocks <= n:
         raise InputError(f"{source} has {n} blocks of a Whisper encoder, {blocks} cannot be taken; give a number from 1 to {n}")
     def kept(name):
@@ -120,9 +124,12 @@ def learn_basis(
     recordings,             # Waveforms `(samples,)`, float32 at 16 kHz
     n:int=96,               # Directions
 ) -> tuple[np.ndarray, np.ndarray]: # float32 mean `(width,)` and basis `(width, n)`
-    "Principal directions of the activations over some speech."
+    "Principal directions of the activations over some speech; `InputError` for too little of it."
     model = WhisperCodes(encoder)
     h = np.concatenate([encode_windows(model, with_loudness(log_mel_power(x, model.c), model.c)) for x in recordings])
+    if len(h) < 2*n:
+        raise InputError(f"the speech for the basis lasts {len(h)/50:.1f} s, too little for {n} directions; "
+                         f"give at least {2*n/50:.0f} s, better a minute")
     mean = h.mean(0)
     variance, directions = np.linalg.eigh(np.cov(h.T))
     best = np.argsort(variance)[::-1][:n]

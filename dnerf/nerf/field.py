@@ -107,16 +107,21 @@ def slice_lookup(
     grid:Tensor, # `(1, C, R, R, R)`
     x:Tensor,    # `(P, 3)` in [-1, 1]
 ) -> Tensor:     # `(P, C)`
-    "The same by two bilinear look-ups in slices; the two go to two threads."
+    "The same by two bilinear look-ups in slices."
     C, R = grid.shape[1:3]
     p = x.T.contiguous().nan_to_num().clamp(-1, 1)                         # PyTorch's kernel would read outside of the grid at NaN
     across = (p[0] + 1)*((R - 1)/2)
     before = across.detach().floor().clamp(max=R - 2)                      # slice before the point
     row = (before*R + (p[1] + 1)*((R - 1)/2))*(2/(R*R - 1)) - 1            # in [-1, 1] over the tall picture
-    at = torch.stack([p[2], row, p[2], row + 2*R/(R*R - 1)]).view(2, 2, 1, -1).permute(0, 2, 3, 1)
-    tall = grid.reshape(1, C, R*R, R).expand(2, -1, -1, -1)
-    two = F.grid_sample(tall, at, align_corners=True, padding_mode='border')[:, :, 0]
-    return torch.lerp(two[0], two[1], across - before).T
+    at = torch.stack([p[2], row, p[2], row + 2*R/(R*R - 1)]).view(2, 2, -1).transpose(1, 2)
+    if C % 2:                                                              # two threads share the slices, ...
+        tall, at = grid.reshape(1, C, R*R, R).expand(2, -1, -1, -1), at[:, None]
+        before_after = F.grid_sample(tall, at, align_corners=True, padding_mode='border')[:, :, 0]
+    else:                                                                  # ... or the channels, which need no second gradient
+        tall, at = grid.reshape(2, C//2, R*R, R), at.expand(2, -1, -1, -1)
+        two = F.grid_sample(tall, at, align_corners=True, padding_mode='border')
+        before_after = two.reshape(C, 2, -1).transpose(0, 1)
+    return torch.lerp(*before_after, across - before).T
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c12
 def plane_lookup(

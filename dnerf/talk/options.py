@@ -15,7 +15,7 @@ class DriveOptions:
     "What a new video can be asked for; every field changes the video."
     motion:str='loop'      # loop: the head as in training, to and fro; still; a file of poses; another subject, or a video of somebody
     blinks:float|None=None # Blinks per minute; as the person blinks if not given
-    pitch:float=1.0        # Scales the melody that the portrait hears; 0 is a monotone
+    pitch:float=1.0        # Scales the melody that the portrait hears; 0 is a monotone; for runs with SpeechSplit's codes
     rhythm:float=1.0       # Stretches time; 1.2 is a fifth slower
     content:str|None=None  # A file with other speech, whose content moves the lips
     articulation:float=1.0 # How far the mouth moves; 1 as far as the person's (the picture shows less, see README), 0 not at all
