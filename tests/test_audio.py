@@ -205,7 +205,7 @@ def test_only_functions_whose_change_is_noticed_can_be_embeddings(f):
 def test_pitch_and_words_are_changed_in_codes_only(subject):
     embed_subject(subject, "mel+rhythm", steps=2, **BUDGET)
     for change in (dict(controls=Controls(pitch_shift=2)), dict(controls=Controls(pitch_range=0)), dict(content_from=subject.wav)):
-        with pytest.raises(InputError, match="'mel' has no pitch or content of its own") as e:
+        with pytest.raises(InputError, match="'mel' can follow neither another pitch nor other words") as e:
             embed_speech(subject, "mel+rhythm", subject.wav, **change)
         assert "content, rhythm, pitch, speechsplit" in str(e.value) and "\n" not in str(e.value)
     assert embed_speech(subject, "mel+rhythm", subject.wav, controls=Controls(duration=2.0)).shape == (300, 16, 82)

@@ -7,7 +7,8 @@ import torch
 
 from dnerf.audio.whisper import WhisperCodes, WhisperEncoder, encode_windows, load_whisper, log_mel_power, whisper_features, with_loudness
 from dnerf.audio.whisper_files import convert_whisper
-from dnerf.core import InputError
+from dnerf.core import InputError, asset
+from dnerf.talk.voice import speech_db
 
 OPENAI = {"attention_norm": "attn_ln", "attention.out": "attn.out", "mlp_norm": "mlp_ln", "positions": "positional_embedding"}
 TRANSFORMERS = {"attention_norm": "self_attn_layer_norm", "attention.out": "self_attn.out_proj", "mlp_norm": "final_layer_norm",
@@ -57,6 +58,34 @@ def test_a_pytorch_file_of_something_else_is_refused(tmp_path):
     torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
     with pytest.raises(InputError, match="has no blocks of a Whisper encoder"):
         convert_whisper(tmp_path / "model.pt", tmp_path / "own.npz")
+
+
+def without_norm(arrays):
+    return {name: a for name, a in arrays.items() if "layer_" not in name}
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda a: a | {"conv1/bias": np.full(384, np.nan, np.float16)}, "are not finite"),
+    (lambda a: a | {"basis": np.full((384, 96), np.inf, np.float32)}, "are not finite"),
+    (lambda a: a | {"basis": np.ones(384, np.float32)}, "holds a basis of shape"),
+    (lambda a: a | {"basis": np.ones((384, 0), np.float32)}, "holds a basis of shape"),
+    (lambda a: a | {"mean": np.float32(0)}, "holds a mean of shape"),
+    (lambda a: a | {"position_encodings/encodings": np.ones((50, 384), np.float16)}, "50 positions"),
+    (without_norm, "0 blocks of width 384"),
+])
+def test_weights_that_cannot_be_used_are_refused_in_one_sentence(tmp_path, change, sentence):
+    with np.load(asset("whisper_tiny_en_encoder.npz")) as z:
+        np.savez(tmp_path / "own.npz", **change(dict(z)))
+    with pytest.raises(InputError, match=sentence):
+        load_whisper(tmp_path / "own.npz")
+
+
+def test_the_level_of_speech_does_not_depend_on_digital_silence_behind_it():
+    t = np.arange(32000) / 16000
+    speech = (0.1 * np.sin(2 * np.pi * 300 * t) * (1 + np.sin(2 * np.pi * 3 * t))).astype(np.float32)
+    longer = np.concatenate([speech, np.zeros(40 * 16000, np.float32)])
+    assert abs(speech_db(longer) - speech_db(speech)) < 0.1
+    assert np.abs(with_loudness(log_mel_power(longer))[:190] - with_loudness(log_mel_power(speech))[:190]).max() < 0.05
 
 
 def test_long_speech_needs_little_memory_beside_its_spectrogram():

@@ -338,8 +338,8 @@ def _fitted(subject, name, device): # note of the subject's embedding and the Sp
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit "
                          "than the one that is there now; train with it again")
     if 'imported' not in note and note['key'] != _embedding_key(subject, name, checkpoint if model else None):
-        raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, "
-                         "or from other speech, than there is now; train with it again")
+        raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, from other speech, "
+                         "or with other weights (DNERF_WHISPER), than there are now; set them as they were, or train with it again")
     return note, model
 
 def _weight(steps, name, columns, weights): # multiplies columns in place

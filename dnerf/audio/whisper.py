@@ -156,7 +156,11 @@ def encoder_from(
         encoder = WhisperEncoder(width, blocks, n_mels, len(arrays['position_encodings/encodings']))
         weights = {_own_name(name): torch.from_numpy(np.asarray(a, np.float32)) for name, a in arrays.items()}
         encoder.load_state_dict({name: a for name, a in weights.items() if name not in ('mean', 'basis')})
-    except (KeyError, RuntimeError, ValueError, AttributeError) as e:
+        if not blocks or width % 64 or len(encoder.positions) < WHISPER.window//2:
+            raise ValueError(f"{blocks} blocks of width {width} with {len(encoder.positions)} positions")
+        if bad := [name for name, a in weights.items() if not torch.isfinite(a).all()]:
+            raise ValueError(f"numbers in {bad[0]} are not finite")
+    except (KeyError, RuntimeError, ValueError, AttributeError, TypeError) as e:
         first = str(e).strip().splitlines()[-1].strip()
         raise InputError(f"{source} does not hold the weights of a Whisper encoder ({first}); "
                          "convert the model again with python -m dnerf.audio.whisper_files") from None
@@ -179,7 +183,7 @@ def read_arrays(
     try:
         with np.load(path, allow_pickle=False) as z:
             return {name: z[name] for name in z.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError, TypeError):
         raise InputError(f"{path} is not an .npz file of weights or is damaged; reinstall dnerf if it is the bundled one, "
                          "otherwise convert the model again") from None
 
@@ -212,9 +216,9 @@ def load_whisper(
     arrays = read_arrays(path)
     encoder = encoder_from(arrays, path)
     width, mean, basis = encoder.positions.shape[1], arrays.get('mean'), arrays.get('basis')
-    for name, a in dict(mean=mean, basis=basis).items():
-        if a is not None and len(a) != width:
-            raise InputError(f"{path} holds a {name} of {len(a)} numbers for an encoder of {width}; convert the model again")
+    for name, a, rank in (('mean', mean, 1), ('basis', basis, 2)):
+        if a is not None and (np.ndim(a) != rank or len(a) != width or not np.size(a)):
+            raise InputError(f"{path} holds a {name} of shape {np.shape(a)} for an encoder of {width}; convert the model again")
     return WhisperCodes(encoder, mean, basis).to(pick_device(device)).eval()
 
 # %% ../../nbs/audio/03b_whisper.ipynb #5553344e
@@ -260,9 +264,11 @@ def encode_windows(
 def with_loudness(
     M:np.ndarray,           # `(T, n_mels)` log10 of power
     c:WhisperConfig=WHISPER, # Constants
-) -> np.ndarray:            # Same shape; not below `floor`
+) -> np.ndarray:            # Same shape
     "Scale a recording to one loudness."
-    gain = np.clip(c.loudness - np.quantile(M.max(1), .95), -c.max_gain, c.max_gain) if len(M) else 0.
+    level = M.max(1, initial=-np.inf)
+    level = level[level > np.log10(c.floor) + .1]                          # without digital silence
+    gain = np.clip(c.loudness - np.quantile(level, .95), -c.max_gain, c.max_gain) if len(level) else 0.
     return M + np.float32(gain)
 
 def whisper_features(

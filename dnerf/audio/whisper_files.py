@@ -80,6 +80,8 @@ def read_pytorch(
     state = {name: a for name, a in content.items() if torch.is_tensor(a) and re.match(r'(model\.)?encoder\.', name)}
     arrays = {_renamed(name): a.float().numpy() for name, a in state.items()}
     for layer in sorted({name.split('/')[0] for name in arrays if '/q/' in name}):
+        if missing := [k for k in 'qkv' if f'{layer}/{k}/weight' not in arrays]:
+            raise InputError(f"{path} lacks the weights {', '.join(missing)} of {layer}; copy it again")
         parts = [(arrays.pop(f'{layer}/{k}/weight'), arrays.pop(f'{layer}/{k}/bias', None)) for k in 'qkv']
         arrays[f'{layer}/self_attention/linear_0/weight'] = np.concatenate([w for w, _ in parts])
         arrays[f'{layer}/self_attention/linear_0/bias'] = np.concatenate([np.zeros(len(w)) if b is None else b for w, b in parts])
@@ -170,7 +172,7 @@ def main(
     a = parser.parse_args(arguments)
     try:
         print(f'the encoder is in {convert_whisper(a.model, a.out, [_speech(p) for p in a.speech], a.blocks)}')
-    except DnerfError as e:
+    except (DnerfError, OSError) as e:
         print(e, file=sys.stderr)
         return 1
     return 0

@@ -46,7 +46,7 @@ def chosen_seeds(
 # %% ../../nbs/evaluation/04_table.ipynb #a5aca3e5
 CONDITIONS = { # name to settings of every run
     'practised': [], # the preset's
-    'paper': [f'portrait.{part}=false' for part in ('eyelids', 'brows', 'mouth', 'torso_motion')]}
+    'paper': [f'portrait.{part}=false' for part in ('eyelids', 'brows', 'gaze', 'mouth', 'torso_motion')]}
 _PARAMETERS = ('subject', 'audio', 'seed', 'name', 'preset', 'minutes', 'steps') # set by the table, not by overrides
 
 class Table:
@@ -69,8 +69,12 @@ class Table:
         self.name = 'table1' if conditions == 'practised' else f'table1-{conditions}'
         self.launcher = [w for w in words if w.lstrip('+').startswith('hydra')]
         self.overrides = [w for w in words if w not in self.launcher]
-        if taken := [w for w in self.overrides if w.lstrip('+~').split('=')[0] in _PARAMETERS]:
+        given = {w: w.lstrip('+~').split('=')[0] for w in shlex.split(overrides)}
+        if taken := [w for w, key in given.items() if key in _PARAMETERS]:
             raise InputError(f"the override {taken[0]!r} is a parameter of the table; set it there")
+        fixed = [word.split('=')[0] for word in CONDITIONS[conditions]]
+        if taken := [w for w, key in given.items() if key in fixed]:
+            raise InputError(f"the override {taken[0]!r} contradicts the conditions {conditions!r} of the table; leave one of them out")
         common = shlex.join(self.overrides)
         self.base = compose_config(preset, common, subject=subject.name, minutes=minutes, steps=steps, name=self.name)
         self.budget = {k: v for k, v in dict(minutes=minutes, steps=steps).items() if v is not None}

@@ -171,11 +171,22 @@ def _suggestion(preset, overrides, error): # of a name that exists, if one is cl
     return did_you_mean(unknown[1], known)
 
 # %% ../../nbs/nerf/03a_config.ipynb #6c026c4d
+def _check_grids(f): # sizes of a fast field
+    if len(f.resolutions) != len(f.channels):
+        raise InputError(f"field.resolutions={list(f.resolutions)} and field.channels={list(f.channels)} are of different lengths; "
+                         "give one number of channels for each resolution")
+    sides = [*f.resolutions, f.density_resolution, *([f.blend_resolution] if f.blends else []), *(n for n in (f.plane, f.moves) if n)]
+    if min(sides) < 2 or min(f.channels, default=1) < 1:
+        raise InputError(f"a grid of the field has fewer than 2 nodes along a side, or no channel (sides {sides}, "
+                         f"channels {list(f.channels)}); give larger numbers")
+
 def check_config(
     config:DictConfig, # Composed
 ) -> DictConfig:       # The same, with a name
     "Name the run and check what types cannot; `InputError` for values that cannot be used."
     d, o, t = config.data, config.optim, config.trainer
+    if config.field.kind == 'fast':
+        _check_grids(config.field)
     if config.steps < 0 or not 0 < config.minutes < math.inf:
         raise InputError(f"the budget is {config.steps} steps or {config.minutes} minutes; give a positive number of one of them")
     if not config.name:

@@ -172,17 +172,22 @@ PARTS_OF_A_RUN = 'config.yaml', 'inputs.json', 'checkpoints/best.ckpt', 'state.j
 def newest_run(
     subject:str, # Its name
 ) -> str|None:   # `subject/name`; None if there is none
-    "The run of a subject that was finished last; cells of tables and benchmarks do not count."
-    runs = [p for p in runs_dir().glob(f'{glob.escape(subject)}/*/state.json') if not p.parent.name.startswith(('table1', 'benchmark'))]
+    "The run of a subject that was finished last; cells of tables, benchmarks and ablations do not count."
+    cells = 'table1', 'benchmark', 'ablation'
+    runs = [p for p in runs_dir().glob(f'{glob.escape(subject)}/*/state.json') if not p.parent.name.startswith(cells)]
     return max(runs, key=lambda p: p.stat().st_mtime_ns).parent.relative_to(runs_dir()).as_posix() if runs else None
 
 def _find(run): # folder of a complete run, or one sentence
-    if '/' not in (name := str(run)) and not (Path(run)/'config.yaml').is_file():
-        run = newest_run(name) or run
+    name = str(run).rstrip('/')
+    if name and '/' not in name and not (Path(run)/'config.yaml').is_file():
+        run = newest_run(name) or name
     folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
-    if len(missing) == len(PARTS_OF_A_RUN) or not str(run):
+    if len(missing) == len(PARTS_OF_A_RUN) or not name:
+        begun = sorted(p.parent.name for p in folder.glob('*/config.yaml')) if name else []
+        if begun:
+            raise MissingError(f"no run of {name!r} is finished; begun are: {', '.join(begun)}; train with the same settings again")
         raise MissingError(f"there is no trained run {str(run)!r}; known are: {known}")
     if missing:
         finished = (folder/'state.json').exists()
@@ -215,7 +220,8 @@ def load_run(
         embedding = subject.embedding(config.audio)
         if fingerprint(subject, embedding) != inputs:
             raise InputError(f"subject {subject.name!r} or its embedding {config.audio!r} was made anew "
-                             f"after the run {folder.name!r} was trained; train again")
+                             f"after the run {folder.name!r} was trained; train again (if DNERF_WHISPER was another then, set it as it was "
+                             "and repeat the training command)")
         portrait = build_portrait(subject, config, embedding.shape[-1])
         portrait.load_state_dict(read_checkpoint(folder/'checkpoints'/'best.ckpt', config, inputs)['portrait'])
     except DnerfError:

@@ -198,6 +198,9 @@ def check_inputs(
         if len(bad):
             remedy = 'make it again' if what == 'embedding' else 'prepare it again'
             raise InputError(f"the {what} of subject {name!r} contain numbers that are not finite (first in frame {bad[0]}); {remedy}")
+    if len(s.split('train')) < 5:
+        raise InputError(f"subject {name!r} has {len(s.split('train'))} training frames, at least 5 are needed; "
+                         "prepare it again from a longer video")
     frames = training_frames(s, 150)
     if not frames:
         raise InputError(f"subject {name!r} has no training frame with a face; prepare it again from a longer video")

@@ -32,8 +32,9 @@ def block_level(
 def speech_db(
     wav:np.ndarray, # `(samples,)`
 ) -> float:         # dB below full scale
-    "Level of speech: its loudest fifth."
+    "Level of speech: its loudest fifth, without digital silence."
     level = block_level(wav)
+    level = level[level > -75] if (level > -75).any() else level
     return float(level[level >= np.quantile(level, .8)].mean()) if len(level) else -100.
 
 def match_level(
