@@ -121,7 +121,7 @@ def slice_lookup(
         tall, at = grid.reshape(2, C//2, R*R, R), at.expand(2, -1, -1, -1)
         two = F.grid_sample(tall, at, align_corners=True, padding_mode='border')
         before_after = two.reshape(C, 2, -1).transpose(0, 1)
-    return torch.lerp(*before_after, across - before).T
+    return torch.lerp(before_after[0], before_after[1], across - before).T
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c12
 def plane_lookup(
