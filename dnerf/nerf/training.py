@@ -198,12 +198,12 @@ def check_inputs(
         if len(bad):
             remedy = 'make it again' if what == 'embedding' else 'prepare it again'
             raise InputError(f"the {what} of subject {name!r} contain numbers that are not finite (first in frame {bad[0]}); {remedy}")
-    if len(s.split('train')) < 5:
-        raise InputError(f"subject {name!r} has {len(s.split('train'))} training frames, at least 5 are needed; "
-                         "prepare it again from a longer video")
     frames = training_frames(s, 150)
     if not frames:
         raise InputError(f"subject {name!r} has no training frame with a face; prepare it again from a longer video")
+    if len(s.split('train')) < 5:
+        raise InputError(f"subject {name!r} has {len(s.split('train'))} training frames, at least 5 are needed; "
+                         "prepare it again from a longer video")
     if not any((s.masks[i] == HEAD).any() for i in frames):
         raise InputError(f"none of {len(frames)} training frames of subject {name!r} has a head in its mask; "
                          "prepare it again from a video that shows a face")
