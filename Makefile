@@ -23,7 +23,7 @@ text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare drive evaluate table1 doctor test export pages lab docs readme clean
+.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -66,6 +66,9 @@ test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py
 	@$(BIN)/nbdev_test --timing
 	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
+
+poses: $(STAMP) ## fit the head pose of every window of the demo clip, 3 to 10 s at three sizes (half an hour)
+	@$(BIN)/python tests/poses.py
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
 	@$(BIN)/nbdev_export

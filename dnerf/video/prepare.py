@@ -19,6 +19,7 @@ from .matting import BackgroundPlate, classify, person_probability, person_segme
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from .parallel import StoredRows, ordered_map, prefetch
 from .pose import crop_landmarks, solve_head
+from .search import better_region, reduced, search_region
 from .report import measure_face, measure_sound, report_text, sharpness, training_estimate, warnings_of
 from .torso import torso_modes, torso_motion
 from .tracking import track_faces
@@ -27,26 +28,41 @@ from .tracking import track_faces
 def first_pass(
     video:Path,      # The video
     info:MediaInfo,  # From `probe`
-    longest:int=640, # Largest side of the frames given to the landmarker, pixels
     show:bool=True,  # Progress bar
 ) -> tuple:          # Track in full-frame pixels; box inside the bars; the reduced middle frame and its number
-    "Track the face through the whole picture and detect letterbox bars."
+    "Track the face through the whole picture, again in a part of it if the face is small, and detect letterbox bars."
     borders, total, picture = Borders(), count_frames(video), []
-    scale = min(1., longest/max(info.width, info.height))
-    small = tuple(max(1, round(n*scale)) for n in (info.width, info.height))
-    def reduced():
+    def whole():
         "Frames at reduced size; keeps the middle one."
         for i, frame in enumerate(iter_frames(video)):
             borders.add(frame)
-            frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA) if scale < 1 else frame
+            frame = reduced(frame)
             if i <= total//2:
                 picture[:] = [frame, i]
             yield frame
-    with closing(prefetch(reduced())) as source:
-        track = track_faces(progress_bar(source, total=total, desc='tracking the face', unit='frames', disable=not show))
-    track.landmarks *= np.array([info.width/small[0], info.height/small[1], info.width/small[0]], np.float32)
-    track.width, track.height = info.width, info.height
+    track = _tracked(whole(), (0, 0, info.width, info.height), info, total, 'tracking the face', show)
+    if track.found.mean() < .5:
+        looked = np.linspace(0, len(track) - 1, 5).round()
+        region = search_region(frame for i, frame in enumerate(iter_frames(video)) if i in looked)
+    else:
+        region = better_region(track)
+    if region:
+        x, y, w, h = region
+        part = (reduced(frame[y:y+h, x:x+w]) for frame in iter_frames(video))
+        closer = _tracked(part, region, info, total, f'tracking the face in {w} x {h} pixels', show)
+        track = max(track, closer, key=lambda t: (t.found.sum(), t is closer))
     return track, borders.box(), *picture
+
+def _tracked(frames, view, info, total, what, show):
+    "`Track` in full-frame pixels of reduced frames that show the part `view` of the picture."
+    with closing(prefetch(frames)) as source:
+        track = track_faces(progress_bar(source, total=total, desc=what, unit='frames', disable=not show))
+    x, y, w, h = view
+    scale = np.float32(w/track.width)
+    track.landmarks *= np.array([scale, h/track.height, scale], np.float32)
+    track.landmarks[..., :2] += np.float32([x, y])
+    track.width, track.height, track.view = info.width, info.height, view
+    return track
 
 # %% ../../nbs/video/03_prepare.ipynb #3d7c920b
 def second_pass(
@@ -121,7 +137,7 @@ def _up_to_date(final, digest, size):
     same_method = made.get('prepare', {}).get('method') == METHOD
     return same_video and same_method and size in (None, made['prepare']['asked'], made['size'])
 
-METHOD = 4 # version of the method; raised when the same video would give another subject
+METHOD = 5 # version of the method; raised when the same video would give another subject
 
 # %% ../../nbs/video/03_prepare.ipynb #3f2e0835
 PREPARED_FILES = { # files and folders that `prepare` and later stages make

@@ -28,12 +28,14 @@ def quiet_native():
         os.close(null)
 
 def face_landmarker(
-    n_faces:int=2, # Largest number of faces to detect
-): # A MediaPipe `FaceLandmarker` in video mode; close it, or use it in a `with`
+    n_faces:int=2,   # Largest number of faces to detect
+    video:bool=True, # Whether the pictures are frames that follow each other, so that a face is followed
+): # A MediaPipe `FaceLandmarker`; close it, or use it in a `with`
     "The bundled face landmarker: 478 landmarks, 52 expression scores and a head transform per face."
     from mediapipe.tasks.python import BaseOptions, vision
     options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_path=str(asset('face_landmarker.task'))), running_mode=vision.RunningMode.VIDEO,
+        base_options=BaseOptions(model_asset_path=str(asset('face_landmarker.task'))),
+        running_mode=vision.RunningMode.VIDEO if video else vision.RunningMode.IMAGE,
         num_faces=n_faces, output_face_blendshapes=True, output_facial_transformation_matrixes=True)
     return vision.FaceLandmarker.create_from_options(options)
 
@@ -43,12 +45,13 @@ class Track:
     "Output of the landmarker for a clip of N frames."
     landmarks:np.ndarray   # (N, 478, 3) float32 pixels: x right, y down, z in the same scale, smaller is nearer
     blendshapes:np.ndarray # (N, 52) float32 expression scores in [0, 1]
-    transforms:np.ndarray  # (N, 4, 4) float32 head to camera, cm, OpenGL axes, 63 degree camera
+    transforms:np.ndarray  # (N, 4, 4) float32 head to camera, cm, OpenGL axes, 63 degree camera of the view
     n_faces:np.ndarray     # (N,) uint8 number of faces detected, at most 2
     found:np.ndarray       # (N,) bool, False where the values are interpolated
     names:list             # the 52 names of the blendshapes
     width:int              # of the frames the pixels refer to
     height:int             # ditto
+    view:tuple|None=None   # (x, y, width, height) of the part that the landmarker saw, pixels; None for the whole frame
     def __len__(self):
         return len(self.found)
 
