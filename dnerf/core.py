@@ -235,14 +235,15 @@ def write_json(
 
 def read_json(
     path:Path, # Where
+    remedy:str='delete its folder and make it again', # What to do if it is damaged
 ):             # Its content
     "Read a JSON file; `MissingError` if absent, `InputError` if damaged."
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise MissingError(f"there is no file {path}") from None
-    except ValueError as e:
-        raise InputError(f"{path} is damaged ({e}); delete its folder and make it again") from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} is damaged ({e}); {remedy}") from None
 
 def sha256(
     path:Path, # A file of any size
