@@ -39,11 +39,12 @@ def number(
     return _rule(lambda v: (_is_whole(v) or isinstance(v, float)) and low <= v <= high, f'a number from {low:g} to {high:g}')
 
 def text(
-    longest:int=1000, # Characters
-):                    # A rule
-    "A text without control characters, which could rewrite the line of a terminal."
-    words = f'a text of at most {longest} printable characters'
-    return _rule(lambda v: isinstance(v, str) and len(v) <= longest and v.isprintable(), words)
+    longest:int=1000,    # Characters
+    printable:bool=True, # Without control characters, which could rewrite the line of a terminal
+):                       # A rule
+    "A text."
+    words = f"a text of at most {longest} {'printable ' if printable else ''}characters"
+    return _rule(lambda v: isinstance(v, str) and len(v) <= longest and (v.isprintable() or not printable), words)
 
 # %% ../nbs/00a_schema.ipynb #2385eaf0
 def folder_name(value) -> str: # Empty, or the fault

@@ -1,0 +1,85 @@
+"""A prepared subject that was damaged, edited by hand, or made by someone else: each deviation is one sentence when it is opened."""
+import json
+import shutil
+
+import pytest
+
+from dnerf.core import DnerfError
+from dnerf.subject import Subject, toy_subject
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return toy_subject(tmp_path_factory.mktemp("made") / "toy").folder
+
+
+@pytest.fixture
+def toy(dnerf_home, made):
+    return Subject(shutil.copytree(made, dnerf_home / "data" / "toy"))
+
+
+def refused(folder, match=None):
+    "Opening ends in one sentence."
+    with pytest.raises(DnerfError, match=match) as e:
+        Subject.load(folder)
+    assert str(e.value).isprintable() and len(str(e.value)) < 600
+    return str(e.value)
+
+
+def change(toy, **entries):
+    "Other entries in subject.json; `...` takes one away."
+    path = toy.folder / "subject.json"
+    about = {k: v for k, v in (json.loads(path.read_text()) | entries).items() if v is not ...}
+    path.write_text(json.dumps(about))
+
+
+def splits(train=(0, 37), val=(38, 40), test=(40, 44)):
+    return dict(train=train, val=val, test=test)
+
+
+NONE_OF_THEM = ..., None, "x\0y", -1, float("nan"), True
+WRONG = [(k, v) for k in ("schema", "name", "n_frames", "fps", "size", "focal", "splits", "lost", "blendshape_names", "source")
+         for v in NONE_OF_THEM]
+WRONG += [(k, {"a": 1}) for k in ("schema", "name", "n_frames", "fps", "size", "focal", "splits", "lost", "blendshape_names")]
+WRONG += [(k, []) for k in ("schema", "name", "n_frames", "fps", "size", "focal", "splits", "source", "prepare")]
+WRONG += [("name", v) for v in ("../../escaped", "/tmp/escaped", "a\\b", "~root", "a\nb", "a\0", "x" * 300, "<b>", "", "C:x")]
+WRONG += [("n_frames", v) for v in (44.0, 10**30, "44", 0)] + [("size", v) for v in (10**9, 32.5, "32")]
+WRONG += [("focal", v) for v in (0, 1e-4, 1e300, float("inf"), "64", 1e5)] + [("fps", 30), ("sample_rate", 44100)]
+WRONG += [("lost", v) for v in ([[0, 99]], [[5, 2]], [[0, 1, 2]], [3], [["a", "b"]])]
+WRONG += [("blendshape_names", v) for v in (["a"] * 52, [1] * 52, ["a\x1b[2J"] * 52)]
+WRONG += [("source", {"file": 5}), ("prepare", {"method": "x"}), ("prepare", {"method": 4, "crop": [1, 2]})]
+WRONG += [("adnerf", 3), ("tracking", "x")]
+WRONG += [("splits", v) for v in (
+    dict(train=[0, 30], val=[30, 36]), splits([0, 40]), splits(test=[10, 20]), splits(test=[40, 45]), splits(test=[44, 40]),
+    splits(test=[40, 40]), splits([-1, 30]), splits("0-38"), splits([0, 0]), splits([0.0, 30.0]), splits([0, 10**30]))]
+
+
+@pytest.mark.parametrize("key, value", WRONG, ids=lambda v: ascii(v)[:30])
+def test_a_wrong_entry_is_one_sentence(tmp_path, made, key, value):
+    about = json.loads((made / "subject.json").read_text()) | {key: value}
+    (tmp_path / "subject.json").write_text(json.dumps({k: v for k, v in about.items() if v is not ...}))
+    sentence = refused(tmp_path)
+    assert key in sentence or (key == "schema" and "another version" in sentence), sentence
+
+
+def test_a_split_may_not_be_longer_than_the_recording(toy):
+    change(toy, n_frames=43)
+    refused(toy.folder, match=r"splits.test is \[40, 44\], not a range of its 43 frames")
+
+
+DEEP = "[" * 500 + "]" * 500
+
+
+TEXTS = "", "[1]", "null", "3", '"toy"', "{", DEEP, "[" * 100_000, "\xff", '{"schema": 1}', f'{{"schema": {DEEP}}}'
+
+
+@pytest.mark.parametrize("content", TEXTS, ids=lambda v: ascii(v)[:20])
+def test_a_protocol_that_is_none(toy, content):
+    (toy.folder / "subject.json").write_bytes(content.encode("latin-1"))
+    refused(toy.folder, match="subject.json|another version")
+
+
+def test_more_entries_and_newer_ones_are_no_fault(toy):
+    "What a later version adds, and what an earlier one did not write."
+    change(toy, later={"a": [1]}, versions=..., prepare={"method": 1, "asked": None, "crop": [-3, 0, 40], "new": 1})
+    assert Subject.load("toy").protocol["later"] == {"a": [1]}
