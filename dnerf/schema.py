@@ -141,9 +141,10 @@ def open_npy(
         raise MissingError(f"{path} is missing; {remedy}") from None
     except (ValueError, EOFError, IsADirectoryError) as e:
         raise InputError(f"{path} is damaged ({' '.join(str(e).split())[:120] or 'it ends too early'}); {remedy}") from None
-    if dtype.name not in dtypes.split() or len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found)):
+    kind = dtype.name if dtype.isnative else f'{dtype.name} in the byte order of other machines'
+    if kind not in dtypes.split() or len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found)):
         asked = ', '.join('any' if n is None else str(n) for n in shape)
-        raise InputError(f"{path} holds {dtype.name} of the shape {found}, not {' or '.join(dtypes.split())} of ({asked}); {remedy}")
+        raise InputError(f"{path} holds {kind} of the shape {found}, not {' or '.join(dtypes.split())} of ({asked}); {remedy}")
     if not math.prod(found):
         return np.zeros(found, dtype)          # nothing to map
     return np.memmap(path, dtype, 'r', begin, found, 'F' if fortran else 'C')

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 from fastcore.basics import patch
 from .core import InputError, MissingError, check_name, data_dir, read_json, write_json
-from .schema import check_record, each, folder_name, number, optional, record, text, whole
+from .face import is_rigid
+from .schema import check_finite, check_record, each, folder_name, number, open_npy, optional, record, text, whole
 
 # %% ../nbs/01_subject.ipynb #43cf9c54
 FPS = 25                                  # frames per second of every subject
@@ -172,6 +173,7 @@ def read_protocol(
 class Subject:
     "A prepared person; arrays are memory-mapped and read-only."
     arrays = ('frames', 'masks', 'poses', 'landmarks', 'blendshapes')
+    may_lack = ('torso', 'torso_modes', 'torso_shape')
 
     def __init__(self,
         folder:Path, # A folder that `prepare` made
@@ -183,22 +185,24 @@ class Subject:
         self._check()
 
     def _check(self):
-        for array in self.arrays:
-            n = len(self._array(array))
-            if n != self.n_frames:
-                raise InputError(f"{self.folder/array}.npy has {n} frames but the protocol says {self.n_frames}; prepare the subject again")
+        for name in (*self.arrays, *(k for k in self.may_lack if (self.folder/f'{k}.npy').exists())):
+            if (array := self._array(name)).dtype == np.float32:
+                check_finite(array, self.folder/f'{name}.npy', _AGAIN)
+        if not (good := is_rigid(self.poses)).all():
+            raise InputError(f"{self.folder/'poses.npy'}: the matrix of frame {good.argmin()} is not a rotation and a shift; {_AGAIN}")
+        if len(self.torso_modes) != self.torso_shape.shape[1]:
+            raise InputError(f"{self.folder/'torso_shape.npy'} is for {self.torso_shape.shape[1]} deformations, but torso_modes.npy has "
+                             f"{len(self.torso_modes)}; {_AGAIN}")
 
     def _array(self, name):
-        path = self.folder/f'{name}.npy'
-        try:
-            return np.load(path, mmap_mode='r')
-        except FileNotFoundError:
-            raise MissingError(f"{path} is missing; prepare the subject again") from None
-        except ValueError as e:
-            raise InputError(f"{path} is damaged ({e}); prepare the subject again") from None
+        n, size, names = self.n_frames, self.size, len(self.protocol['blendshape_names'])
+        shapes = dict(
+            frames=(n, size, size, 3), masks=(n, size, size), poses=(n, 4, 4), landmarks=(n, 478, 3), blendshapes=(n, names or None),
+            torso=(n, 2, 3), torso_modes=(None, None, None, 2), torso_shape=(n, None))
+        return open_npy(self.folder/f'{name}.npy', shapes[name], 'uint8' if name in ('frames', 'masks') else 'float32', _AGAIN)
 
     def _optional(self, name, default):
-        return self._array(name) if (self.folder/f'{name}.npy').is_file() else default
+        return self._array(name) if (self.folder/f'{name}.npy').exists() else default
 
     def __repr__(self):
         return f"Subject({self.name!r}, {self.n_frames} frames, {self.size} px, {self.n_frames/FPS:.1f} s)"
@@ -274,10 +278,11 @@ def embedding(self:Subject,
     name:str,   # Name of an embedding that was made for this subject
 ) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
     "Speech features, one window of 16 steps per frame."
-    if not (self.folder/'embeddings'/f'{name}.npy').is_file():
+    if not (self.folder/'embeddings'/f'{name}.npy').exists():
         known = sorted(p.stem for p in (self.folder/'embeddings').glob('*.npy'))
         raise MissingError(f"subject {self.name!r} has no embedding {name!r} yet; made are: {', '.join(known) or 'none'}")
-    return self._array(f'embeddings/{name}')
+    path, remedy = self.folder/'embeddings'/f'{name}.npy', 'delete it and train again'
+    return check_finite(open_npy(path, (self.n_frames, 16, None), remedy=remedy), path, remedy)
 
 @patch
 def split(self:Subject,

@@ -1,10 +1,12 @@
 """A prepared subject that was damaged, edited by hand, or made by someone else: each deviation is one sentence when it is opened."""
+import io
 import json
 import shutil
 
+import numpy as np
 import pytest
 
-from dnerf.core import DnerfError
+from dnerf.core import DnerfError, MissingError
 from dnerf.subject import Subject, toy_subject
 
 
@@ -83,3 +85,82 @@ def test_more_entries_and_newer_ones_are_no_fault(toy):
     "What a later version adds, and what an earlier one did not write."
     change(toy, later={"a": [1]}, versions=..., prepare={"method": 1, "asked": None, "crop": [-3, 0, 40], "new": 1})
     assert Subject.load("toy").protocol["later"] == {"a": [1]}
+
+
+ARRAYS = "frames", "masks", "poses", "landmarks", "blendshapes", "torso", "torso_modes", "torso_shape", "embeddings/mel"
+
+
+def put(toy, name, array):
+    (toy.folder / "embeddings").mkdir(exist_ok=True)
+    np.save(toy.folder / f"{name}.npy", array)
+
+
+@pytest.fixture
+def full(toy):
+    "The toy subject with the arrays that it may lack, and an embedding."
+    rng = np.random.default_rng(0)
+    for name, shape in {"torso": (44, 2, 3), "torso_modes": (2, 16, 16, 2), "torso_shape": (44, 2), "embeddings/mel": (44, 16, 5)}.items():
+        put(toy, name, rng.normal(size=shape).astype(np.float32))
+    return Subject(toy.folder)
+
+
+def spoil(array, how):
+    "The bytes of an array file with one fault."
+    out = io.BytesIO()
+    rows = dict(fewer=array[:-1], more=np.concatenate([array, array[:1]]), flat=array.reshape(len(array), -1), other=array[..., :-1],
+                wide=array.astype("float64"), whole=array.astype("int32"), swapped=array.astype(array.dtype.newbyteorder(">")))
+    if how == "pickled":
+        np.save(out, array.astype(object), allow_pickle=True)
+    elif how == "archive":
+        np.savez(out, array)
+    else:
+        np.save(out, rows.get(how, array))
+    data = out.getvalue()
+    return dict(empty=b"", text=b"not an array\n" * 99, cut=data[:-1], half=data[: len(data) // 2], header=data[:40]).get(how, data)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_damaged_array_is_named_when_the_subject_is_opened(full, name):
+    path = full.folder / f"{name}.npy"
+    array, good = np.load(path), path.read_bytes()
+
+    def check(what):
+        with pytest.raises(DnerfError) as e:
+            Subject.load("toy").embedding("mel")
+        assert path.name in str(e.value) and ("again" in str(e.value)) and str(e.value).isprintable(), what
+
+    for how in "empty text cut half header pickled archive fewer more flat other wide whole swapped".split():
+        if (how in ("fewer", "more") and name == "torso_modes" or how == "other" and name in ("torso_shape", "embeddings/mel")
+                or how == "swapped" and name in ("frames", "masks") or how == "flat" and array.ndim == 2):
+            continue                                         # no fault of this array, or not one that a file can show
+        path.write_bytes(spoil(array, how))
+        check(how)
+    if array.dtype == np.float32:
+        for value in (np.nan, np.inf):
+            put(full, name, array)
+            np.load(path, mmap_mode="r+")[-1:].flat[3 % array[-1:].size] = value
+            check(value)
+    path.unlink()
+    path.mkdir()
+    check("a folder")
+    path.rmdir()
+    if name not in full.may_lack:
+        with pytest.raises(MissingError):
+            Subject.load("toy").embedding("mel")
+    path.write_bytes(good)
+    Subject.load("toy").embedding("mel")
+
+
+def test_matrices_that_are_no_poses(toy):
+    for matrix in (np.zeros((4, 4)), np.diag([2, 2, 2, 1]), np.diag([-1, 1, 1, 1]), np.ones((4, 4))):
+        poses = np.array(toy.poses)
+        poses[7] = matrix
+        put(toy, "poses", poses)
+        refused(toy.folder, match="matrix of frame 7 .*prepare the subject again")
+
+
+def test_deformations_of_the_torso_that_do_not_belong_together(full):
+    put(full, "torso_shape", np.zeros((44, 3), np.float32))
+    refused(full.folder, match="3 deformations, but torso_modes.npy has 2")
+    (full.folder / "torso_shape.npy").unlink()
+    refused(full.folder, match="0 deformations")
