@@ -8,7 +8,7 @@ __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HE
            'known_subjects', 'training_frames', 'toy_subject', 'toy_home']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
-import os, reprlib, wave
+import os, reprlib, struct, wave, zlib
 from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
@@ -22,6 +22,7 @@ FPS = 25                                  # frames per second of every subject
 SAMPLE_RATE = 16000                       # samples per second of its speech
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS    # 640
 BACKGROUND, TORSO, HEAD = 0, 1, 2         # classes in masks.npy
+_AGAIN = 'prepare the subject again'      # the remedy for a damaged one
 
 # %% ../nbs/01_subject.ipynb #457ee5b5
 def split_frames(
@@ -85,12 +86,27 @@ def write_wav(
         f.writeframes((np.clip(wav, -1, 1)*32767).round().astype('<i2').tobytes())
     return Path(path)
 
+# %% ../nbs/01_subject.ipynb #7323a5e0
 def read_wav(
-    path:Path,      # A mono 16-bit file written by `write_wav`
-) -> np.ndarray:    # float32 `(samples,)` in [-1, 1]
-    "Read it back."
-    with wave.open(str(path), 'rb') as f:
-        return np.frombuffer(f.readframes(f.getnframes()), '<i2').astype(np.float32)/32767
+    path:Path,       # A mono 16-bit file at 16 kHz, as `write_wav` makes them
+    n:int|None=None, # Samples that it must have; None for any number
+) -> np.ndarray:     # float32 `(samples,)` in [-1, 1]
+    "Read it back; `MissingError` or `InputError` for what is not such a file."
+    try:
+        with wave.open(str(path), 'rb') as f:
+            channels, width, sr, says = f.getparams()[:4]
+            data = f.readframes(says) if (channels, width, sr) == (1, 2, SAMPLE_RATE) else b''
+    except FileNotFoundError:
+        raise MissingError(f"{path} is missing; {_AGAIN}") from None
+    except (wave.Error, EOFError, ValueError, RuntimeError, OverflowError, IsADirectoryError) as e:
+        raise InputError(f"{path} is not a WAV file of plain samples ({e or 'it ends too early'}); {_AGAIN}") from None
+    if not data and says:
+        channels = '1 channel' if channels == 1 else f'{channels} channels'
+        raise InputError(f"{path} has {channels} of {8*width}-bit samples at {sr} Hz, not one of 16-bit samples at {SAMPLE_RATE} Hz; "
+                         f"{_AGAIN}, or convert it: ffmpeg -i IN.wav -ac 1 -ar {SAMPLE_RATE} -c:a pcm_s16le OUT.wav")
+    if len(data) != 2*says or n not in (None, says):
+        raise InputError(f"{path} has {len(data)//2} samples, not {says if n is None else n}; {_AGAIN}")
+    return np.frombuffer(data, '<i2').astype(np.float32)/32767
 
 # %% ../nbs/01_subject.ipynb #e6f384ea
 SCHEMA = 1 # version of the layout of a subject folder; raised when an old one can no longer be read
@@ -128,7 +144,7 @@ def write_subject_json(
         source=source or {}, versions=software_versions(), **more))
 
 # %% ../nbs/01_subject.ipynb #c8cf2faa
-_RANGE, _AGAIN = each(whole(), 2), 'prepare the subject again'
+_RANGE = each(whole(), 2)
 PROTOCOL = record(dict( # the entries of subject.json that are used
     schema=whole(SCHEMA, SCHEMA), name=folder_name, fps=whole(FPS, FPS), sample_rate=whole(SAMPLE_RATE, SAMPLE_RATE),
     n_frames=whole(1, 10**7), size=whole(4, 8192), focal=number(1e-3, 1e7), lost=each(_RANGE), blendshape_names=each(text(100)),
@@ -193,6 +209,7 @@ class Subject:
         if len(self.torso_modes) != self.torso_shape.shape[1]:
             raise InputError(f"{self.folder/'torso_shape.npy'} is for {self.torso_shape.shape[1]} deformations, but torso_modes.npy has "
                              f"{len(self.torso_modes)}; {_AGAIN}")
+        _ = self.wav, self.background       # read once: both are small
 
     def _array(self, name):
         n, size, names = self.n_frames, self.size, len(self.protocol['blendshape_names'])
@@ -257,13 +274,22 @@ def blendshape_names(self:Subject): # list of 52 names
 @patch(as_prop=True)
 def background(self:Subject): # uint8 `(H, W, 3)`
     "The empty room behind the person."
-    import matplotlib.image
-    return (matplotlib.image.imread(self.folder/'background.png')[..., :3]*255).round().astype(np.uint8)
+    import PIL.Image
+    path = self.folder/'background.png'
+    try:
+        with PIL.Image.open(path, formats=['PNG']) as image:
+            if image.size != (self.size, self.size) or image.mode not in ('RGB', 'RGBA', 'L', 'P'):
+                raise ValueError(f'{image.size} pixels of mode {image.mode} instead of {(self.size, self.size)} of mode RGB')
+            return np.array(image.convert('RGB'))
+    except FileNotFoundError:
+        raise MissingError(f"{path} is missing; {_AGAIN}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError) as e:
+        raise InputError(f"{path} is not a picture that can be used ({str(e).split(':')[0]}); {_AGAIN}") from None
 
 @patch(as_prop=True)
 def wav(self:Subject): # float32 `(640 N,)`
     "The speech, 16 kHz."
-    return read_wav(self.folder/'audio.wav')
+    return read_wav(self.folder/'audio.wav', self.n_frames*SAMPLES_PER_FRAME)
 
 @patch(as_prop=True)
 def tracked(self:Subject): # bool `(N,)`

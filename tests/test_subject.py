@@ -2,8 +2,11 @@
 import io
 import json
 import shutil
+import wave
+import zlib
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from dnerf.core import DnerfError, MissingError
@@ -164,3 +167,59 @@ def test_deformations_of_the_torso_that_do_not_belong_together(full):
     refused(full.folder, match="3 deformations, but torso_modes.npy has 2")
     (full.folder / "torso_shape.npy").unlink()
     refused(full.folder, match="0 deformations")
+
+
+def riff(channels=1, width=2, rate=16000, n=44 * 640):
+    "The bytes of a WAV file."
+    out = io.BytesIO()
+    with wave.open(out, "wb") as f:
+        f.setnchannels(channels)
+        f.setsampwidth(width)
+        f.setframerate(rate)
+        f.writeframes(bytes(n * channels * width))
+    return out.getvalue()
+
+
+SOUNDS = dict(
+    empty=b"", text=b"no sound\n" * 99, cut=riff()[:-1], half=riff()[:9000], header=riff()[:40], stereo=riff(2), cd=riff(2, rate=44100),
+    fast=riff(rate=44100), slow=riff(rate=1), wide=riff(width=3), short=riff(n=44 * 640 - 1), long=riff(n=45 * 640), none=riff(n=0),
+    float32=riff().replace(b"\1\0\1\0", b"\3\0\1\0", 1), no_channel=riff().replace(b"\1\0\1\0", b"\1\0\0\0", 1))
+
+
+@pytest.mark.parametrize("kind", SOUNDS)
+def test_a_sound_that_is_not_the_speech_of_these_frames(toy, kind):
+    (toy.folder / "audio.wav").write_bytes(SOUNDS[kind])
+    sentence = refused(toy.folder, match="audio.wav.*prepare the subject again")
+    assert kind not in ("stereo", "cd", "fast", "slow", "wide") or "convert it" in sentence
+
+
+def png(toy, mode="RGB", size=(32, 32)):
+    image = PIL.Image.new(mode, size)
+    image.save(toy.folder / "background.png", format="PNG")
+    return (toy.folder / "background.png").read_bytes()
+
+
+def test_a_background_that_cannot_be_used(toy):
+    path, good = toy.folder / "background.png", png(toy)
+    flipped = bytearray(good)
+    flipped[-20] ^= 4
+    head = good[12:16] + (60000).to_bytes(4, "big") * 2 + good[24:29]
+    bomb = good[:12] + head + zlib.crc32(head).to_bytes(4, "big") + good[33:]
+    kinds = dict(empty=b"", text=b"a wall", cut=good[:-20], header=good[:30], flipped=bytes(flipped), bomb=bomb,
+                 wide=png(toy, size=(33, 32)), deep=png(toy, "I;16"))
+    for kind, content in kinds.items():
+        path.write_bytes(content)
+        assert "background.png" in refused(toy.folder, match="prepare the subject again"), kind
+    for mode in ("RGBA", "L", "P"):
+        png(toy, mode)
+        assert Subject.load("toy").background.shape == (32, 32, 3)
+    for name in ("background.png", "audio.wav"):
+        (toy.folder / name).unlink()
+        with pytest.raises(MissingError, match=f"{name} is missing"):
+            Subject.load("toy")
+        (toy.folder / name).mkdir()
+        refused(toy.folder, match=name)
+        (toy.folder / name).rmdir()
+        shutil.copy(toy.folder / "masks.npy", toy.folder / name)
+        refused(toy.folder, match=name)
+        png(toy)
