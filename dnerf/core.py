@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DnerfError', 'InputError', 'MissingError', 'StorageError', 'DivergedError', 'did_you_mean', 'home', 'data_dir',
-           'runs_dir', 'asset', 'check_name', 'staged_file', 'locked', 'staged_dir', 'need_space', 'write_json',
-           'read_json', 'sha256', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
+           'runs_dir', 'asset', 'check_name', 'inside', 'check_tree', 'staged_file', 'locked', 'staged_dir',
+           'need_space', 'write_json', 'read_json', 'sha256', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
-import contextlib, ctypes, difflib, errno, hashlib, importlib.util, json, os, re, shutil, sys
+import contextlib, ctypes, difflib, errno, fnmatch, hashlib, importlib.util, json, os, re, shutil, sys
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #4d591f11
@@ -82,6 +82,43 @@ def check_name(
         raise InputError(f"the {what} name {name!r} cannot be a folder name; "
                          "use letters, digits, '-', '_', '+' and '.', for example 'obama'")
     return str(name)
+
+# %% ../nbs/00_core.ipynb #8ca42b51
+def inside(
+    folder:Path, # That the file must lie in; it may itself be reached by a link
+    name:str,    # Relative path, as a file says it
+) -> Path:       # Its path below `folder`
+    "The path of a file that is named in a file; `InputError` for a name that leads out of `folder`."
+    folder = Path(folder)
+    plain = isinstance(name, str) and name and not re.search(r'[\x00-\x1f\x7f\\]|^[A-Za-z]:|^[/~]', name) and '..' not in Path(name).parts
+    try:
+        short = plain and max(map(len, os.fsencode(name).split(b'/'))) < 256
+        if short and (folder/name).resolve().is_relative_to(folder.resolve()):
+            return folder/name
+    except (OSError, RuntimeError, ValueError):
+        pass                             # a circle of links, or a name that no disk can hold
+    raise InputError(f"{str(name)[:100]!r} is not the name of a file inside {folder}; "
+                     "a file that comes from elsewhere may name only what lies beside it")
+
+# %% ../nbs/00_core.ipynb #c7917aee
+def check_tree(
+    folder:Path,      # Of a subject or a run; it may itself be a link
+    exempt:str='',    # Pattern of file names in the folder that may be links, e.g. `video.*`
+):
+    "`InputError` if anything in `folder` is a link that leads out of it, or neither a file nor a folder."
+    root = Path(folder).resolve()
+    for place, folders, files in os.walk(root):
+        for path in (Path(place)/name for name in folders + files):
+            if path.parent == root and fnmatch.fnmatch(path.name, exempt):
+                continue
+            try:
+                fault = '' if path.resolve().is_relative_to(root) else 'is a link that leads out of it'
+            except (OSError, RuntimeError):
+                fault = 'is a link that leads nowhere'
+            if not fault and path.exists() and not (path.is_file() or path.is_dir()):
+                fault = 'is neither a file nor a folder'
+            if fault:
+                raise InputError(f"{path.relative_to(root)} in {folder} {fault}; put the file itself there, or delete it")
 
 # %% ../nbs/00_core.ipynb #0d86488f
 @contextlib.contextmanager
@@ -198,14 +235,15 @@ def write_json(
 
 def read_json(
     path:Path, # Where
+    remedy:str='delete its folder and make it again', # What to do if it is damaged
 ):             # Its content
     "Read a JSON file; `MissingError` if absent, `InputError` if damaged."
     try:
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise MissingError(f"there is no file {path}") from None
-    except ValueError as e:
-        raise InputError(f"{path} is damaged ({e}); delete its folder and make it again") from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} is damaged ({e}); {remedy}") from None
 
 def sha256(
     path:Path, # A file of any size

@@ -6,8 +6,8 @@
 __all__ = ['FACE_POINTS', 'EYE_CORNERS', 'OUTER_CORNERS', 'LIDS', 'MIDDLE_LIDS', 'IRISES', 'EYE_BORDERS', 'MOUTH_CORNERS', 'LIPS',
            'INNER_LIPS', 'MIDDLE_LIPS', 'LIP_BORDERS', 'FOREHEAD', 'CHIN', 'BRIDGE', 'NOSE_TIP', 'NOSE_RIDGE', 'RIGID',
            'JAW', 'MESH_OF_68', 'HEAD_CROSS', 'canonical_face', 'to_camera', 'pinhole', 'project', 'head_points',
-           'pair_distance', 'eye_span', 'eye_centres', 'eye_distance', 'face_heights', 'lip_opening', 'mouth_opening',
-           'eyelid_aspect', 'eye_opening', 'iris_position', 'second_difference', 'jitter']
+           'is_rigid', 'pair_distance', 'eye_span', 'eye_centres', 'eye_distance', 'face_heights', 'lip_opening',
+           'mouth_opening', 'eyelid_aspect', 'eye_opening', 'iris_position', 'second_difference', 'jitter']
 
 # %% ../nbs/02_face.ipynb #b919ced0
 import math, zipfile
@@ -96,6 +96,19 @@ def head_points(
     "Where the head's origin and four points 6 cm around it appear."
     points = np.array(HEAD_CROSS, c2w.dtype) if isinstance(c2w, np.ndarray) else c2w.new_tensor(HEAD_CROSS)
     return project(points, c2w, focal, size)
+
+# %% ../nbs/02_face.ipynb #cd42d4c1
+def is_rigid(
+    poses:np.ndarray,   # `(..., 4, 4)` matrices
+    tolerance:float=.01, # Largest error of an entry of `R R^T`
+) -> np.ndarray:        # bool `(...)`
+    "Which matrices are finite, with a rotation and the last row 0 0 0 1."
+    poses = np.asarray(poses, float)
+    finite = (abs(poses) < 1e9).all((-2, -1))                    # also false for NaN
+    poses = np.where(finite[..., None, None], poses, np.eye(4))
+    R = poses[..., :3, :3]
+    rotation = (abs(R @ R.swapaxes(-2, -1) - np.eye(3)).max((-2, -1)) <= tolerance) & (np.linalg.det(R) > 0)
+    return finite & rotation & (abs(poses[..., 3, :] - [0, 0, 0, 1]).max(-1) <= tolerance)
 
 # %% ../nbs/02_face.ipynb #88ab2737
 def pair_distance(

@@ -135,7 +135,7 @@ def test_one_number_that_is_none(dnerf_home, name, frame):
     array = np.load(path)
     array[frame].flat[1] = np.nan
     np.save(path, array)
-    with pytest.raises(InputError, match=f"{name} of subject 'toy'.*not finite.*frame {frame}") as e:
+    with pytest.raises(InputError, match=f"{'made' if name == 'embedding' else name}.*not finite.*frame {frame}") as e:
         run(toy)
     assert one_sentence(e) and nothing_written(dnerf_home)
 
