@@ -104,7 +104,7 @@ def export_adnerf(
         raise InputError(f"no frame of subject {subject.name!r} has a face; there is nothing to export")
     points = np.array(subject.landmarks[:, list(MESH_OF_68), :2], float)
     need_space(final, n*size*size*4, f"exporting {subject.name}")
-    with staged_dir(final) as out:
+    with subject.held(), staged_dir(final) as out:
         for k in ('ori_imgs', 'parsing', 'com_imgs', 'gt_imgs', 'head_imgs', 'torso_imgs', 'logs'):
             (out/k).mkdir()
         _write_transforms(out, subject, points)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['DnerfError', 'InputError', 'MissingError', 'StorageError', 'DivergedError', 'did_you_mean', 'home', 'data_dir',
-           'runs_dir', 'asset', 'check_name', 'inside', 'check_tree', 'staged_file', 'locked', 'staged_dir',
-           'need_space', 'write_json', 'read_json', 'sha256', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
+           'runs_dir', 'asset', 'check_name', 'inside', 'check_tree', 'in_words', 'os_errors', 'beside', 'resolved',
+           'locked', 'scratch', 'staged_file', 'recovered', 'staged_dir', 'need_space', 'write_json', 'read_json',
+           'sha256', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
-import contextlib, ctypes, difflib, errno, fnmatch, hashlib, importlib.util, json, os, re, shutil, sys
+import contextlib, ctypes, difflib, errno, fnmatch, hashlib, importlib.util, json, os, re, secrets, shutil, stat, sys
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #4d591f11
@@ -121,25 +122,192 @@ def check_tree(
                 raise InputError(f"{path.relative_to(root)} in {folder} {fault}; put the file itself there, or delete it")
 
 # %% ../nbs/00_core.ipynb #0d86488f
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your disk quota is used up; free some space",
+    errno.EFBIG: "the file became larger than this disk or process may write; free some space or raise the limit",
+    errno.EACCES: "there is no permission; choose a folder that you may write to, or ask its owner",
+    errno.EPERM: "there is no permission; choose a folder that you may write to, or ask its owner",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "its links lead in a circle; remove them",
+    errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ENOTDIR: "a file is where a folder should be; move it away",
+    errno.EEXIST: "a file is where a folder should be; move it away",
+    errno.ENOTEMPTY: "another process writes there; stop it",
+    errno.EBUSY: "it is in use, or a disk of its own; choose another folder",
+    errno.EXDEV: "it is on another disk than its folder; choose another folder",
+    errno.EIO: "the disk reports an error; check it",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ENOTCONN: "the disk is not connected; connect it"}
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|Cannot allocate memory|can't start new thread|Unable to allocate")
+
+def in_words(
+    error:BaseException,  # What was raised
+    where:Path|None=None, # What was being written, if that is known
+) -> DnerfError|None:     # None for an error that is not the system's
+    "An error of the operating system as one sentence."
+    if isinstance(error, DnerfError):
+        return error
+    code, said = getattr(error, 'errno', None), str(error)
+    if isinstance(error, MemoryError) or code == errno.ENOMEM or isinstance(error, RuntimeError) and _NO_MEMORY.search(said):
+        where_to = 'the GPU' if 'CUDA' in said else 'this process'
+        return StorageError(f"{where_to} has no more memory; end other programs, raise its limit, or ask for a smaller size")
+    if not isinstance(error, OSError):
+        return None
+    if code is None and 'requested and' in said: # NumPy reports a short write without a number
+        code = errno.ENOSPC
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ''
+    path = str(where) if where and (not named or Path(where).parent in Path(named).parents) else named
+    if code == errno.ENOENT and path:
+        return MissingError(f"{path} is not there; give another path, or make it first")
+    if code not in _REASONS or not path:
+        return None
+    if where and path == str(where):
+        return StorageError(f"could not write {path}: {_REASONS[code]} and run the same command again (nothing half-written was kept)")
+    return StorageError(f"could not use {path}: {_REASONS[code]} and run the same command again")
+
 @contextlib.contextmanager
-def _storage_errors(
-    where:Path, # What is being written
+def os_errors(
+    where:Path|None=None, # What is being written, if that is known
 ):
-    "Turn the operating system's error codes of the disk into `StorageError`."
-    reasons = {
-        errno.ENOSPC: "the disk is full; free some space",
-        errno.EDQUOT: "your disk quota is used up; free some space",
-        errno.EFBIG: "the file became larger than this disk or process may write; free some space or raise the limit",
-        errno.EACCES: "there is no permission to write there; choose a folder you may write to",
-        errno.EROFS: "the disk is read-only; choose another folder"}
+    "Turn errors of the operating system into `StorageError` or `MissingError`; a `with` or a decorator."
     try:
         yield
     except OSError as e:
-        code = errno.ENOSPC if e.errno is None and 'requested and' in str(e) else e.errno     # NumPy reports a short write without a number
-        if isinstance(e, DnerfError) or code not in reasons:
+        if isinstance(e, DnerfError) or not (words := in_words(e, where)):
             raise
-        raise StorageError(f"could not write {where}: {reasons[code]} and run the same command again "
-                           "(nothing half-written was kept)") from e
+        raise words from e
+
+# %% ../nbs/00_core.ipynb #681f7f12
+def beside(
+    final:Path, # A file or folder
+    kind:str,   # What is beside it, e.g. `lock`
+) -> Path:      # `.<name>.<kind>` in the same folder
+    "The hidden neighbour of a file or folder; a name over 180 bytes is cut and gets a hash, which keeps it unique."
+    name = os.fsencode(Path(final).name)
+    if len(name) > 180:
+        name = name[:160].decode('utf-8', 'ignore').encode() + b'-' + hashlib.sha256(name).hexdigest()[:12].encode()
+    return Path(final).with_name(f'.{os.fsdecode(name)}.{kind}')
+
+# %% ../nbs/00_core.ipynb #da34c339
+def _lock_file(path, shared): # descriptor of the open lock file; None where a reader may not make one
+    extra = getattr(os, 'O_NOFOLLOW', 0) | getattr(os, 'O_NONBLOCK', 0)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | extra, 0o666)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO):
+            raise StorageError(f"{path} is a link or a folder where a lock file should be; remove it") from None
+        if not shared or e.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | extra)
+        return None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise StorageError(f"{path} is not an ordinary file, as a lock file should be; remove it")
+    return handle
+
+def _same_file(handle, path): # whether the name still leads to the file that is open
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
+    except OSError:
+        return False
+
+def _flock(handle, shared=False): # whether it is locked: not where the system has no locks; `BlockingIOError` if another holds it
+    try:
+        import fcntl # on Unix only
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except ImportError:
+        return False
+    except OSError as e:
+        if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL): # some network disks
+            raise
+        return False
+    return True
+
+# %% ../nbs/00_core.ipynb #2a5cf413
+def resolved(
+    folder:Path, # That may be a link
+) -> Path:       # Its absolute path without links
+    "Where a folder really is; `StorageError` for links that lead in a circle."
+    try:
+        return Path(folder).resolve()
+    except (RuntimeError, OSError) as e:
+        raise StorageError(f"{folder} cannot be followed ({e}); remove the link") from None
+
+@contextlib.contextmanager
+def locked(
+    folder:Path,          # What the lock protects
+    what:str='something', # For the message
+    shared:bool=False,    # Whether this is a reader
+): # Yields nothing; the lock is held inside the `with`
+    "Hold a lock beside `folder`, exclusive or shared; raise `StorageError` if another process excludes it."
+    folder = resolved(folder)
+    path = beside(folder, 'lock')
+    with os_errors(folder):
+        while True:
+            if not shared:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            handle = _lock_file(path, shared)
+            if handle is None:
+                break
+            try:
+                _flock(handle, shared)
+            except BlockingIOError:
+                os.close(handle)
+                raise StorageError(f"another process is working on {what} ({folder}); wait for it, or stop it") from None
+            if _same_file(handle, path):
+                break
+            os.close(handle)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+# %% ../nbs/00_core.ipynb #7b21a5ea
+_OWNED = re.compile(r'\..*\.[0-9a-f]{12}\.partial', re.DOTALL)
+
+def _own(folder): # a descriptor that holds the lock of a folder, or None: another process has it, or there are no locks
+    handle = None
+    try:
+        handle = os.open(folder, os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0) | getattr(os, 'O_NOFOLLOW', 0))
+        if _flock(handle) and _same_file(handle, folder):
+            return handle
+    except OSError: # held by another, removed, or a folder cannot be opened, as on Windows
+        pass
+    if handle is not None:
+        os.close(handle)
+
+def _sweep(folder): # remove what killed processes left here
+    for name in os.listdir(folder) if os.access(folder, os.R_OK) else ():
+        if _OWNED.fullmatch(name) and (handle := _own(folder/name)) is not None:
+            shutil.rmtree(folder/name, ignore_errors=True)
+            os.close(handle)
+
+@contextlib.contextmanager
+def scratch(
+    final:Path, # The file beside which it shall be
+): # Yields an empty folder of this process alone
+    "A temporary folder on the disk of `final`, removed at the end; those of killed processes are removed first."
+    final, handle = Path(final), None
+    with os_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final.parent)
+        for _ in range(3): # another process may remove it before it is locked
+            folder = beside(final, f'{secrets.token_hex(6)}.partial')
+            folder.mkdir()
+            if (handle := _own(folder)) is not None:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
 
 # %% ../nbs/00_core.ipynb #7e7128f8
 @contextlib.contextmanager
@@ -148,64 +316,67 @@ def staged_file(
 ): # Yields the temporary path to write to
     "Write a file beside `final` and rename it there on success; on any error nothing is left and an older `final` stays."
     final = Path(final)
-    with _storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        tmp = final.with_name(f'.{final.stem}.partial{final.suffix}')
-        try:
-            yield tmp
-            os.replace(tmp, final)
-        finally:
-            tmp.unlink(missing_ok=True)
-
-# %% ../nbs/00_core.ipynb #a470b825
-@contextlib.contextmanager
-def locked(
-    folder:Path,          # What the lock protects
-    what:str='something', # For the message
-): # Yields nothing; the lock is held inside the `with`
-    "Hold an exclusive lock beside `folder`; raise `StorageError` if another process holds it."
-    folder = Path(folder)
-    with _storage_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(folder.with_name(f'.{folder.name}.lock'), 'w')
-    try:
-        try:
-            import fcntl # on Unix only; elsewhere there is no lock
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except BlockingIOError:
-            raise StorageError(f"another process is working on {what} ({folder}); wait for it, or stop it") from None
-        yield
-    finally:
-        handle.close()
+    with scratch(final) as folder, os_errors(final):
+        part = folder/f'part{final.suffix}'
+        yield part
+        os.replace(part, final)
 
 # %% ../nbs/00_core.ipynb #a9d0d4cb
+def _exchange(a, b): # whether two folders have changed places
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2 # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
+def _remove(path): # a folder with its content; of a link the link alone
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+def _bring_back(final): # a folder that stepped aside for one that never came
+    old = beside(final, 'retired')
+    if old.is_dir() and not old.is_symlink() and not final.exists():
+        old.rename(final)
+
+def recovered(
+    folder:Path, # That may have been replaced by a process that was killed meanwhile
+) -> Path:       # The folder
+    "Bring back a folder that a killed process had set aside; `StorageError` while another process replaces it."
+    final = resolved(folder)
+    if not final.exists() and beside(final, 'retired').is_dir():
+        with locked(final, final.name):
+            _bring_back(final)
+    return Path(folder)
+
 @contextlib.contextmanager
 def staged_dir(
     final:Path, # Where the folder shall be in the end
 ): # Yields the temporary folder to fill
-    "Fill a folder beside `final` and rename it there on success; leftovers of a killed process are removed first."
-    final = Path(final)
-    tmp, retired = (final.with_name(f'.{final.name}.{kind}') for kind in ('partial', 'retired'))
-    with locked(final, final.name), _storage_errors(final):
-        if retired.exists() and not final.exists():
-            retired.rename(final)     # killed between the two renames below
+    "Fill a folder beside `final` that takes its place on success; leftovers of a killed process are removed first."
+    final = resolved(final)
+    tmp, retired = (beside(final, kind) for kind in ('partial', 'retired'))
+    with locked(final, final.name), os_errors(final):
+        if final.exists() and not final.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, 'Not a directory', str(final))
+        _bring_back(final)
         for old in (tmp, retired):
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         tmp.mkdir()
         try:
             yield tmp
-            if final.exists():
-                final.rename(retired)
-            tmp.rename(final)
-            shutil.rmtree(retired, ignore_errors=True)
+            if not (final.exists() and _exchange(tmp, final)):
+                if final.exists():
+                    final.rename(retired)
+                tmp.rename(final)
+                _remove(retired)
         except BaseException:
-            if retired.exists() and not final.exists():
-                retired.rename(final)
+            _bring_back(final)
             raise
         finally:
-            shutil.rmtree(tmp, ignore_errors=True)
+            _remove(tmp)
 
 # %% ../nbs/00_core.ipynb #8f63573a
 def need_space(

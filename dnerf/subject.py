@@ -9,11 +9,12 @@ __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HE
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
 import os, reprlib, struct, wave, zlib
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 from fastcore.basics import patch
-from .core import InputError, MissingError, check_name, data_dir, read_json, write_json
+from .core import InputError, MissingError, check_name, data_dir, locked, read_json, recovered, write_json
 from .face import is_rigid
 from .schema import check_finite, check_record, each, folder_name, number, open_npy, optional, record, text, whole
 
@@ -330,10 +331,20 @@ def load(cls:Subject,
 ) -> Subject: # The subject
     "Open a prepared subject by name or by path."
     folder = Path(subject) if isinstance(subject, Path) or (Path(subject)/'subject.json').is_file() else data_dir()/check_name(subject)
-    if not (folder/'subject.json').is_file():
+    if not (recovered(folder)/'subject.json').is_file():
         raise MissingError(f"there is no prepared subject {str(subject)!r} in {data_dir()}; "
                            f"known are: {', '.join(known_subjects()) or 'none yet'}")
     return cls(folder)
+
+# %% ../nbs/01_subject.ipynb #c6235948
+@patch
+@contextmanager
+def held(self:Subject): # Yields the subject
+    "Keep others from preparing this subject inside the `with`; `StorageError` while one does, `InputError` if one did since it was opened."
+    with locked(self.folder, f'the subject {self.name}', shared=True):
+        if read_json(self.folder/'subject.json') != self.protocol:
+            raise InputError(f"the subject {self.name!r} was prepared anew after it was opened here; run the same command again")
+        yield self
 
 # %% ../nbs/01_subject.ipynb #44dda462
 def training_frames(

@@ -271,7 +271,7 @@ def embed_subject(
 
     `InputError` for an unknown name, `StorageError` if another process is computing them."""
     name, options = '+'.join(parse_embedding(name)), TrainingOptions(**options)
-    with locked(subject.folder/'embeddings', f'the embeddings of {subject.name}'):
+    with subject.held(), locked(subject.folder/'embeddings', f'the embeddings of {subject.name}'):
         return _embed(subject, name, device, force, options)
 
 def _embed(subject, name, device, force, options):

@@ -11,7 +11,7 @@ __all__ = ['SUBJECT_KEYS', 'DRIVER_TEXT', 'MUST_AGREE', 'protocol', 'same_protoc
 import contextlib, csv, math
 from pathlib import Path
 import numpy as np
-from ..core import InputError, need_space, runs_dir, staged_file, write_json
+from ..core import InputError, locked, need_space, runs_dir, scratch, staged_file, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
 from ..talk.synthesis import difference, render_split, run_name, synthetic_metadata
 from ..video.media import write_video
@@ -220,13 +220,13 @@ def _file(folder, name, split): # `video.mp4` for the test split, `video_val.mp4
     return path if split == 'test' else path.with_stem(f'{path.stem}_{split}')
 
 @contextlib.contextmanager
-def _scratch(run, split): # path of a file for the split's frames in 8 bits, removed at the end
-    frames, path = run.subject.split(split), Path(run.folder)/f'.rendered_{split}.npy'
-    need_space(path.parent, 2*len(frames)*3*run.subject.size**2, f'evaluating {run_name(run)}')
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+def _to_itself(run, split): # path of a file for the split's frames in 8 bits, removed at the end; no other evaluation of the run meanwhile
+    folder, frames = Path(run.folder), run.subject.split(split)
+    with (run.subject.held(), locked(folder, f'the run {run_name(run)}', shared=True),
+          locked(folder.with_name(f'{folder.name}.evaluation'), f'the evaluation of {run_name(run)}'),
+          scratch(folder/'rendered.npy') as place):
+        need_space(folder, 2*len(frames)*3*run.subject.size**2, f'evaluating {run_name(run)}')
+        yield place/'rendered.npy'
 
 def _write_comparison(run, clip): # `compare.mp4`: the real clip on the left, the rendered one on the right
     marks = synthetic_metadata(run, f'{clip.split} split')
@@ -262,7 +262,7 @@ def evaluate_run(
     if isinstance(run, (str, Path)):
         run = load_run(run)
     render, chosen, frames = render or render_frames, check_measures(measures), run.subject.split(split)
-    with _scratch(run, split) as path:
+    with _to_itself(run, split) as path:
         with NpyWriter(path, run.subject.frames.shape[1:]) as store:
             pixels = PixelMeasure(run.subject, evenly_spaced(frames), store)
             render_split(run, split, _file(run.folder, 'video.mp4', split), progress, pixels, render)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..audio.embedding import embed_subject, parse_embedding
-from ..core import DivergedError, InputError, MissingError, locked, progress, read_json, runs_dir, staged_file, write_json
+from ..core import DivergedError, InputError, MissingError, progress, read_json, runs_dir, staged_file, write_json
 from .patches import patch_figures
 from .report import evaluate_run
 from .statistics import COLUMNS, CONTROLS, PAPER, dots_figure, findings, show_differences, show_table, summarise
@@ -131,10 +131,9 @@ def todo(self:Table) -> list[tuple[str, int]]: # (row, seed)
 def measure_cell(
     folder:Path, # Of a trained run
 ):
-    "Measure a run on its test split, unless that was done; `StorageError` while another process holds it."
-    with locked(folder, f'the run {folder.name}'):
-        if not measured(folder):
-            evaluate_run(folder, progress=False)
+    "Measure a run on its test split, unless that was done; `StorageError` while another process does."
+    if not measured(folder):
+        evaluate_run(folder, progress=False)
 
 def table_job(
     config, # `DictConfig` composed by Hydra
@@ -328,8 +327,9 @@ def pictures(self:Table,
     if not runs:
         raise InputError('no cell of the first seed is done: there is nothing to picture; fill the table')
     clips, psnrs = {}, {row: read_json(folder/'metrics.json')['psnr']['frame'] for row, folder in runs.items()}
-    for row, folder in progress(runs.items(), desc='rendering for the figures', unit='rows', disable=not show):
-        clips[row] = np.stack([to_uint8(image) for _, image in render_frames(load_run(folder), frames)])
+    with self.subject.held():
+        for row, folder in progress(runs.items(), desc='rendering for the figures', unit='rows', disable=not show):
+            clips[row] = np.stack([to_uint8(image) for _, image in render_frames(load_run(folder), frames)])
     piece = slice(frames.start, frames.stop)
     landmarks = np.asarray(self.subject.landmarks[piece])
     return patch_figures(self.subject.frames[piece], clips, landmarks, self.folder, self.subject.tracked[piece], psnrs)

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from ..core import InputError, keep_memory, locked, pick_device, staged_file, write_json
+from ..core import InputError, StorageError, keep_memory, locked, pick_device, staged_file, write_json
 from .batches import Batch, PortraitData
 from .config import pick_precision
 from .per_frame import pose_terms
@@ -227,8 +227,10 @@ def train(
     callbacks = watchers(folder, subject, embedding, experiment(config, inputs), show)
     trainer = _trainer(config, folder, callbacks, pick_device(config.device))
     lock = locked(folder, f'the run {config.subject}/{config.name}') if trainer.is_global_zero else contextlib.nullcontext()
-    with lock:
+    with subject.held(), lock:
         if trainer.is_global_zero:
+            if run_folder(config.copy(), inputs, named) != folder or (folder/'state.json').exists():
+                raise StorageError(f"another process has just used the name {config.subject}/{config.name}; run the same command again")
             with staged_file(folder/'config.yaml') as part:
                 OmegaConf.save(config, part)
             write_json(folder/'inputs.json', inputs)

@@ -256,7 +256,7 @@ def drive(
     motion = open_motion(run, options.motion, options.seed, n)
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
     pieces = out.with_name(f'.{out.name}.pieces')
-    with locked(pieces/'job', f'the video {out}'):
+    with run.subject.held(), locked(run.folder, f'the run {run_name(run)}', shared=True), locked(pieces/'job', f'the video {out}'):
         _open_job(pieces, job_key(run, wav, job_settings(options, motion, weights, content, paster)))
         with _removed_on_error(pieces):
             nbytes = video_bytes(n, _pixels(run, paster, options.size))
@@ -276,5 +276,5 @@ def drive(
                 print('stopped; run the same command again to go on')
             raise
         join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, synthetic_metadata(run, f'driven by {Path(speech).name}'))
-    shutil.rmtree(pieces)
+        shutil.rmtree(pieces)
     return out

@@ -8,7 +8,7 @@ __all__ = ['VIDEO_ENDINGS', 'find_video', 'git_blob_id', 'fetch_obama', 'outdate
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
 import hashlib, os
 from pathlib import Path
-from ..core import InputError, MissingError, check_name, data_dir, read_json, staged_file
+from ..core import InputError, MissingError, check_name, data_dir, read_json, recovered, staged_file
 from ..subject import Subject, known_subjects
 from .demo import demo_video
 
@@ -69,7 +69,7 @@ def open_subject(
     show:bool=True,     # Show progress
 ) -> Subject:           # A prepared subject
     "Open a subject by name, after preparing it if there is only a video; a `MissingError` if there is neither."
-    check_name(name)
+    recovered(data_dir()/check_name(name))
     video = find_video(name)
     if video is None and name == 'demo':
         video = demo_video()
