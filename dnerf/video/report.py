@@ -182,7 +182,7 @@ def warnings_of(
 ) -> list[str]:  # one sentence each
     "What to know before training, in plain words."
     rules = _clip_rules(r) + _face_rules(r) + _sound_rules(r) + _fit_rules(r)
-    return [sentence for exceeded, sentence in rules if exceeded]
+    return list(r.get('said', [])) + [sentence for exceeded, sentence in rules if exceeded]
 
 # %% ../../nbs/video/02e_report.ipynb #3ac81265
 def _sync_in_words(sync):

@@ -1,0 +1,172 @@
+"""Files from the world: several tracks, clocks that jump, sound and picture with faults; each is mended and said, or a sentence."""
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dnerf.core import InputError
+from dnerf.talk.voice import read_speech
+from dnerf.video.demo import demo_video
+from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
+from dnerf.video.pieces import read_frames
+from dnerf.video.tracks import chosen_tracks
+
+SR = 16000
+
+
+@pytest.fixture(scope="module")
+def demo():
+    "The first 3 s of the demo clip: frames and sound."
+    return [f for _, f in zip(range(75), iter_frames(demo_video()))], read_audio(demo_video())[: 3 * SR]
+
+
+def rewritten(path, source, change=lambda kind, pts, unit: pts):
+    "Copy the packets of a file, in their order; `change` gives their new times in units, None to drop one."
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
+        for packet in old.demux():
+            if packet.dts is None:
+                continue
+            kind, shift = packet.stream.type, packet.pts - packet.dts
+            packet.dts = change(kind, packet.dts, packet.time_base)
+            if packet.dts is not None:
+                packet.pts, packet.stream = packet.dts + shift, streams[packet.stream.index]
+                new.mux(packet)
+    return path
+
+
+def write_tracks(path, pictures=(), sounds=(), flags=()):
+    "A file with several video tracks (lists of frames) and sound tracks; `flags` are the dispositions of all tracks in turn."
+    with av.open(str(path), "w") as out:
+        videos = [out.add_stream("libx264", rate=25, options={"preset": "ultrafast"}) for _ in pictures]
+        audios = [out.add_stream("pcm_s16le" if str(path).endswith("mkv") else "aac", rate=SR, layout="mono") for _ in sounds]
+        for stream, frames in zip(videos, pictures):
+            stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for stream, flag in zip([*videos, *audios], flags):
+            stream.disposition = flag
+        for stream, frames in zip(videos, pictures):
+            for frame in frames:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            out.mux(stream.encode(None))
+        for stream, wav in zip(audios, sounds):
+            for a in range(0, len(wav) - 1023, 1024):
+                block = av.AudioFrame.from_ndarray((32767 * wav[None, a : a + 1024]).astype(np.int16), "s16", "mono")
+                block.sample_rate, block.pts, block.time_base = SR, a, Fraction(1, SR)
+                out.mux(stream.encode(block))
+            out.mux(stream.encode(None))
+    return path
+
+
+# ---------------------------------------------------------------- which track
+
+
+@pytest.mark.parametrize("name, video, sound, reason", [
+    ("second_track_is_default.mkv", 0, 2, "default"),
+    ("first_track_silent.mkv", 0, 2, "only one with speech"),
+    ("screen_first_camera_default.mkv", 1, 2, "face"),
+])
+def test_the_right_track(awkward, name, video, sound, reason):
+    video_, sound_, *said = chosen_tracks(awkward(name))
+    assert (video_, sound_) == (video, sound) and reason in " ".join(sum(said, []))
+    assert probe(awkward(name)).said == sum(said, [])
+    assert abs(read_audio(awkward(name))).max() > 0.1
+
+
+def test_a_face_beats_the_default(demo, tmp_path):
+    default = av.stream.Disposition.default
+    screen = [np.full_like(demo[0][0], 90)] * 30
+    path = write_tracks(tmp_path / "obs.mkv", [screen, demo[0][:30]], [0 * demo[1], demo[1]], [default, 0, default, 0])
+    assert chosen_tracks(path)[:2] == (1, 3)  # the default tracks have neither a face nor speech
+    assert ["face" in s or "speech" in s for s in probe(path).said[:2]] == [True, True]
+    assert abs(next(iter_frames(path)).astype(int) - demo[0][0]).mean() < 6
+
+
+# ---------------------------------------------------------------- one clock
+
+
+def test_joined_transport_streams(awkward, demo, tmp_path):
+    path = awkward("joined_by_cat.ts")
+    info = probe(path)
+    frames = list(iter_frames(path))
+    assert 5.4 < info.duration < 5.7 and len(frames) == count_frames(path) == round(25 * info.duration)
+    assert any("2 parts" in s for s in info.said)
+    assert np.array_equal(read_frames(path, 100, 4), frames[100:104])
+    assert abs(len(read_audio(path)) / SR - info.duration) < 0.1
+
+
+@pytest.mark.parametrize("jump", [600, -1])
+def test_times_that_jump(demo, tmp_path, jump):
+    whole = write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1])
+    if jump > 0:
+        path = rewritten(tmp_path / "jump.ts", whole, lambda kind, t, unit: t + round((10 + jump * (t * unit > 2)) / unit))
+    else:  # as `cat` does: a muxer would refuse
+        path = rewritten(tmp_path / "a.ts", whole)
+        path.write_bytes(path.read_bytes() * 2)
+    seconds = 6 if jump < 0 else 3
+    frames = np.stack(list(iter_frames(path)))
+    assert abs(len(frames) - 25 * seconds) <= 3 and "parts" in " ".join(probe(path).said)
+    assert abs(len(read_audio(path)) / SR - seconds) < 0.2
+    shown = frames[75:150] if jump < 0 else frames
+    assert np.median(abs(shown[:70].astype(int) - np.stack(demo[0][:70])).mean((1, 2, 3))) < 4  # in order
+
+
+def test_sound_a_hundred_hours_late(demo, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1])
+    late = rewritten(tmp_path / "late.mkv", whole, lambda kind, t, unit: t + (kind == "audio") * round(360_000 / unit))
+    assert abs(len(read_audio(late)) - 3 * SR) < 2000 and "begin together" in " ".join(probe(late).said)
+
+
+def test_late_picture(awkward):
+    path = awkward("late_picture.mkv")
+    whole, with_picture = read_audio(path, whole=True), read_audio(path)
+    assert abs(len(whole) - len(with_picture) - 1.064 * SR) < 100
+    assert np.array_equal(whole[-SR:], with_picture[-SR:])
+    assert len(read_speech(path)) == len(whole)  # what `drive` speaks
+    assert any("begins 1.1 s after the sound" in s for s in probe(path).said)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])
+def test_lost_end_is_said(demo, tmp_path, ending):
+    whole = write_video(tmp_path / "demo.mp4", demo[0], wav=demo[1])  # the index in front
+    if ending == "avi":
+        whole = write_tracks(tmp_path / "whole.avi", [demo[0]])
+    elif ending != "mp4":
+        whole = rewritten(tmp_path / f"whole.{ending}", whole)
+    data = whole.read_bytes()
+    (tmp_path / f"cut.{ending}").write_bytes(data[: int(0.6 * len(data)) // 188 * 188 + 100])
+    assert not any("copied" in s for s in probe(whole).said)
+    said = " ".join(probe(tmp_path / f"cut.{ending}").said)
+    assert "not copied to its end" in said and (ending == "ts" or "of the 3.0 s" in said)
+
+
+def test_times_that_mean_nothing(demo, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", demo[0][:60], wav=demo[1])
+    path = rewritten(tmp_path / "slow.mkv", whole, lambda kind, t, unit: t * (500 if kind == "video" else 1))
+    for read in (probe, count_frames, lambda p: next(iter_frames(p))):
+        with pytest.raises(InputError, match="slow.mkv jump"):
+            read(path)
+
+
+DAMAGE = [(b"mdhd", 16, 0), (b"mdhd", 16, 1), (b"stts", 16, 2**31), (b"stts", 12, 2**31), (b"avc1", 28, 2**32 - 1)]
+
+
+@pytest.mark.parametrize("tag, at, value", DAMAGE)
+def test_damaged_headers_are_bounded(demo, tmp_path, tag, at, value):
+    data = bytearray(write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1]).read_bytes())
+    place = data.find(tag) + at  # units a second, a picture's duration, number of pictures, width and height
+    data[place : place + 4] = value.to_bytes(4, "big")
+    (tmp_path / "bad.mp4").write_bytes(data)
+    assert count_frames(tmp_path / "bad.mp4") <= 75 and probe(tmp_path / "bad.mp4").duration <= 3
+    assert sum(1 for _ in iter_frames(tmp_path / "bad.mp4")) <= 76 and len(read_audio(tmp_path / "bad.mp4")) <= 3.1 * SR
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2**31 - 1])
+def test_impossible_sampling_rate(tmp_path, rate):
+    import wave
+
+    with wave.open(str(tmp_path / "slow.wav"), "wb") as f:
+        f.setparams((1, 2, rate, 0, "NONE", ""))
+        f.writeframes(bytes(9000))
+    with pytest.raises(InputError, match="samples a second|slow.wav"):
+        read_audio(tmp_path / "slow.wav")
