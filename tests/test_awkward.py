@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dnerf.core import InputError
-from dnerf.talk.voice import read_speech
+from dnerf.talk.voice import quiet_steps, read_speech, silence, speech_db
 from dnerf.video.demo import demo_video
 from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
@@ -170,3 +170,90 @@ def test_impossible_sampling_rate(tmp_path, rate):
         f.writeframes(bytes(9000))
     with pytest.raises(InputError, match="samples a second|slow.wav"):
         read_audio(tmp_path / "slow.wav")
+
+
+# ---------------------------------------------------------------- sound
+
+
+def write_wav(path, x, sr=SR, subtype="FLOAT"):
+    import soundfile
+
+    soundfile.write(path, x, sr, subtype=subtype)
+    return path
+
+
+def said_of(path, **kw):
+    said = []
+    return read_audio(path, said=said, **kw), " ".join(said)
+
+
+@pytest.fixture(scope="module")
+def speech(demo):
+    "3 s of the demo's speech at -30 dB, with pauses of a second between its parts."
+    gap, wav = np.zeros(SR, np.float32), demo[1] * 10 ** ((-30 - speech_db(demo[1])) / 20)
+    noise = np.random.default_rng(0).normal(size=5 * SR).astype(np.float32) * 3e-5
+    return np.concatenate([wav[:SR], gap, wav[SR : 2 * SR], gap, wav[2 * SR :]]) + noise
+
+
+SOUNDS = [("antiphase", "only channel 1"), ("float_in_int16_range", "divided by 3.28e+04"), ("float_peak_3", "divided by 3"),
+          ("speech_dc_offset", "below 60 Hz")]
+
+
+@pytest.mark.parametrize("name, words", SOUNDS)
+def test_awkward_sounds(awkward, name, words):
+    wav, said = said_of(awkward(f"{name}.wav"))
+    assert words in said and speech_db(wav) > -35
+    assert (abs(wav) > 0.999).mean() < 0.001  # not clipped
+    if name == "speech_dc_offset":
+        assert 0.38 < (silence(wav) > 0.5).mean() < 0.5  # the pauses, 41 % of the steps
+    else:
+        assert np.corrcoef(wav, read_audio(awkward("antiphase.wav")))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("channels", [(1, -1), (0.4, -0.5), (1, -1, 1, -1, 1, -1)])
+def test_opposite_channels(speech, tmp_path, channels):
+    x = np.stack([c * speech for c in channels], 1)
+    wav, said = said_of(write_wav(tmp_path / "x.wav", x, subtype="PCM_16"))
+    best = speech * channels[int(np.argmax(np.abs(channels)))]
+    assert "opposite phase" in said and np.corrcoef(wav, best)[0, 1] > 0.999 and wav.std() > 0.95 * best.std()
+
+
+@pytest.mark.parametrize("factor", [40, 1 << 15, 1 << 23, 1 << 31])
+def test_floats_of_any_range(speech, tmp_path, factor):
+    peak = abs(speech).max()
+    wav, said = said_of(write_wav(tmp_path / "x.wav", speech * (0.7 * factor / peak)))
+    assert "divided by" in said and np.corrcoef(wav, speech)[0, 1] > 0.999 and 0.5 < abs(wav).max() <= 1.001
+
+
+def test_not_numbers_and_clicks(speech, tmp_path):
+    x = speech.copy()
+    x[5000:5100], x[9000], x[20000] = np.nan, np.inf, 1000
+    wav, said = said_of(write_wav(tmp_path / "x.wav", x))
+    assert "101 samples" in said and np.isfinite(wav).all() and not wav[5020:5080].any()
+    assert np.corrcoef(wav[30000:], speech[30000:])[0, 1] > 0.999 and abs(wav[30000:]).max() > 0.02
+
+
+T = np.arange(5 * SR) / SR
+UNDER = {
+    "offset": 0.015 + 0 * T, "rumble": 0.02 * np.sin(2 * np.pi * 22 * T + np.sin(3 * T)),
+    "hum 50": sum(0.03 / k * np.sin(2 * np.pi * 50 * k * T + k) for k in range(1, 8)),
+    "hum 60": sum(0.03 / k * np.sin(2 * np.pi * 60 * k * T + k) for k in (1, 2, 3, 5)),
+}
+
+
+@pytest.mark.parametrize("what", UNDER)
+def test_pauses_under_offset_rumble_and_hum(speech, tmp_path, what):
+    clean = quiet_steps(speech)
+    assert 0.4 < clean.mean() < 0.5 and quiet_steps(speech + UNDER[what]).mean() < 0.1
+    wav, said = said_of(write_wav(tmp_path / "x.wav", speech + UNDER[what].astype(np.float32)))
+    assert ("hums" if "hum" in what else "below 60 Hz") in said
+    assert (quiet_steps(wav) == clean).mean() > 0.85  # the filters ring at both ends
+    loud = abs(speech) > 0.01
+    assert np.corrcoef(wav[loud], speech[loud])[0, 1] > 0.97
+
+
+def test_ordinary_speech_passes_to_the_bit(speech, tmp_path):
+    x = np.clip(speech * 5, -1, 1)
+    for name, sound, heard in (("mono", x, x), ("stereo", np.stack([x, x], 1), x), ("side", np.stack([x, 0 * x], 1), x / 2)):
+        wav, said = said_of(write_wav(tmp_path / f"{name}.wav", sound))
+        assert not said and abs(wav - heard).max() < 1e-6

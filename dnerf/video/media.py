@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from ..core import InputError, MissingError, staged_file
 from .clock import first_frame, frames_on_clock, timeline
 from .decoding import Upright, damaged_error, frame_length, open_media
+from .sound import Remedy, Survey, assemble, find_remedy, mended, sound_blocks
 from .tracks import chosen_tracks, media_streams, video_stream
 
 # %% ../../nbs/video/00_media.ipynb #3d36d622
@@ -134,50 +135,6 @@ def count_frames(
         nominal = float(frame_length(video_stream(container, path)))
     return max(1, round(_timing(timeline(path).frames, nominal)[2]*fps))
 
-# %% ../../nbs/video/00_media.ipynb #3b6f2389
-def _sound_blocks(
-    frames, # Iterator of (start, length, frame) of sound
-    sr,     # Output rate, Hz
-):          # Yields (seconds on the file's clock, or None = right after the last block; float32 (samples,))
-    "Decoded, mixed down, resampled sound."
-    resampler = kind = end = None
-    def mono(frame):
-        "Resampled blocks of a frame, in [-1, 1); of None what the resampler still holds."
-        return [(None, f.to_ndarray().ravel().astype(np.float32)/2**31) for f in resampler.resample(frame)]
-    for start, length, frame in frames:
-        new = frame.format.name, frame.layout.name, frame.sample_rate
-        if kind != new or abs(start - end) > 0.02:
-            if resampler:
-                yield from mono(None)
-            resampler, kind, end = av.AudioResampler('s32', 'mono', sr), new, start
-            yield start, np.zeros(0, np.float32)
-        frame.pts = None
-        yield from mono(frame)
-        end += length
-    if resampler:
-        yield from mono(None)
-
-# %% ../../nbs/video/00_media.ipynb #9ecb0d3e
-def _assemble(
-    blocks, # Iterator of (seconds or None, float32 (samples,))
-    zero,   # Time of sample 0, s
-    sr,     # Hz
-):          # float32 (samples,)
-    "Place blocks on one clock: gaps become silence; samples before sample 0 and overlapping ones are cut."
-    out, n, at = [], 0, 0
-    for start, block in blocks:
-        if start is not None:
-            zero = start if zero is None else zero
-            at = round((start - zero)*sr)
-        if at > n:
-            out.append(np.zeros(at - n, np.float32))
-            n = at
-        new = block[max(0, n - at):]
-        out.append(new)
-        n += len(new)
-        at += len(block)
-    return np.concatenate(out) if out else np.zeros(0, np.float32)
-
 # %% ../../nbs/video/00_media.ipynb #555c77b7
 def read_audio(
     path,        # A video or sound file
@@ -191,12 +148,18 @@ def read_audio(
         raise InputError(f"{path} has no sound track; a recording with speech is needed")
     zero = None if video is None or whole else first_frame(path)[0]
     with open_media(path) as container:
-        wav = _assemble(_sound_blocks(frames_on_clock(container, 'audio', path), sr), zero, sr)
+        exact, survey = container.streams[audio].codec_context.name.startswith('pcm_f'), Survey()
+        wav = assemble(sound_blocks(frames_on_clock(container, 'audio', path), sr, survey), zero, sr)
     if not len(wav):
         raise damaged_error(path, 'sound')
+    remedy, faults = find_remedy(survey, Path(path).name, exact)
+    if remedy != Remedy():
+        with open_media(path) as container:
+            wav = assemble(sound_blocks(frames_on_clock(container, 'audio', path), sr, remedy=remedy), zero, sr)
+    wav, more = mended(np.clip(wav, -1, 1, out=wav), sr, Path(path).name)
     if said is not None:
-        said += [*chosen, *timeline(path).faults]
-    return np.clip(wav, -1, 1, out=wav)
+        said += [*chosen, *timeline(path).faults, *faults, *more]
+    return wav
 
 # %% ../../nbs/video/00_media.ipynb #7ef23ad8
 def fit_audio(
