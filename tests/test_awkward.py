@@ -8,7 +8,7 @@ import pytest
 from dnerf.core import InputError
 from dnerf.talk.voice import quiet_steps, read_speech, silence, speech_db
 from dnerf.video.demo import demo_video
-from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
+from dnerf.video.media import count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
 from dnerf.video.tracks import chosen_tracks
 
@@ -233,6 +233,29 @@ def test_not_numbers_and_clicks(speech, tmp_path):
     assert np.corrcoef(wav[30000:], speech[30000:])[0, 1] > 0.999 and abs(wav[30000:]).max() > 0.02
 
 
+def test_muted_and_half_sound(awkward, tmp_path, demo):
+    from dnerf.audio.embedding import embed_subject
+    from dnerf.subject import toy_subject
+    from dnerf.subject import write_wav as write_subject_wav
+    from dnerf.video.report import measure_sound, warnings_of
+
+    def warnings(name):
+        wav = fit_audio(read_audio(awkward(name)), count_frames(awkward(name)))
+        landmarks = np.random.default_rng(0).random((len(wav) // 640, 478, 3)).astype(np.float32)
+        return " ".join(warnings_of(REPORT | dict(seconds=len(wav) / SR) | measure_sound(wav, landmarks)))
+
+    assert "there is no sound from 4.0 s on;" in warnings("half_sound.mp4")
+    assert "silent throughout" in warnings("muted.mp4") and "quiet" not in warnings("muted.mp4")
+    assert "sound" not in warnings("frozen_half.mp4")
+    toy = toy_subject(tmp_path / "toy")
+    write_subject_wav(toy.folder / "audio.wav", 0 * toy.wav)
+    with pytest.raises(InputError, match="'toy' is silent"):
+        embed_subject(toy, "mel")
+
+
+REPORT = dict(  # of a clip without other faults
+    frames=200, with_face=200, lost=[], with_two_faces=0, source=dict(fps=25, variable_fps=False), face_source_px=200, head_cut=0,
+    sharpness=200, blinks=99, jaw_range=0.3, yaw_range=20, pitch_range=9, tracking=dict(rms_px=0.5), size=256, backdrop_motion=1.)
 T = np.arange(5 * SR) / SR
 UNDER = {
     "offset": 0.015 + 0 * T, "rumble": 0.02 * np.sin(2 * np.pi * 22 * T + np.sin(3 * T)),
