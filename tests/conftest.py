@@ -18,6 +18,12 @@ def real_video():
     return find
 
 
+@pytest.fixture(scope="session")
+def awkward(real_video):
+    "A function from file name to the path of a video or sound that is hard to read, made from the demo clip; skipped where it is absent."
+    return lambda name: real_video(f"awkward/{name}")
+
+
 @pytest.fixture
 def dnerf_home(tmp_path, monkeypatch):
     "An empty project home: `data/` and `runs/` of this test alone."

@@ -20,6 +20,7 @@ from .control import NO_CHANGE, Controls, controlled_codes, fit_length
 from .deepspeech import deepspeech_features, weights_id
 from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
+from .recording import check_speech
 from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint
 from .speechsplit_training import TrainingOptions, train_speechsplit
 from .whisper import whisper_features, whisper_id
@@ -269,8 +270,9 @@ def embed_subject(
 ) -> np.ndarray:            # float32 `(N, 16, D)`, memory-mapped
     """Features of every frame of a subject, computed on first use and cached in its folder.
 
-    `InputError` for an unknown name, `StorageError` if another process is computing them."""
+    `InputError` for an unknown name or silence, `StorageError` if another process is computing them."""
     name, options = '+'.join(parse_embedding(name)), TrainingOptions(**options)
+    check_speech(subject.wav[:subject.split('train').stop*SAMPLES_PER_FRAME], subject.name)
     with subject.held(), locked(subject.folder/'embeddings', f'the embeddings of {subject.name}'):
         return _embed(subject, name, device, force, options)
 

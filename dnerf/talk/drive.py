@@ -227,7 +227,9 @@ def _pixels(run, paster, size): # of a frame of the video
     return source['width']*source['height'] if paster else (size or run.subject.size)**2
 
 # %% ../../nbs/talk/00e_drive.ipynb #5a0c7200
-def _announce(run, speech, wav, n, nbytes, render): # what will be made, and how long it takes
+def _announce(run, speech, wav, n, nbytes, render, said): # what was found in the speech, what will be made, and how long it takes
+    for sentence in dict.fromkeys(said):
+        print(sentence)
     print(f"{run_name(run)} says {Path(speech).name}: {n} frames, {duration_text(n/FPS)}; "
           f"rendering takes about {duration_text(rendering_seconds(run, n, render))}, the video up to {math.ceil(nbytes/1e6)} MB")
     if silence(wav).all():
@@ -250,8 +252,8 @@ def drive(
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
     weights = parse_weights(options.weights)
     _check_options(run, options)
-    out, wav = output_path(run, speech, out), read_speech(speech)
-    content = None if options.content is None else read_speech(options.content)
+    out, said = output_path(run, speech, out), []
+    wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
@@ -262,7 +264,7 @@ def drive(
             nbytes = video_bytes(n, _pixels(run, paster, options.size))
             need_space(out, 2*nbytes, f"the video {out.name}")
             if progress:
-                _announce(run, speech, wav, n, nbytes, render)
+                _announce(run, speech, wav, n, nbytes, render, said)
             steps = _cached(pieces/'steps.npy', lambda: driving_features(run, wav, options.pitch, options.rhythm, content, weights))
         cues = driven_cues(run, steps, motion, options.blinks, options.seed, options.articulation)
         def pictures(span):

@@ -213,7 +213,8 @@ def sound_of(
 
 # %% ../../nbs/talk/00c_voice.ipynb #f446bd20
 def read_speech(
-    path, # A sound or video file
+    path,      # A sound or video file
+    said=None, # A list that gets one sentence for each choice that was made and each fault of the sound
 ) -> np.ndarray: # float32 `(samples,)` at 16 kHz
-    "The speech of a file; `InputError` or `MissingError` in one sentence where there is none."
-    return read_audio(path)
+    "The whole speech of a file, also from before its first picture; `InputError` or `MissingError` in one sentence where there is none."
+    return read_audio(path, whole=True, said=said)

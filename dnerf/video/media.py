@@ -15,8 +15,10 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from ..core import InputError, MissingError, staged_file
-from .decoding import Upright, damaged_error, decoded_frames, first_frame, frame_length
-from .decoding import media_streams, open_media, packet_times, video_stream
+from .clock import first_frame, frames_on_clock, timeline
+from .decoding import Upright, damaged_error, frame_length, open_media
+from .sound import Remedy, Survey, assemble, find_remedy, mended, sound_blocks
+from .tracks import chosen_tracks, media_streams, video_stream
 
 # %% ../../nbs/video/00_media.ipynb #3d36d622
 @dataclass
@@ -37,6 +39,7 @@ class MediaInfo:
     audio_codec: str     # Name of the sound's codec ('' without sound)
     video_start: float   # When the first picture appears: our t = 0
     audio_start: float   # When the sound begins (0 without sound)
+    said: list           # One sentence for each choice that was made and each fault of the file
 
 # %% ../../nbs/video/00_media.ipynb #68bf9212
 def _timing(
@@ -59,17 +62,19 @@ def probe(
     "Properties of a video file, from one decoded frame and the times of all packets."
     start, upright, codec = first_frame(path)
     with open_media(path) as container:
-        video, audio = media_streams(container)
+        video, audio = media_streams(container, path)
         nominal, sound = frame_length(video), audio.codec_context if audio else None
-        begin = float((audio.start_time or 0)*audio.time_base) if audio else 0.
-    times = packet_times(path)
+    parts = timeline(path).audio
+    begin = parts[0].start + float(parts[0].shift) if parts else 0.
+    times = timeline(path).frames
     fps, variable, length = _timing(times, float(nominal))
     width, height = upright.size
     return MediaInfo(
         path=Path(path), width=width, height=height, fps=round(fps, 4), variable_fps=variable, n_frames=len(times), duration=length,
         rotation=upright.rotation, has_audio=sound is not None, sample_rate=sound.sample_rate if sound else 0,
         channels=sound.layout.nb_channels if sound else 0, video_codec=codec, audio_codec=sound.name if sound else '',
-        video_start=float(start), audio_start=begin)
+        video_start=float(start), audio_start=begin, 
+        said=[*chosen_tracks(path)[2], *chosen_tracks(path)[3], *timeline(path).faults, *timeline(path).offsets])
 
 # %% ../../nbs/video/00_media.ipynb #fbad73b0
 def first_tick(
@@ -109,7 +114,7 @@ def iter_frames(
     upright = None
     with open_media(path) as container:
         video = video_stream(container, path)
-        for frame, n in _schedule(decoded_frames(container, video), Fraction(fps)):
+        for frame, n in _schedule(frames_on_clock(container, 'video', path), Fraction(fps)):
             upright = upright or Upright(frame, video)
             if n <= 0:
                 continue
@@ -125,76 +130,36 @@ def count_frames(
     path,   # A video file
     fps=25, # Output frames per second
 ) -> int:   # How many arrays `iter_frames` will yield, usually exact, else within a few
-    "Number of output frames, from the stated duration or else the packets; nothing is decoded."
+    "Number of output frames, from the times of the packets; nothing is decoded."
     with open_media(path) as container:
-        video = video_stream(container, path)
-        if video.duration:
-            seconds = float(video.duration*video.time_base)
-        else:
-            _, _, seconds = _timing(packet_times(path), float(frame_length(video)))
-    return max(1, round(seconds*fps))
-
-# %% ../../nbs/video/00_media.ipynb #3b6f2389
-def _sound_blocks(
-    container, # Open container
-    stream,    # Its sound stream
-    sr,        # Output rate, Hz
-):             # Yields (seconds on the file's clock, or None = right after the last block; float32 (samples,))
-    "Decoded, mixed down, resampled sound."
-    resampler = kind = end = None
-    def mono(frame):
-        "Resampled blocks of a frame, in [-1, 1); of None what the resampler still holds."
-        return [(None, f.to_ndarray().ravel().astype(np.float32)/2**31) for f in resampler.resample(frame)]
-    for start, length, frame in decoded_frames(container, stream):
-        new = frame.format.name, frame.layout.name, frame.sample_rate
-        if kind != new or abs(start - end) > 0.02:
-            if resampler:
-                yield from mono(None)
-            resampler, kind, end = av.AudioResampler('s32', 'mono', sr), new, start
-            yield start, np.zeros(0, np.float32)
-        frame.pts = None
-        yield from mono(frame)
-        end += length
-    if resampler:
-        yield from mono(None)
-
-# %% ../../nbs/video/00_media.ipynb #9ecb0d3e
-def _assemble(
-    blocks, # Iterator of (seconds or None, float32 (samples,))
-    zero,   # Time of sample 0, s
-    sr,     # Hz
-):          # float32 (samples,)
-    "Place blocks on one clock: gaps become silence; samples before sample 0 and overlapping ones are cut."
-    out, n, at = [], 0, 0
-    for start, block in blocks:
-        if start is not None:
-            zero = start if zero is None else zero
-            at = round((start - zero)*sr)
-        if at > n:
-            out.append(np.zeros(at - n, np.float32))
-            n = at
-        new = block[max(0, n - at):]
-        out.append(new)
-        n += len(new)
-        at += len(block)
-    return np.concatenate(out) if out else np.zeros(0, np.float32)
+        nominal = float(frame_length(video_stream(container, path)))
+    return max(1, round(_timing(timeline(path).frames, nominal)[2]*fps))
 
 # %% ../../nbs/video/00_media.ipynb #555c77b7
 def read_audio(
-    path,     # A video or sound file
-    sr=16000, # Output rate, Hz
+    path,        # A video or sound file
+    sr=16000,    # Output rate, Hz
+    whole=False, # From the sound's own first sample, even if the picture begins later
+    said=None,   # A list that gets one sentence for each choice that was made and each fault of the sound
 ) -> np.ndarray: # (samples,) float32 mono in [-1, 1]
     "The sound of a file on the clock of `iter_frames`; a file of sound alone starts at its first sample."
+    video, audio, _, chosen = chosen_tracks(path)
+    if audio is None:
+        raise InputError(f"{path} has no sound track; a recording with speech is needed")
+    zero = None if video is None or whole else first_frame(path)[0]
     with open_media(path) as container:
-        video, audio = media_streams(container)
-        if audio is None:
-            raise InputError(f"{path} has no sound track; a recording with speech is needed")
-    zero = None if video is None else first_frame(path)[0]
-    with open_media(path) as container:
-        wav = _assemble(_sound_blocks(container, media_streams(container)[1], sr), zero, sr)
+        exact, survey = container.streams[audio].codec_context.name.startswith('pcm_f'), Survey()
+        wav = assemble(sound_blocks(frames_on_clock(container, 'audio', path), sr, survey), zero, sr)
     if not len(wav):
         raise damaged_error(path, 'sound')
-    return np.clip(wav, -1, 1, out=wav)
+    remedy, faults = find_remedy(survey, Path(path).name, exact)
+    if remedy != Remedy():
+        with open_media(path) as container:
+            wav = assemble(sound_blocks(frames_on_clock(container, 'audio', path), sr, remedy=remedy), zero, sr)
+    wav, more = mended(np.clip(wav, -1, 1, out=wav), sr, Path(path).name)
+    if said is not None:
+        said += [*chosen, *timeline(path).faults, *faults, *more]
+    return wav
 
 # %% ../../nbs/video/00_media.ipynb #7ef23ad8
 def fit_audio(

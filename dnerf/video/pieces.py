@@ -11,7 +11,9 @@ from fractions import Fraction
 from pathlib import Path
 import av
 from ..core import DnerfError, InputError, staged_file
-from .decoding import decoded_frames, first_frame, open_media, video_stream
+from .clock import first_frame, on_clock, timeline
+from .decoding import decoded_frames, open_media
+from .tracks import video_stream
 from .media import encode_sound, first_tick
 
 # %% ../../nbs/video/00a_pieces.ipynb #899bddd8
@@ -58,8 +60,10 @@ def read_frames(
     (zero, upright, _), fps, out = first_frame(path), Fraction(fps), []
     with open_media(path) as container:
         video = video_stream(container, path)
-        _seek(container, video, zero + first/fps - 1)
-        for frame, begin, end in _shown_ticks(decoded_frames(container, video), zero, fps):
+        parts = timeline(path).video
+        if len(parts) == 1: # else the place of a time in the file is not known
+            _seek(container, video, zero + first/fps - 1 - parts[0].shift)
+        for frame, begin, end in _shown_ticks(on_clock(decoded_frames(container, video), parts), zero, fps):
             shown = min(end, first + n) - max(begin, first)
             if shown > 0:
                 out += [upright(frame)]*shown

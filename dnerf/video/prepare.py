@@ -178,7 +178,8 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
     size = min(want, max(64, crop[2]))//2*2
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
     plate, sharp = second_pass(video, folder, landmarks, crop, size, show=show)
-    wav = fit_audio(read_audio(video), len(track))
+    said = list(info.said)
+    wav = fit_audio(read_audio(video, said=said), len(track))
     frames, masks = (StoredRows(folder/f'{k}.npy') for k in ('frames', 'masks'))
     torso = torso_motion(frames, masks, show)
     modes, shape = torso_modes(frames, masks, torso, range(*split_frames(len(track))['train']), show=show)
@@ -189,7 +190,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
             out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure_face(info, track, head, crop, size, inside, sharp) | measure_sound(wav, track.landmarks)
-    report |= dict(backdrop_motion=plate.motion(), tracking=head.quality)
+    report |= dict(backdrop_motion=plate.motion(), tracking=head.quality, said=list(dict.fromkeys(said)))
     report |= dict(training=training_estimate(size, pick_device().type == 'cuda'))
     report['warnings'] = warnings_of(report)
     write_json(folder/'report.json', report)

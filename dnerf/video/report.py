@@ -16,6 +16,7 @@ from ..subject import FPS
 from .crop import head_boxes
 from .media import MediaInfo
 from .pose import HeadPose
+from .sound import silent_spans
 from .sync import lip_sync
 from .tracking import Track
 
@@ -112,7 +113,7 @@ def measure_sound(
     landmarks:np.ndarray, # (N, 478, 3) pixels
 ) -> dict:                # level_db, clipped, sync
     "Level of the speech and its synchrony with the lips."
-    return dict(**speech_level(wav), sync=lip_sync(mouth_opening(landmarks), wav))
+    return dict(**speech_level(wav), no_sound=silent_spans(wav), sync=lip_sync(mouth_opening(landmarks), wav))
 
 # %% ../../nbs/video/02e_report.ipynb #79ee8214
 def _stretches(lost, limit=4):
@@ -123,6 +124,11 @@ def _stretches(lost, limit=4):
 def _counted(n, thing):
     "A number with its noun: '1 frame', '2 frames'."
     return f"{n} {thing}{'s'*(n != 1)}"
+
+def _spans_in_words(spans, end):
+    "Spans of seconds in words: 'until 1.0 s, from 3.0 to 4.5 s and from 7.0 s on'."
+    words = [f"until {b:.1f} s" if a == 0 else f"from {a:.1f} s on" if b > end - .1 else f"from {a:.1f} to {b:.1f} s" for a, b in spans]
+    return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 def _offset_in_words(sync):
     "An offset in words: '4 frames (160 ms) before'."
@@ -158,8 +164,13 @@ def _face_rules(r): # the same for the face: its size, sharpness and movements
 
 # %% ../../nbs/video/02e_report.ipynb #5d1e0d0b
 def _sound_rules(r): # the same for the sound
-    sr, sync = r['source'].get('sample_rate', 16000), r['sync']
+    sr, sync, no_sound = r['source'].get('sample_rate', 16000), r['sync'], r.get('no_sound', [])
+    if sum(b - a for a, b in no_sound) > r['seconds'] - .1:
+        return [(True, "the sound is silent throughout, so no speech can be learned from it and train refuses this subject; "
+                       "check that the video has its speech")]
     return [
+        (no_sound, f"there is no sound {_spans_in_words(no_sound, r['seconds']) if no_sound else ''}; "
+                   "the mouth that is seen there belongs to no speech, so cut it off"),
         (r['level_db'] < -45, f"the speech is very quiet ({r['level_db']:.0f} dBFS); check that the sound track is the right one"),
         (r['clipped'] > .001, f"the sound is clipped ({100*r['clipped']:.1f} % of the samples are at the limit); "
                               "record with a lower level"),
@@ -182,7 +193,7 @@ def warnings_of(
 ) -> list[str]:  # one sentence each
     "What to know before training, in plain words."
     rules = _clip_rules(r) + _face_rules(r) + _sound_rules(r) + _fit_rules(r)
-    return [sentence for exceeded, sentence in rules if exceeded]
+    return list(r.get('said', [])) + [sentence for exceeded, sentence in rules if exceeded]
 
 # %% ../../nbs/video/02e_report.ipynb #3ac81265
 def _sync_in_words(sync):

@@ -1,0 +1,282 @@
+"""Files from the world: several tracks, clocks that jump, sound and picture with faults; each is mended and said, or a sentence."""
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dnerf.core import InputError
+from dnerf.talk.voice import quiet_steps, read_speech, silence, speech_db
+from dnerf.video.demo import demo_video
+from dnerf.video.media import count_frames, fit_audio, iter_frames, probe, read_audio, write_video
+from dnerf.video.pieces import read_frames
+from dnerf.video.tracks import chosen_tracks
+
+SR = 16000
+
+
+@pytest.fixture(scope="module")
+def demo():
+    "The first 3 s of the demo clip: frames and sound."
+    return [f for _, f in zip(range(75), iter_frames(demo_video()))], read_audio(demo_video())[: 3 * SR]
+
+
+def rewritten(path, source, change=lambda kind, pts, unit: pts):
+    "Copy the packets of a file, in their order; `change` gives their new times in units, None to drop one."
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
+        for packet in old.demux():
+            if packet.dts is None:
+                continue
+            kind, shift = packet.stream.type, packet.pts - packet.dts
+            packet.dts = change(kind, packet.dts, packet.time_base)
+            if packet.dts is not None:
+                packet.pts, packet.stream = packet.dts + shift, streams[packet.stream.index]
+                new.mux(packet)
+    return path
+
+
+def write_tracks(path, pictures=(), sounds=(), flags=()):
+    "A file with several video tracks (lists of frames) and sound tracks; `flags` are the dispositions of all tracks in turn."
+    with av.open(str(path), "w") as out:
+        videos = [out.add_stream("libx264", rate=25, options={"preset": "ultrafast"}) for _ in pictures]
+        audios = [out.add_stream("pcm_s16le" if str(path).endswith("mkv") else "aac", rate=SR, layout="mono") for _ in sounds]
+        for stream, frames in zip(videos, pictures):
+            stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        for stream, flag in zip([*videos, *audios], flags):
+            stream.disposition = flag
+        for stream, frames in zip(videos, pictures):
+            for frame in frames:
+                out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            out.mux(stream.encode(None))
+        for stream, wav in zip(audios, sounds):
+            for a in range(0, len(wav) - 1023, 1024):
+                block = av.AudioFrame.from_ndarray((32767 * wav[None, a : a + 1024]).astype(np.int16), "s16", "mono")
+                block.sample_rate, block.pts, block.time_base = SR, a, Fraction(1, SR)
+                out.mux(stream.encode(block))
+            out.mux(stream.encode(None))
+    return path
+
+
+# ---------------------------------------------------------------- which track
+
+
+@pytest.mark.parametrize("name, video, sound, reason", [
+    ("second_track_is_default.mkv", 0, 2, "default"),
+    ("first_track_silent.mkv", 0, 2, "only one with speech"),
+    ("screen_first_camera_default.mkv", 1, 2, "face"),
+])
+def test_the_right_track(awkward, name, video, sound, reason):
+    video_, sound_, *said = chosen_tracks(awkward(name))
+    assert (video_, sound_) == (video, sound) and reason in " ".join(sum(said, []))
+    assert probe(awkward(name)).said == sum(said, [])
+    assert abs(read_audio(awkward(name))).max() > 0.1
+
+
+def test_a_face_beats_the_default(demo, tmp_path):
+    default = av.stream.Disposition.default
+    screen = [np.full_like(demo[0][0], 90)] * 30
+    path = write_tracks(tmp_path / "obs.mkv", [screen, demo[0][:30]], [0 * demo[1], demo[1]], [default, 0, default, 0])
+    assert chosen_tracks(path)[:2] == (1, 3)  # the default tracks have neither a face nor speech
+    assert ["face" in s or "speech" in s for s in probe(path).said[:2]] == [True, True]
+    assert abs(next(iter_frames(path)).astype(int) - demo[0][0]).mean() < 6
+
+
+# ---------------------------------------------------------------- one clock
+
+
+def test_joined_transport_streams(awkward, demo, tmp_path):
+    path = awkward("joined_by_cat.ts")
+    info = probe(path)
+    frames = list(iter_frames(path))
+    assert 5.4 < info.duration < 5.7 and len(frames) == count_frames(path) == round(25 * info.duration)
+    assert any("2 parts" in s for s in info.said)
+    assert np.array_equal(read_frames(path, 100, 4), frames[100:104])
+    assert abs(len(read_audio(path)) / SR - info.duration) < 0.1
+
+
+@pytest.mark.parametrize("jump", [600, -1])
+def test_times_that_jump(demo, tmp_path, jump):
+    whole = write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1])
+    if jump > 0:
+        path = rewritten(tmp_path / "jump.ts", whole, lambda kind, t, unit: t + round((10 + jump * (t * unit > 2)) / unit))
+    else:  # as `cat` does: a muxer would refuse
+        path = rewritten(tmp_path / "a.ts", whole)
+        path.write_bytes(path.read_bytes() * 2)
+    seconds = 6 if jump < 0 else 3
+    frames = np.stack(list(iter_frames(path)))
+    assert abs(len(frames) - 25 * seconds) <= 3 and "parts" in " ".join(probe(path).said)
+    assert abs(len(read_audio(path)) / SR - seconds) < 0.2
+    shown = frames[75:150] if jump < 0 else frames
+    assert np.median(abs(shown[:70].astype(int) - np.stack(demo[0][:70])).mean((1, 2, 3))) < 4  # in order
+
+
+def test_sound_a_hundred_hours_late(demo, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1])
+    late = rewritten(tmp_path / "late.mkv", whole, lambda kind, t, unit: t + (kind == "audio") * round(360_000 / unit))
+    assert abs(len(read_audio(late)) - 3 * SR) < 2000 and "begin together" in " ".join(probe(late).said)
+
+
+def test_late_picture(awkward):
+    path = awkward("late_picture.mkv")
+    whole, with_picture = read_audio(path, whole=True), read_audio(path)
+    assert abs(len(whole) - len(with_picture) - 1.064 * SR) < 100
+    assert np.array_equal(whole[-SR:], with_picture[-SR:])
+    assert len(read_speech(path)) == len(whole)  # what `drive` speaks
+    assert any("begins 1.1 s after the sound" in s for s in probe(path).said)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])
+def test_lost_end_is_said(demo, tmp_path, ending):
+    whole = write_video(tmp_path / "demo.mp4", demo[0], wav=demo[1])  # the index in front
+    if ending == "avi":
+        whole = write_tracks(tmp_path / "whole.avi", [demo[0]])
+    elif ending != "mp4":
+        whole = rewritten(tmp_path / f"whole.{ending}", whole)
+    data = whole.read_bytes()
+    (tmp_path / f"cut.{ending}").write_bytes(data[: int(0.6 * len(data)) // 188 * 188 + 100])
+    assert not any("copied" in s for s in probe(whole).said)
+    said = " ".join(probe(tmp_path / f"cut.{ending}").said)
+    assert "not copied to its end" in said and (ending == "ts" or "of the 3.0 s" in said)
+
+
+def test_times_that_mean_nothing(demo, tmp_path):
+    whole = write_video(tmp_path / "whole.mp4", demo[0][:60], wav=demo[1])
+    path = rewritten(tmp_path / "slow.mkv", whole, lambda kind, t, unit: t * (500 if kind == "video" else 1))
+    for read in (probe, count_frames, lambda p: next(iter_frames(p))):
+        with pytest.raises(InputError, match="slow.mkv jump"):
+            read(path)
+
+
+DAMAGE = [(b"mdhd", 16, 0), (b"mdhd", 16, 1), (b"stts", 16, 2**31), (b"stts", 12, 2**31), (b"avc1", 28, 2**32 - 1)]
+
+
+@pytest.mark.parametrize("tag, at, value", DAMAGE)
+def test_damaged_headers_are_bounded(demo, tmp_path, tag, at, value):
+    data = bytearray(write_video(tmp_path / "whole.mp4", demo[0], wav=demo[1]).read_bytes())
+    place = data.find(tag) + at  # units a second, a picture's duration, number of pictures, width and height
+    data[place : place + 4] = value.to_bytes(4, "big")
+    (tmp_path / "bad.mp4").write_bytes(data)
+    assert count_frames(tmp_path / "bad.mp4") <= 75 and probe(tmp_path / "bad.mp4").duration <= 3
+    assert sum(1 for _ in iter_frames(tmp_path / "bad.mp4")) <= 76 and len(read_audio(tmp_path / "bad.mp4")) <= 3.1 * SR
+
+
+@pytest.mark.parametrize("rate", [1, 999, 2**31 - 1])
+def test_impossible_sampling_rate(tmp_path, rate):
+    import wave
+
+    with wave.open(str(tmp_path / "slow.wav"), "wb") as f:
+        f.setparams((1, 2, rate, 0, "NONE", ""))
+        f.writeframes(bytes(9000))
+    with pytest.raises(InputError, match="samples a second|slow.wav"):
+        read_audio(tmp_path / "slow.wav")
+
+
+# ---------------------------------------------------------------- sound
+
+
+def write_wav(path, x, sr=SR, subtype="FLOAT"):
+    import soundfile
+
+    soundfile.write(path, x, sr, subtype=subtype)
+    return path
+
+
+def said_of(path, **kw):
+    said = []
+    return read_audio(path, said=said, **kw), " ".join(said)
+
+
+@pytest.fixture(scope="module")
+def speech(demo):
+    "3 s of the demo's speech at -30 dB, with pauses of a second between its parts."
+    gap, wav = np.zeros(SR, np.float32), demo[1] * 10 ** ((-30 - speech_db(demo[1])) / 20)
+    noise = np.random.default_rng(0).normal(size=5 * SR).astype(np.float32) * 3e-5
+    return np.concatenate([wav[:SR], gap, wav[SR : 2 * SR], gap, wav[2 * SR :]]) + noise
+
+
+SOUNDS = [("antiphase", "only channel 1"), ("float_in_int16_range", "divided by 3.28e+04"), ("float_peak_3", "divided by 3"),
+          ("speech_dc_offset", "below 60 Hz")]
+
+
+@pytest.mark.parametrize("name, words", SOUNDS)
+def test_awkward_sounds(awkward, name, words):
+    wav, said = said_of(awkward(f"{name}.wav"))
+    assert words in said and speech_db(wav) > -35
+    assert (abs(wav) > 0.999).mean() < 0.001  # not clipped
+    if name == "speech_dc_offset":
+        assert 0.38 < (silence(wav) > 0.5).mean() < 0.5  # the pauses, 41 % of the steps
+    else:
+        assert np.corrcoef(wav, read_audio(awkward("antiphase.wav")))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("channels", [(1, -1), (0.4, -0.5), (1, -1, 1, -1, 1, -1)])
+def test_opposite_channels(speech, tmp_path, channels):
+    x = np.stack([c * speech for c in channels], 1)
+    wav, said = said_of(write_wav(tmp_path / "x.wav", x, subtype="PCM_16"))
+    best = speech * channels[int(np.argmax(np.abs(channels)))]
+    assert "opposite phase" in said and np.corrcoef(wav, best)[0, 1] > 0.999 and wav.std() > 0.95 * best.std()
+
+
+@pytest.mark.parametrize("factor", [40, 1 << 15, 1 << 23, 1 << 31])
+def test_floats_of_any_range(speech, tmp_path, factor):
+    peak = abs(speech).max()
+    wav, said = said_of(write_wav(tmp_path / "x.wav", speech * (0.7 * factor / peak)))
+    assert "divided by" in said and np.corrcoef(wav, speech)[0, 1] > 0.999 and 0.5 < abs(wav).max() <= 1.001
+
+
+def test_not_numbers_and_clicks(speech, tmp_path):
+    x = speech.copy()
+    x[5000:5100], x[9000], x[20000] = np.nan, np.inf, 1000
+    wav, said = said_of(write_wav(tmp_path / "x.wav", x))
+    assert "101 samples" in said and np.isfinite(wav).all() and not wav[5020:5080].any()
+    assert np.corrcoef(wav[30000:], speech[30000:])[0, 1] > 0.999 and abs(wav[30000:]).max() > 0.02
+
+
+def test_muted_and_half_sound(awkward, tmp_path, demo):
+    from dnerf.audio.embedding import embed_subject
+    from dnerf.subject import toy_subject
+    from dnerf.subject import write_wav as write_subject_wav
+    from dnerf.video.report import measure_sound, warnings_of
+
+    def warnings(name):
+        wav = fit_audio(read_audio(awkward(name)), count_frames(awkward(name)))
+        landmarks = np.random.default_rng(0).random((len(wav) // 640, 478, 3)).astype(np.float32)
+        return " ".join(warnings_of(REPORT | dict(seconds=len(wav) / SR) | measure_sound(wav, landmarks)))
+
+    assert "there is no sound from 4.0 s on;" in warnings("half_sound.mp4")
+    assert "silent throughout" in warnings("muted.mp4") and "quiet" not in warnings("muted.mp4")
+    assert "sound" not in warnings("frozen_half.mp4")
+    toy = toy_subject(tmp_path / "toy")
+    write_subject_wav(toy.folder / "audio.wav", 0 * toy.wav)
+    with pytest.raises(InputError, match="'toy' is silent"):
+        embed_subject(toy, "mel")
+
+
+REPORT = dict(  # of a clip without other faults
+    frames=200, with_face=200, lost=[], with_two_faces=0, source=dict(fps=25, variable_fps=False), face_source_px=200, head_cut=0,
+    sharpness=200, blinks=99, jaw_range=0.3, yaw_range=20, pitch_range=9, tracking=dict(rms_px=0.5), size=256, backdrop_motion=1.)
+T = np.arange(5 * SR) / SR
+UNDER = {
+    "offset": 0.015 + 0 * T, "rumble": 0.02 * np.sin(2 * np.pi * 22 * T + np.sin(3 * T)),
+    "hum 50": sum(0.03 / k * np.sin(2 * np.pi * 50 * k * T + k) for k in range(1, 8)),
+    "hum 60": sum(0.03 / k * np.sin(2 * np.pi * 60 * k * T + k) for k in (1, 2, 3, 5)),
+}
+
+
+@pytest.mark.parametrize("what", UNDER)
+def test_pauses_under_offset_rumble_and_hum(speech, tmp_path, what):
+    clean = quiet_steps(speech)
+    assert 0.4 < clean.mean() < 0.5 and quiet_steps(speech + UNDER[what]).mean() < 0.1
+    wav, said = said_of(write_wav(tmp_path / "x.wav", speech + UNDER[what].astype(np.float32)))
+    assert ("hums" if "hum" in what else "below 60 Hz") in said
+    assert (quiet_steps(wav) == clean).mean() > 0.85  # the filters ring at both ends
+    loud = abs(speech) > 0.01
+    assert np.corrcoef(wav[loud], speech[loud])[0, 1] > 0.97
+
+
+def test_ordinary_speech_passes_to_the_bit(speech, tmp_path):
+    x = np.clip(speech * 5, -1, 1)
+    for name, sound, heard in (("mono", x, x), ("stereo", np.stack([x, x], 1), x), ("side", np.stack([x, 0 * x], 1), x / 2)):
+        wav, said = said_of(write_wav(tmp_path / f"{name}.wav", sound))
+        assert not said and abs(wav - heard).max() < 1e-6
