@@ -1,6 +1,7 @@
 """Several processes: together they compute what one computes with their batches joined, and they leave one complete run."""
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -120,7 +121,8 @@ FILES = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "input
 def complete(folder):
     "The state of a run, once its folder is found complete."
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "events" not in p.name)
-    assert [n for n in names if "tensorboard" not in n] == FILES
+    assert (folder / "subject" / "kept.json").is_file()
+    assert [n for n in names if not re.match(r"tensorboard|\.?subject", n)] == FILES
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
     rows = (folder / "metrics.csv").read_text().splitlines()
     assert len({row.split(",")[0] for row in rows}) == len(rows), rows                       # no step twice

@@ -1,4 +1,5 @@
-"""Runs made before version 0.2: they open, render the same pictures and go on with the same losses, under today's names of weights."""
+"""Runs outlive what they were made from: those of earlier versions open, render the same pictures and go on with the same losses;
+those of today are driven without `data/`."""
 import json
 import re
 import shutil
@@ -9,12 +10,18 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dnerf.audio.embedding import embed_subject
+from dnerf.core import DnerfError, InputError, MissingError
+from dnerf.evaluation.report import evaluate_run
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.portrait import build_portrait
-from dnerf.nerf.run import load_run, renamed
+from dnerf.nerf.run import load_run, renamed, with_recording
 from dnerf.nerf.training import PortraitTraining, train
-from dnerf.subject import Subject, toy_subject
+from dnerf.subject import Subject, toy_subject, write_wav
+from dnerf.talk.drive import drive
+from dnerf.talk.viewer import open_scene
+from dnerf.video.media import iter_frames
 from toys import MLP, keep_speech, stopping_at
 
 # Names and shapes of the weights of four portraits as version 0.1.0 built them, of the toy subject with two features of speech.
@@ -145,3 +152,162 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_opens(dnerf_home, losses, 
     pictures = [np.stack([image for _, image in render_frames(load_run(folder, "cpu"), frames)]) for folder in (new, old)]
     assert np.array_equal(*pictures) and pictures[0].std() > 0.01
     assert run("old") == (old, [])                                    # it is still known to be trained with these settings
+
+
+RUN_0_3 = Path(__file__).parent / "data" / "run_0_3"                   # of `toy_with_face`, 8 steps, by version 0.3.0
+
+
+def early(home):
+    "The run of version 0.3.0 in this home, beside its subject, whose `subject.json` names other versions of packages now."
+    folder = home / "runs" / "toy" / "early"
+    shutil.copytree(RUN_0_3, folder)
+    toy = toy_with_face(home / "data" / "toy")
+    (toy.folder / "subject.json").write_text(json.dumps(toy.protocol | dict(versions={"numpy": "99"})))
+    return toy, folder
+
+
+def shows(folder):
+    "The frames of a run that `pictures.npz` has, 8 bits."
+    return np.stack([(image * 255).round() for _, image in render_frames(load_run(folder, "cpu"), [3, 40])])
+
+
+def test_a_run_of_version_0_3_opens(dnerf_home):
+    "Its fingerprint has a hash of `subject.json`, which is another file now; what the checkpoint knows of the subject decides."
+    toy, folder = early(dnerf_home)
+    assert json.loads((folder / "inputs.json").read_text()).keys() == {"subject", "embedding"}
+    expected = np.load(RUN_0_3 / "pictures.npz")["pictures"]
+    assert abs(shows(folder) - expected).max() <= 1
+    with pytest.raises(InputError, match="exists with other settings or other data"):
+        train(toy, toy.embedding("made"), compose_config("tiny", subject="toy", audio="made", name="early"), named=True, show=False)
+
+
+def other_speech(toy):
+    keep_speech(toy, seed=1)
+
+
+def other_room(toy):
+    import matplotlib.image
+    matplotlib.image.imsave(toy.folder / "background.png", 255 - toy.background)
+
+
+def other_poses(toy):
+    poses = np.array(toy.poses)
+    poses[:, 0, 3] += 0.02
+    np.save(toy.folder / "poses.npy", poses)
+
+
+@pytest.mark.parametrize("change, said", [(other_speech, "embedding 'made'"), (other_room, "background"), (other_poses, "head pose")])
+def test_a_run_of_version_0_3_whose_subject_is_another(dnerf_home, change, said):
+    toy, folder = early(dnerf_home)
+    change(toy)
+    with pytest.raises(InputError, match=f"by version 0.3.0 of dnerf, which kept no copy of subject 'toy', and its {said} was made anew"):
+        load_run(folder)
+    shutil.rmtree(toy.folder)
+    with pytest.raises(MissingError, match="no prepared subject 'toy'"):
+        load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    "A run on SpeechSplit's codes and new speech in a home of their own; and the subject's folder, to be deleted or changed by copies."
+    patch = pytest.MonkeyPatch()
+    home = tmp_path_factory.mktemp("kept")
+    patch.setenv("DNERF_HOME", str(home))
+    toy = toy_subject(home / "data" / "toy", n=60)
+    size = dict(channels=16, convs=1, layers=1, units=1)
+    config = dict(content=size, rhythm=size, pitch=size, decoder_units=8)
+    embedding = embed_subject(toy, "speechsplit+mel", steps=2, bar=False, config=config)
+    train(toy, embedding, compose_config("tiny", subject="toy", audio="speechsplit+mel", steps=2, name="kept"), show=False)
+    write_wav(home / "hello.wav", np.roll(toy.wav, 9000)[:16000])
+    film(home / "before.mp4", home)
+    yield home
+    patch.undo()
+
+
+def film(path, home, **knobs):
+    "The frames of the run `kept`, driven by new speech."
+    return np.stack(list(iter_frames(drive("toy/kept", home / "hello.wav", path, progress=False, device="cpu", **knobs))))
+
+
+@pytest.fixture
+def home(kept, tmp_path, monkeypatch):
+    "A copy of that home."
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("DNERF_HOME", str(tmp_path))
+    return tmp_path
+
+
+def deleted(toy):
+    shutil.rmtree(toy)
+
+
+def another_person(toy):
+    shutil.rmtree(toy)
+    toy_subject(toy, n=50, seed=3)
+
+
+def another_speechsplit(toy):
+    embed_subject(Subject(toy), "speechsplit+mel", steps=1, seed=5, bar=False)
+
+
+@pytest.mark.parametrize("change", [deleted, another_person, another_speechsplit])
+def test_a_run_is_driven_without_its_subject(home, change):
+    "The film is the same to the last bit; only what needs the recorded frames is refused, in one sentence."
+    change(home / "data" / "toy")
+    assert np.array_equal(film(home / "after.mp4", home), np.stack(list(iter_frames(home / "before.mp4"))))
+    run = load_run("toy/kept", "cpu")
+    assert len(list(render_frames(run, [58]))) == 1 and run.subject.masks[58].any()
+    if change is another_speechsplit:
+        assert with_recording(run).subject.frames.shape[0] == 60
+        return
+    with pytest.raises(DnerfError, match="needs the recorded frames of subject 'toy'.*driving the run works") as e:
+        evaluate_run("toy/kept", progress=False)
+    assert "\n" not in str(e.value) and open_scene(run).real is None
+
+
+def test_a_subject_made_again_with_the_same_content_is_the_same(home, capsys):
+    "Other versions, file names and times are no other experiment; one other number is."
+    toy = Subject.load("toy")
+    about = json.loads((toy.folder / "subject.json").read_text())
+    (toy.folder / "subject.json").write_text(json.dumps(about | dict(versions={"numpy": "0"}, source={"file": "another.mp4"})))
+
+    def again():
+        embedding = embed_subject(Subject.load("toy"), "speechsplit+mel", steps=2, bar=False,
+                                  config=json.loads((home / "speechsplit.json").read_text()))
+        return train(Subject.load("toy"), embedding, compose_config("tiny", subject="toy", audio="speechsplit+mel", steps=2, name="kept"),
+                     named=True, show=False)
+
+    config = torch.load(toy.folder / "speechsplit.ckpt", weights_only=True)["config"]
+    (home / "speechsplit.json").write_text(json.dumps(config))
+    assert again() == home / "runs" / "toy" / "kept" and "already trained" in capsys.readouterr().out
+    frames = np.array(toy.frames)
+    frames[7, 3, 4, 1] ^= 1
+    np.save(toy.folder / "frames.npy", frames)
+    with pytest.raises(InputError, match="other settings or other data"):
+        again()
+
+
+def test_a_run_of_before_gets_its_copy_when_it_is_trained_again(home):
+    "`train` on a finished run of an earlier version, whose subject is the same file, keeps what driving needs from then on."
+    folder = home / "runs" / "toy" / "kept"
+    shutil.rmtree(folder / "subject")
+    inputs = json.loads((folder / "inputs.json").read_text())
+    (folder / "inputs.json").write_text(json.dumps({k: inputs[k] for k in ("subject", "embedding")}))
+    toy = Subject.load("toy")
+    train(toy, toy.embedding("speechsplit+mel"), compose_config("tiny", subject="toy", audio="speechsplit+mel", steps=2, name="kept"),
+          show=False)
+    deleted(toy.folder)
+    assert np.array_equal(film(home / "after.mp4", home), np.stack(list(iter_frames(home / "before.mp4"))))
+
+
+@pytest.mark.parametrize("name", ["poses.npy", "embeddings/speechsplit+mel.npy", "speechsplit.ckpt", "audio.wav", "background.png"])
+def test_a_kept_file_that_is_damaged_or_missing_is_named(home, name):
+    path = home / "runs" / "toy" / "kept" / "subject" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"{re.escape(name)}, which the run toy/kept keeps of its subject, is damaged; "):
+        load_run("toy/kept")
+    path.unlink()
+    with pytest.raises(InputError, match=f"{re.escape(name)}, which the run toy/kept keeps of its subject, is missing; "):
+        load_run("toy/kept")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dnerf.core import InputError, MissingError
+from dnerf.evaluation.report import evaluate_run
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import load_run
 from dnerf.nerf.training import train
@@ -157,14 +158,15 @@ def test_frames_that_are_missing_or_cut(dnerf_home):
     frames = toy.folder / "frames.npy"
     data = frames.read_bytes()
     frames.write_bytes(data[: len(data) // 2])
-    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-tiny"), lambda: run(toy, steps=2)):
+    for what in (lambda: Subject.load("toy"), lambda: evaluate_run("toy/made-tiny"), lambda: run(toy, steps=2)):
         with pytest.raises(InputError, match="frames.npy is damaged.*prepare the subject again"):
             what()
     frames.unlink()
-    for what in (lambda: Subject.load("toy"), lambda: load_run("toy/made-tiny"), lambda: run(toy, steps=2)):
+    for what in (lambda: Subject.load("toy"), lambda: evaluate_run("toy/made-tiny"), lambda: run(toy, steps=2)):
         with pytest.raises(MissingError, match="frames.npy is missing; prepare the subject again") as e:
             what()
         assert one_sentence(e)
+    load_run("toy/made-tiny")                                           # which needs no frame
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
     assert not (dnerf_home / "runs/toy/made-tiny-2/checkpoints").exists()
 

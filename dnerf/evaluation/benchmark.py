@@ -21,7 +21,7 @@ from ..nerf.portrait import Portrait
 from ..nerf.config import compose_config, pick_precision
 from ..nerf.playback import render_frames, rendering_speed
 from ..nerf.portrait import build_portrait
-from ..nerf.run import Run
+from ..nerf.run import Run, with_recording
 from ..nerf.torso import TorsoPicture
 from ..nerf.training import train
 from ..subject import FPS, NpyWriter, Subject, write_subject_json, write_wav
@@ -216,6 +216,7 @@ def cost_by_length(
 ) -> dict:            # Seconds (median): `step_s`, `frame_s`, each `[short, long]`; `step_ratio`, `frame_ratio`
     "What a training step and a rendered frame cost as the video grows."
     keep_memory()
+    run = with_recording(run)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.tiled-') as home:
         audio = run.config.audio
         long = tile_subject(run.subject, run.embedding, audio, Path(home)/'long', factor*run.subject.n_frames)

@@ -258,9 +258,8 @@ def evaluate_run(
 ) -> dict:              # The content of `metrics.json`
     "Render a split to a video with sound, measure it, and write metrics, figures and a page into the run's folder."
     from dnerf.nerf.playback import render_frames, rendering_speed
-    from dnerf.nerf.run import load_run
-    if isinstance(run, (str, Path)):
-        run = load_run(run)
+    from dnerf.nerf.run import load_run, with_recording
+    run = with_recording(load_run(run))
     render, chosen, frames = render or render_frames, check_measures(measures), run.subject.split(split)
     with _to_itself(run, split) as path:
         with NpyWriter(path, run.subject.frames.shape[1:]) as store:

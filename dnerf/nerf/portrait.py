@@ -21,7 +21,7 @@ from .mouth import mouth_signal
 from .rays import camera_rays
 from .losses import HeadAlone, Joint, Rendered, TwoStages
 from .rendering import Layer
-from .torso import TorsoConfig, TorsoNeRF, TorsoPicture
+from .torso import TorsoConfig, TorsoNeRF, TorsoPicture, head_anchors
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03_portrait.ipynb #8409775c
@@ -197,6 +197,23 @@ def parameter_groups(self:Portrait) -> dict[str, list]: # `grids`, `networks`, `
         grids=groups['grids'] + film,
         networks=groups['networks'] + corrections + groups['frames'],
         attention=groups['attention'])
+
+# %% ../../nbs/nerf/03_portrait.ipynb #5e7a0c22
+@patch
+@torch.no_grad()
+def differs_from(self:Portrait,
+    subject:Subject, # A prepared person
+    most:float=.01,  # Difference of the mean head pose, half images
+) -> list[str]:      # `background`, `head pose`; empty where both are the portrait's
+    "What of a subject is not what a trained portrait contains of it."
+    train, torso = subject.split('train'), self.torso
+    poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop])).to(self.background.device)
+    if isinstance(torso, TorsoNeRF):
+        apart = (poses - torso.pose).abs().flatten(1).max(1).values.min()
+    else:
+        apart = (head_anchors(poses, self.focal, self.size).mean(0) - torso.mean).abs().max()
+    plate = torch.from_numpy(subject.background.astype(np.float32)/255).to(self.background.device)
+    return ['background']*(not torch.equal(plate, self.background)) + ['head pose']*bool(apart > most)
 
 # %% ../../nbs/nerf/03_portrait.ipynb #f9a8b502
 def subset_of_pixels(

@@ -21,7 +21,8 @@ from .config import pick_precision
 from .per_frame import pose_terms
 from .portrait import Portrait, build_portrait
 from .losses import LossWeights
-from .run import experiment, fingerprint, read_checkpoint, run_folder, upgraded
+from .kept import fingerprint, keep_subject
+from .run import experiment, read_checkpoint, run_folder, upgraded
 from .watch import watchers
 from ..subject import HEAD, Subject, training_frames
 
@@ -223,6 +224,7 @@ def train(
     folder = run_folder(config, inputs, named)
     if (folder/'state.json').exists():
         print(f'the run {config.subject}/{config.name} is already trained with these settings')
+        keep_subject(folder, subject, embedding, config, inputs)    # where an earlier version trained it, there is no copy yet
         return folder
     callbacks = watchers(folder, subject, embedding, experiment(config, inputs), show)
     trainer = _trainer(config, folder, callbacks, pick_device(config.device))
@@ -234,6 +236,7 @@ def train(
             with staged_file(folder/'config.yaml') as part:
                 OmegaConf.save(config, part)
             write_json(folder/'inputs.json', inputs)
+            keep_subject(folder, subject, embedding, config, inputs)
         _fit(subject, embedding, config, trainer, folder, inputs)
     return folder
 

@@ -19,7 +19,7 @@ from ..audio.mel import MEL, mel_spectrogram
 from ..core import DnerfError, InputError
 from ..nerf.cue import Cue, recorded_cues
 from ..nerf.portrait import subset_of_pixels
-from ..nerf.run import Run, load_run
+from ..nerf.run import Run, load_run, with_recording
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .blinks import lid_columns
 from .drive import driven_cues
@@ -97,7 +97,13 @@ class Scene:
     columns:dict[str, dict] # From `speech_components`, of each run
     frames:range            # Frame numbers
     wav:np.ndarray          # `(640*len(frames),)`, their sound
-    real:np.ndarray|None    # uint8 `(N, H, W, 3)` the recording; None for new speech
+    real:np.ndarray|None    # uint8 `(N, H, W, 3)` the recording; None for new speech, or where it is gone
+
+def _recorded_frames(run): # of its subject; None, and why, where the run is all that is left
+    try:
+        return with_recording(run).subject.frames
+    except DnerfError as e:
+        print(f'no pictures of the recording are shown: {e}')
 
 def open_scene(
     run,              # `subject/name`, a folder, or an open run
@@ -118,7 +124,7 @@ def open_scene(
     if speech is None:
         frames = first.subject.split(split)[:max(1, round(seconds*FPS))]
         cues = {name: recorded_cues(r.subject, r.embedding, r.config) for name, r in runs.items()}
-        return Scene(runs, cues, columns, frames, frames_wav(first.subject, frames), first.subject.frames)
+        return Scene(runs, cues, columns, frames, frames_wav(first.subject, frames), _recorded_frames(first))
     wav = read_speech(speech)[:int(seconds*SAMPLE_RATE)]
     cues = {name: driven_cues(r, driving_features(r, wav), open_motion(r)) for name, r in runs.items()}
     return Scene(runs, cues, columns, range(frames_of(wav)), sound_of(wav), None)
