@@ -64,7 +64,7 @@ doctor: $(STAMP) ## what is here, what is missing, and how to get it
 
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py
-	@$(BIN)/nbdev_test --timing
+	@$(BIN)/python .ci/notebooks.py
 	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
