@@ -65,7 +65,7 @@ doctor: $(STAMP) ## what is here, what is missing, and how to get it
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py
 	@$(BIN)/python .ci/notebooks.py
-	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore tests/test_repository.py --durations 10
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
 	@$(BIN)/nbdev_export
