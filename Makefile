@@ -64,8 +64,8 @@ doctor: $(STAMP) ## what is here, what is missing, and how to get it
 
 test: $(STAMP) ## the whole suite, what fails fastest first
 	@$(BIN)/python -m pytest -q tests/test_repository.py
-	@$(BIN)/nbdev_test --timing
-	@$(BIN)/python -m pytest -q tests --ignore tests/test_repository.py --durations 10
+	@$(BIN)/python .ci/notebooks.py
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore tests/test_repository.py --durations 10
 
 poses: $(STAMP) ## fit the head pose of every window of the demo clip, 3 to 10 s at three sizes (half an hour)
 	@$(BIN)/python tests/poses.py

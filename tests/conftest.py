@@ -1,7 +1,24 @@
-"""Shared fixtures: real benchmark videos when the machine has them, and a private project home for each test."""
+"""Shared fixtures: real benchmark videos when the machine has them, and a private project home for each test.
+
+With `-n 2 --dist loadfile --no-loadscope-reorder`, as in `make test`, two processes share the files: those that take long come first, and
+each process computes on one thread.
+"""
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONGEST = ["demo_table", "site", "table", "audio", "run_notebooks", "train", "benchmark", "old_runs", "sweeps", "prepare", "paper"]
+
+
+def pytest_collection_modifyitems(items):
+    "Files that take long first, so that no process is left alone with one at the end."
+    rank = {f"test_{name}.py": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -209,3 +209,32 @@ def test_wheel(copy, tmp_path):
 def test_no_placeholders():
     text = "\n".join(source(cell) for cell in cells(ROOT / "nbs" / "index.ipynb"))
     assert re.findall(r"<<\w+>>", text) == [], "fill in the measured numbers"
+
+
+DYING = {  # notebook -> its cell
+    "passes": "assert True",
+    "fails": "assert 1 == 2, 'seven'",
+    "dies": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "dies_once": "import os\nif not os.path.exists('died'):\n    os.mkdir('died')\n    os.kill(os.getpid(), 9)",
+    "hangs": "import time; time.sleep(600)",
+}
+CHECK = """
+import sys; sys.path.insert(0, '.ci')
+import notebooks
+from pathlib import Path
+notebooks.LIMIT = 6.
+print({a.path.stem: a.code for a in sorted(notebooks.check([*Path(sys.argv[1]).glob('*.ipynb')], [], 5), key=str)})
+"""
+
+
+def test_a_notebook_whose_process_dies_is_named(tmp_path):
+    title = dict(cell_type="markdown", id="00000000", metadata={}, source="# A notebook")
+    for stem, code in DYING.items():
+        cell = dict(cell_type="code", id="00000001", metadata={}, execution_count=None, outputs=[], source=code)
+        kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
+        (tmp_path / f"{stem}.ipynb").write_text(json.dumps(dict(cells=[title, cell], metadata=kernel, nbformat=4, nbformat_minor=5)))
+    said = run("-c", CHECK, tmp_path)
+    assert str(dict(dies=-11, dies_once=0, fails=1, hangs=-6, passes=0)) in said
+    assert "dies.ipynb was killed by signal 11 (SIGSEGV); once more, alone, it failed" in said
+    assert "dies_once.ipynb was killed by signal 9 (SIGKILL); once more, alone, it passed" in said
+    assert "hangs.ipynb took more than 6 s and was ended" in said and "AssertionError: seven" in said
