@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..core import InputError, MissingError, data_dir, read_json, sha256, staged_dir, write_json
+from ..schema import check_finite, open_npy
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03c_kept.ipynb #616fd931
@@ -124,7 +125,8 @@ def keep_subject(
         for name in names:
             if (subject.folder/name).is_file():
                 shutil.copyfile(subject.folder/name, part/name)
-        np.save(part/f'embeddings/{config.audio}.npy', packed_embedding(embedding))
+        steps = packed_embedding(embedding)
+        np.save(part/f"embeddings/{config.audio}{'.steps' if steps.ndim == 2 else ''}.npy", steps)
         _pack_masks(part/'masks.npz', subject.masks)
         files = {p.relative_to(part).as_posix(): sha256(p) for p in sorted(part.rglob('*')) if p.is_file()}
         write_json(part/'kept.json', dict(schema=1, inputs=inputs, files=files))
@@ -167,8 +169,10 @@ class KeptSubject(Subject):
         name:str,    # The run's
     ) -> np.ndarray: # float32 `(N, 16, D)`
         "Speech features, one window of 16 steps per frame."
-        kept = super().embedding(name)
-        return windows_of_steps(kept) if kept.ndim == 2 else kept
+        path, remedy = self.folder/f'embeddings/{name}.steps.npy', 'train again'
+        if not path.is_file():
+            return super().embedding(name)
+        return windows_of_steps(check_finite(open_npy(path, (2*self.n_frames, None), remedy=remedy), path, remedy))
 
 # %% ../../nbs/nerf/03c_kept.ipynb #d3b4e2a5
 def _checked_copy(folder, run): # the inputs of a copy, all of whose files are as they were written
