@@ -161,11 +161,11 @@ def in_words(
     path = str(where) if where and (not named or Path(where).parent in Path(named).parents) else named
     if code == errno.ENOENT and path:
         return MissingError(f"{path} is not there; give another path, or make it first")
-    if code not in _REASONS or not path:
+    if code not in _REASONS:
         return None
     if where and path == str(where):
         return StorageError(f"could not write {path}: {_REASONS[code]} and run the same command again (nothing half-written was kept)")
-    return StorageError(f"could not use {path}: {_REASONS[code]} and run the same command again")
+    return StorageError(f"could not {f'use {path}' if path else 'go on'}: {_REASONS[code]} and run the same command again")
 
 @contextlib.contextmanager
 def os_errors(

@@ -24,6 +24,7 @@ from .losses import LossWeights
 from .kept import fingerprint, keep_subject
 from .run import experiment, read_checkpoint, run_folder, upgraded
 from .watch import watchers
+from ..program import lightning_interrupts
 from ..subject import HEAD, Subject, training_frames
 
 # %% ../../nbs/nerf/04_training.ipynb #a283c94f
@@ -261,7 +262,8 @@ def _fit(subject, embedding, config, trainer, folder, inputs):
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
         warnings.filterwarnings('ignore', message='.*does not have many workers.*')  # batches are drawn faster than they are used
         warnings.filterwarnings('ignore', message='.*broadcast_buffers.*')           # its successor is too new
-        trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
+        with lightning_interrupts():
+            trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
 
 def _best_so_far(trainer, value): # tell it to the callbacks that compare with it
     for callback in trainer.callbacks:

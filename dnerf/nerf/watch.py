@@ -18,6 +18,7 @@ from .config import autocast
 from .cue import recorded_cues
 from .portrait import build_portrait, render_frame
 from .run import upgraded
+from ..program import is_interrupt
 from ..subject import Subject
 
 # %% ../../nbs/nerf/04a_watch.ipynb #7ecb158f
@@ -284,8 +285,8 @@ class Checkpoints(L.Callback):
         checkpoint['of'], checkpoint['version'] = self.of, __version__
 
     def on_exception(self, trainer, module, exception):
-        "Ctrl-C: save and report where; several processes are no longer at the same step then, and their last checkpoint counts."
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+        "Ctrl-C or SIGTERM: save and report where; several processes are no longer at one step then, and their last checkpoint counts."
+        if is_interrupt(exception) and trainer.world_size == 1:
             self.save(trainer)
             print(f"stopped at step {trainer.global_step}; saved in {self.folder}; run the same command again to go on")
 
