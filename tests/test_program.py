@@ -1,5 +1,8 @@
 """How a process ends: asked to by a signal, by an error of the operating system, or because nobody reads what it prints."""
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from dnerf.audio.speechsplit_training import _Bar, train_speechsplit
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.training import train
 from dnerf.nerf.watch import Curves
-from dnerf.program import Stopped, stopped_by_signals
+from dnerf.program import Stopped, numba_can_store, stopped_by_signals
 from dnerf.subject import toy_subject
 from toys import keep_speech
 
@@ -60,3 +63,45 @@ def test_sigterm_saves_a_speechsplit(tmp_path, monkeypatch, capsys, signals):
     train_speechsplit(wav, folder=tmp_path, device="cpu", steps=4)
     assert [p.name for p in tmp_path.iterdir()] == ["speechsplit.ckpt"]
     assert "goes on at step 2" in capsys.readouterr().out
+
+
+PRINTS = "import sys; from dnerf.program import run_program; sys.exit(run_program(lambda: print('caf\\xe9 \\udcff', 'x'*100000)))"
+
+
+def test_output_that_nobody_reads_or_that_has_no_room():
+    "Into a closed pipe and onto a full disk; and what the terminal cannot show is printed all the same."
+    read, write = os.pipe()
+    os.close(read)
+    for out, env, code, said in ((write, {}, 141, ""), (subprocess.DEVNULL, {"PYTHONIOENCODING": "ascii"}, 0, ""),
+                                 *([(open("/dev/full", "w"), {}, 1, "the disk is full")] if os.path.exists("/dev/full") else [])):
+        done = subprocess.run([sys.executable, "-c", PRINTS], stdout=out, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+        assert done.returncode == code and said in done.stderr and done.stderr.count("\n") == bool(said), done.stderr
+
+
+@pytest.mark.parametrize("words, codes", [(["doctor"], (141,)), (["train", "--help"], (0, 141))])     # argparse says nothing itself
+def test_the_command_into_a_closed_pipe(words, codes, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "DNERF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "dnerf.cli", *words], stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    assert done.returncode in codes and done.stderr == ""
+
+
+def test_an_address_space_that_is_too_small(tmp_path):
+    "Before a library that does not check its memory is loaded."
+    resource = pytest.importorskip("resource")
+    limit = 900 * 2**20
+    done = subprocess.run([sys.executable, "-m", "dnerf.cli", "evaluate", "a/b"], capture_output=True, text=True, cwd=tmp_path,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert done.returncode == 1 and done.stderr.startswith("dnerf: this process may use 900 MB") and done.stderr.count("\n") == 1
+
+
+def test_numba_stores_where_it_may(tmp_path, monkeypatch):
+    "In a container neither the package's folder nor the user's may be written."
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "file"
+    file.touch()
+    assert numba_can_store(str(file)) and os.environ["NUMBA_CACHE_DIR"] == ""    # in the user's folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert not numba_can_store(str(file)) and os.environ["NUMBA_CACHE_DIR"]
