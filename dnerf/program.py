@@ -8,7 +8,8 @@ __all__ = ['NEEDED', 'Stopped', 'stopped_by_signals', 'lightning_interrupts', 'i
 
 # %% ../nbs/00b_program.ipynb #d416c173
 import contextlib, os, signal, sys, tempfile, threading, traceback
-from .core import StorageError, in_words
+from .core import StorageError
+from .errors import in_words
 
 # %% ../nbs/00b_program.ipynb #48a1d6e5
 class Stopped(KeyboardInterrupt):
