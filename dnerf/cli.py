@@ -7,10 +7,11 @@ __all__ = ['VERBS', 'POSITIONAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'eval
            'add_verb', 'make_parser', 'parse_command', 'call_verb', 'main']
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
-import argparse, inspect, sys, traceback
+import argparse, inspect, sys
 from typing import get_args
 from fastcore.docments import docments
-from .core import DnerfError, did_you_mean, wait_briefly
+from .core import did_you_mean, wait_briefly
+from .program import check_address_space, flushed, run_program, tolerant_output
 from .talk.options import DriveOptions, with_options
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
@@ -219,40 +220,30 @@ def parse_command(
     return verb, asked
 
 # %% ../nbs/90_cli.ipynb #f046160f
-def _close_bars(): # progress bars that an error left open would be drawn once more below the sentence
-    for bar in list(getattr(getattr(sys.modules.get('tqdm'), 'tqdm', None), '_instances', ())):
-        bar.close()
-
 def call_verb(
     verb,           # Function
     parameters:dict, # What it is called with
     debug:bool=False, # Print the traceback of an error
-) -> int:           # 0, 1 or 130, or the value of the verb
+) -> int:           # Exit code of `run_program`, or the value of the verb
     "Call a verb; an error that the user can correct becomes a sentence and an exit code."
-    try:
-        return verb(**parameters) or 0
-    except DnerfError as e:
-        error, code, sentence = e, 1, f'dnerf: {e}'
-    except ImportError as e:
-        error, code, sentence = e, 1, f'dnerf: {e}; dnerf doctor says what this installation lacks'
-    except (KeyboardInterrupt, SystemExit) as e:
-        if not isinstance(e, KeyboardInterrupt) and not isinstance(e.__context__, KeyboardInterrupt):
-            raise
-        error, code, sentence = e, 130, 'dnerf: stopped'
-    _close_bars()
-    if debug:
-        traceback.print_exception(error)
-    print(sentence, file=sys.stderr)
-    return code
+    return run_program(lambda: verb(**parameters), debug)
 
 def main(
     words=None, # As typed behind `dnerf`; None: those of this process
 ) -> int:       # For the shell
     "The command `dnerf`."
-    verb, asked = parse_command(sys.argv[1:] if words is None else list(words))
+    tolerant_output()
+    try:
+        verb, asked = parse_command(sys.argv[1:] if words is None else list(words))
+    except SystemExit as e:                                     # a help text, or what is wrong
+        raise SystemExit(flushed(e.code)) from None
     debug = asked.pop('debug')
     wait_briefly()
-    return call_verb(VERBS[verb], asked, debug)
+    def call(**parameters):
+        "The verb, if there is memory for it."
+        check_address_space()
+        return VERBS[verb](**parameters)
+    return call_verb(call, asked, debug)
 
 # %% ../nbs/90_cli.ipynb #b5f26cdc
 if __name__ == '__main__' and '__file__' in globals():

@@ -11,11 +11,13 @@ import contextlib, importlib.util, io, threading
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
+from pathlib import Path
 import numpy as np
 from scipy.fft import rfft
 from scipy.io import wavfile
 from scipy.signal import butter, get_window, resample_poly, sosfiltfilt
 from ..core import InputError
+from ..program import numba_can_store
 
 # %% ../../nbs/audio/00_mel.ipynb #83355796
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ def _block(
 # %% ../../nbs/audio/00_mel.ipynb #85f8fb86
 @contextlib.contextmanager
 def _librosa_to_itself(): # other processes wait meanwhile
-    with open(importlib.util.find_spec('librosa').origin) as own_file:
+    source = importlib.util.find_spec('librosa').origin
+    numba_can_store(str(Path(source).parent))
+    with open(source) as own_file:
         with contextlib.suppress(ImportError, OSError): # no such locks on Windows and on some network disks
             import fcntl
             fcntl.flock(own_file, fcntl.LOCK_EX)

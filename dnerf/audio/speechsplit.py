@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .contamination import contaminate, resample, resample_positions
 from .f0 import DEFAULT_F0, F0Stats
 from .mel import MEL
-from ..core import InputError, MissingError, pick_device, staged_file
+from ..core import InputError, MissingError, pick_device, write_torch
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
 @dataclass
@@ -269,12 +269,7 @@ def save_speechsplit(
     **extra,            # Anything that `torch.load(weights_only=True)` reads: numbers, strings, lists, tensors
 ) -> Path:              # The path
     "Write a model to one file, whole or not at all."
-    data = io.BytesIO() # on a full disk `torch.save` to a file fails with an error of its own, writing bytes raises an OSError
-    content = dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra)
-    torch.save(content, data)
-    with staged_file(path) as tmp:
-        tmp.write_bytes(data.getbuffer())
-    return Path(path)
+    return write_torch(path, dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra))
 
 def read_checkpoint(
     path:Path, # Written by `save_speechsplit`

@@ -19,7 +19,8 @@ from .f0 import UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, nor
 from .mel import MEL, mel_spectrogram, n_frames, to_mono
 from .recording import speech_warnings
 from .speechsplit import SpeechSplit, SpeechSplitConfig, as_config, new_speechsplit, save_speechsplit
-from ..core import DivergedError, InputError, pick_device, progress, staged_file
+from ..core import DivergedError, InputError, pick_device, progress
+from ..program import is_interrupt, lightning_interrupts, staged_checkpoints
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #67495c18
 def step_generator(
@@ -194,11 +195,17 @@ class _Save(L.Callback):
         self.path, self.every_s, self.saved = path, every_s, time.monotonic()
     def on_train_batch_end(self, trainer, module, *_):
         "Save if the interval is over."
-        if time.monotonic() - self.saved < self.every_s:
-            return
-        with staged_file(self.path) as tmp:
-            trainer.save_checkpoint(tmp)
+        if time.monotonic() - self.saved >= self.every_s:
+            self.save(trainer)
+    def save(self, trainer):
+        "The state, whole or not at all."
+        trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
+    def on_exception(self, trainer, module, exception):
+        "Save when the training is asked to end."
+        if is_interrupt(exception):
+            self.save(trainer)
+            print(f'SpeechSplit stopped at step {trainer.global_step} and is saved; run the same command again to go on')
 
 class _Bar(L.Callback):
     "Per cent of the budget, by steps or by time."
@@ -248,7 +255,8 @@ def _trainer(c, device, callbacks): # Lightning's, for one device
     return L.Trainer(
         accelerator='gpu' if cuda else device.type, devices=[device.index or 0] if cuda else 1, max_epochs=-1,
         val_check_interval=c.val_every, check_val_every_n_epoch=None, gradient_clip_val=c.clip or None, callbacks=callbacks,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0)
+        plugins=staged_checkpoints(), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0)
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #eeb7035e
 def _state_key(S, track, train, val, c, seed): # everything that the course of a training depends on
@@ -270,7 +278,8 @@ def _fit(module, data, device, callbacks, state):
     data.crops.start = step
     with _quiet(), _threads(c.threads):
         trainer = _trainer(c, device, callbacks)
-        trainer.fit(module, data, ckpt_path=state if step else None, weights_only=True)
+        with lightning_interrupts():
+            trainer.fit(module, data, ckpt_path=state if step else None, weights_only=True)
     if trainer.global_step < c.steps:
         print(f'SpeechSplit was stopped by the clock at step {trainer.global_step} of {c.steps}')
     if module.best[1] is None:

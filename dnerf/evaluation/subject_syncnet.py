@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
-from ..core import DivergedError, InputError, asset, locked, pick_device, progress, sha256, staged_file
+from ..core import DivergedError, InputError, asset, locked, pick_device, progress, sha256, write_torch
 from ..face import EYE_CORNERS, LIPS
 from .syncnet import REACH, STEPS, WINDOW, check_landmarks, n_windows, offset_distances, scores
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Subject, toy_subject, write_wav
@@ -289,8 +289,7 @@ def train_subject_syncnet(
             net, history = _train(subject, c, seed, device, show)
             state = {k: v.cpu() for k, v in net.state_dict().items()}
             saved = dict(key=key, history=history, seconds=time.perf_counter() - start, state=state)
-            with staged_file(path) as part:
-                torch.save(saved, part)
+            write_torch(path, saved)
     net = SubjectSyncNet(c)
     net.load_state_dict(saved['state'])
     net.history, net.seconds = saved['history'], saved['seconds']

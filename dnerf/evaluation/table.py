@@ -337,4 +337,5 @@ def pictures(self:Table,
 # %% ../../nbs/evaluation/04_table.ipynb #24b19367
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
     from dnerf.evaluation import table                      # under its own name other processes can import `table_job`
-    table.main()
+    from dnerf.program import run_program
+    sys.exit(run_program(table.main))

@@ -127,4 +127,5 @@ def sweep_results(
 # %% ../../nbs/nerf/06_sweeps.ipynb #b85244d8
 if __name__ == '__main__' and '__file__' in globals():     # as a program, not in a notebook
     from dnerf.nerf import sweeps                           # under its own name other processes can import `train_job`
-    sweeps.main()
+    from dnerf.program import run_program
+    sys.exit(run_program(sweeps.main))

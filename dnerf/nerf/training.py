@@ -24,6 +24,7 @@ from .losses import LossWeights
 from .kept import fingerprint, keep_subject
 from .run import experiment, read_checkpoint, run_folder, upgraded
 from .watch import watchers
+from ..program import lightning_interrupts, staged_checkpoints
 from ..subject import HEAD, Subject, training_frames
 
 # %% ../../nbs/nerf/04_training.ipynb #a283c94f
@@ -180,7 +181,8 @@ def _trainer(config, folder, callbacks, device):
     devices = [device.index] if device.index is not None and t.devices == 1 else t.devices
     return L.Trainer(
         accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=precision,
-        max_epochs=1, max_steps=-1, callbacks=callbacks, logger=TensorBoardLogger(folder, name='tensorboard', version=''),
+        plugins=staged_checkpoints(), max_epochs=1, max_steps=-1, callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name='tensorboard', version=''),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
 # %% ../../nbs/nerf/04_training.ipynb #88a95734
@@ -261,7 +263,8 @@ def _fit(subject, embedding, config, trainer, folder, inputs):
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
         warnings.filterwarnings('ignore', message='.*does not have many workers.*')  # batches are drawn faster than they are used
         warnings.filterwarnings('ignore', message='.*broadcast_buffers.*')           # its successor is too new
-        trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
+        with lightning_interrupts():
+            trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
 
 def _best_so_far(trainer, value): # tell it to the callbacks that compare with it
     for callback in trainer.callbacks:

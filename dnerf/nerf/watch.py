@@ -6,18 +6,19 @@
 __all__ = ['Schedule', 'divergence', 'Recovery', 'Curves', 'Validation', 'Checkpoints', 'watchers']
 
 # %% ../../nbs/nerf/04a_watch.ipynb #7ed59e6b
-import contextlib, csv, io, math, time
+import csv, math, time
 from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .. import __version__
-from ..core import DivergedError, pick_device, progress, staged_file, write_json
+from ..core import DivergedError, pick_device, progress, write_json, write_torch
 from .config import autocast
 from .cue import recorded_cues
 from .portrait import build_portrait, render_frame
 from .run import upgraded
+from ..program import is_interrupt
 from ..subject import Subject
 
 # %% ../../nbs/nerf/04a_watch.ipynb #7ecb158f
@@ -246,10 +247,9 @@ class Validation(L.Callback):
         self.curves.record(trainer, module, **({'val/psnr': value} if errors else {}))
 
     def _save_weights(self, trainer, value):
-        data, weights = io.BytesIO(), trainer.lightning_module.portrait.state_dict() # PyTorch's writer has no clear error for a full disk
-        torch.save({'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}, data)
-        with staged_file(self.folder/'checkpoints'/'best.ckpt') as part:
-            part.write_bytes(data.getbuffer())
+        weights = trainer.lightning_module.portrait.state_dict()
+        saved = {'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}
+        write_torch(self.folder/'checkpoints'/'best.ckpt', saved)
 
 # %% ../../nbs/nerf/04a_watch.ipynb #c5a820a0
 class Checkpoints(L.Callback):
@@ -274,9 +274,7 @@ class Checkpoints(L.Callback):
         trainer, # Lightning's
     ):
         "Write the latest state."
-        last = self.folder/'checkpoints'/'last.ckpt'
-        with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part:
-            trainer.save_checkpoint(part)                                       # Lightning writes on the first process
+        trainer.save_checkpoint(self.folder/'checkpoints'/'last.ckpt') # Lightning writes on the first process
         self.schedule.saved = trainer.lightning_module.budget.elapsed
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
@@ -284,8 +282,8 @@ class Checkpoints(L.Callback):
         checkpoint['of'], checkpoint['version'] = self.of, __version__
 
     def on_exception(self, trainer, module, exception):
-        "Ctrl-C: save and report where; several processes are no longer at the same step then, and their last checkpoint counts."
-        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:
+        "Ctrl-C or SIGTERM: save and report where; several processes are no longer at one step then, and their last checkpoint counts."
+        if is_interrupt(exception) and trainer.world_size == 1:
             self.save(trainer)
             print(f"stopped at step {trainer.global_step}; saved in {self.folder}; run the same command again to go on")
 

@@ -1,0 +1,134 @@
+"""How a process ends: asked to by a signal, by an error of the operating system, or because nobody reads what it prints."""
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dnerf.audio.mel import synthetic_speech
+from dnerf.audio.speechsplit_training import _Bar, train_speechsplit
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.training import train
+from dnerf.nerf.watch import Curves
+from dnerf.program import Stopped, numba_can_store, stopped_by_signals
+from dnerf.subject import toy_subject
+from toys import keep_speech
+
+
+@pytest.fixture(params=["program", "notebook"])
+def signals(request):
+    "With the handlers of a program, and with those of Lightning alone, as in a notebook."
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if request.param == "program":
+        with stopped_by_signals():
+            yield
+    else:
+        yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ends_at(step: int, method):
+    "Like a method of a callback, and SIGTERM comes at a step."
+
+    def end(self, trainer, module, *rest):
+        method(self, trainer, module, *rest)
+        if trainer.global_step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return end
+
+
+def test_sigterm_saves_a_portrait(dnerf_home, monkeypatch, capsys, signals):
+    toy = keep_speech(toy_subject(dnerf_home / "data" / "toy"))
+    config = compose_config("tiny", "checks=1", subject="toy", audio="made", steps=4)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Curves, "on_train_batch_end", ends_at(2, Curves.on_train_batch_end))
+        train(toy, toy.embedding("made"), config.copy(), show=False)
+    folder = dnerf_home / "runs" / "toy" / "made-tiny"
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert not (folder / "state.json").exists() and "stopped at step 2; saved in" in capsys.readouterr().out
+    train(toy, toy.embedding("made"), config, show=False)
+    assert (folder / "state.json").is_file() and "going on at step 2" in capsys.readouterr().out
+
+
+def test_sigterm_saves_a_speechsplit(tmp_path, monkeypatch, capsys, signals):
+    wav = synthetic_speech(4.0)[0]
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(_Bar, "on_train_batch_end", ends_at(2, _Bar.on_train_batch_end))
+        train_speechsplit(wav, folder=tmp_path, device="cpu", steps=4)
+    assert [p.name for p in tmp_path.iterdir()] == ["speechsplit.state"]
+    train_speechsplit(wav, folder=tmp_path, device="cpu", steps=4)
+    assert [p.name for p in tmp_path.iterdir()] == ["speechsplit.ckpt"]
+    assert "goes on at step 2" in capsys.readouterr().out
+
+
+PRINTS = "import sys; from dnerf.program import run_program; sys.exit(run_program(lambda: print('caf\\xe9 \\udcff', 'x'*100000)))"
+
+
+def test_output_that_nobody_reads_or_that_has_no_room():
+    "Into a closed pipe and onto a full disk; and what the terminal cannot show is printed all the same."
+    read, write = os.pipe()
+    os.close(read)
+    for out, env, code, said in ((write, {}, 141, ""), (subprocess.DEVNULL, {"PYTHONIOENCODING": "ascii"}, 0, ""),
+                                 *([(open("/dev/full", "w"), {}, 1, "the disk is full")] if os.path.exists("/dev/full") else [])):
+        done = subprocess.run([sys.executable, "-c", PRINTS], stdout=out, stderr=subprocess.PIPE, text=True, env={**os.environ, **env})
+        assert done.returncode == code and said in done.stderr and done.stderr.count("\n") == bool(said), done.stderr
+
+
+@pytest.mark.parametrize("words, codes", [(["doctor"], (141,)), (["train", "--help"], (0, 141))])     # argparse says nothing itself
+def test_the_command_into_a_closed_pipe(words, codes, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "DNERF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-m", "dnerf.cli", *words], stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    assert done.returncode in codes and done.stderr == ""
+
+
+def test_an_address_space_that_is_too_small(tmp_path):
+    "Before a library that does not check its memory is loaded."
+    resource = pytest.importorskip("resource")
+    limit = 900 * 2**20
+    done = subprocess.run([sys.executable, "-m", "dnerf.cli", "evaluate", "a/b"], capture_output=True, text=True, cwd=tmp_path,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
+    assert done.returncode == 1 and done.stderr.startswith("dnerf: this process may use 900 MB") and done.stderr.count("\n") == 1
+
+
+def test_numba_stores_where_it_may(tmp_path, monkeypatch):
+    "In a container neither the package's folder nor the user's may be written."
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "file"
+    file.touch()
+    assert numba_can_store(str(file)) and os.environ["NUMBA_CACHE_DIR"] == ""    # in the user's folder
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    assert not numba_can_store(str(file)) and os.environ["NUMBA_CACHE_DIR"]
+
+
+SAVES = """
+import os, sys, numpy as np, dnerf.core
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.training import train
+from dnerf.subject import Subject
+ordinary = os.replace
+def killed(a, b):
+    ordinary(a, b) if 'last.ckpt' not in str(b) else os.kill(os.getpid(), 9)
+os.replace = killed if sys.argv[1] == 'kill' else ordinary
+toy = Subject.load('toy')
+train(toy, toy.embedding('made'), compose_config('tiny', 'checks=1', subject='toy', audio='made', steps=2), show=False)
+"""
+
+
+def test_a_save_that_was_killed_leaves_nothing(tmp_path):
+    "Neither in the system's temporary folder nor, after the next save, in the run's; and a home may be called anything."
+    home, tmp = tmp_path / "a::b 'c' %d", tmp_path / "tmp"
+    tmp.mkdir()
+    keep_speech(toy_subject(home / "data" / "toy"))
+    env = {**os.environ, "DNERF_HOME": str(home), "TMPDIR": str(tmp), "MPLCONFIGDIR": str(tmp_path)}
+    for how, code in (("kill", -signal.SIGKILL), ("end", 0)):
+        done = subprocess.run([sys.executable, "-c", SAVES, how], env=env, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        left = [p.name for p in (home / "runs/toy/made-tiny/checkpoints").iterdir() if p.name.startswith(".")]
+        assert len(left) == (how == "kill") and not list(tmp.iterdir()), left
