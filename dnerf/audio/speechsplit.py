@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'CODES', 'EncoderConfig', 'SpeechSplitConfig', 'as_config'
            'save_speechsplit', 'read_checkpoint', 'load_speechsplit']
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #2212e25b
-import copy, io, pickle
+import copy, pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import torch
