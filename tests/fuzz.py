@@ -8,6 +8,7 @@ has loaded the libraries, so that a draw costs what its verb costs.
 
 import argparse
 import atexit
+import contextlib
 import ctypes
 import faulthandler
 import hashlib
@@ -19,6 +20,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -81,6 +83,8 @@ class Call:
     stdout: str = ""  # a device, or `closed` for a pipe that nobody reads
     encoding: str = ""  # of the output
     may_change: tuple = ()  # files that are asked to be replaced
+    disk: int = 1 << 30  # bytes that a file may have: the disk is full from there on
+    memory: int = MEMORY  # bytes of address space above what the libraries take
 
 
 @dataclass
@@ -103,6 +107,10 @@ def load() -> None:
 
     for module in pkgutil.walk_packages(dnerf.__path__, "dnerf."):
         importlib.import_module(module.name)
+    from dnerf.audio.mel import compiled_librosa
+    compiled_librosa()
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise RuntimeError("a thread was begun, so that processes cannot be forked safely")
     import matplotlib.figure
 
     def blank(figure, path, *args, **kwargs):
@@ -112,7 +120,7 @@ def load() -> None:
     matplotlib.figure.Figure.savefig = blank
 
 
-def fork(job, output, *, limits: bool = False) -> int:
+def fork(job, output, *, memory: int = 0, disk: int = 1 << 30) -> int:
     "Run a job in a process of its own, which ends with the job's value; its process number."
     sys.stdout.flush()
     if pid := os.fork():
@@ -124,12 +132,12 @@ def fork(job, output, *, limits: bool = False) -> int:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
         faulthandler.enable(sys.__stderr__)
-        if limits:
+        if memory:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_CPU, (CPU, CPU + 5))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (disk, 1 << 30))
         code = job()
         atexit._run_exitfuncs()
     except SystemExit as e:
@@ -269,7 +277,9 @@ def contents(folder: Path) -> dict:
             elif os.path.isdir(path):
                 found[path] = None
             elif os.path.isfile(path):
-                found[path] = hashlib.sha1(Path(path).read_bytes()).hexdigest()
+                about = os.stat(path)
+                small = about.st_size < 1 << 20
+                found[path] = hashlib.sha1(Path(path).read_bytes()).hexdigest() if small else f"{about.st_size} {about.st_mtime_ns}"
     return found
 
 
@@ -354,12 +364,12 @@ def draw(base: Path, number: int, seed: int, names: list | None, keep: Path | No
         call = Call(**eval((folder.parent / "call").read_text(encoding="utf-8", errors="surrogateescape")))
         before = contents(box.folder)
         output.truncate(0)
-        ended = waited(fork(lambda: act(box, call), output, limits=True))
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output) as sink:  # not bounded in size as the files of the draw are
+            ended = waited(fork(lambda: act(box, call), sink.stdin, memory=call.memory, disk=call.disk))
         said = (folder.parent / "output").read_text(encoding="utf-8", errors="replace").lstrip("\0").replace("\r", "\n")
     outcome, detail = judge(box, call, before, ended, said)
     if keep is None:
-        os.system(f"chmod -R u+rwX {folder.parent} 2> /dev/null")
-        shutil.rmtree(folder.parent, ignore_errors=True)
+        throw_away(folder.parent)
     else:
         detail += f" [{folder.parent}]"
     return Result(number, kind, call, outcome, detail.replace(str(box.folder), "BOX"), ended[2])
@@ -395,17 +405,35 @@ def failures(results: list, seed: int) -> str:
     return "\n".join(lines).replace("\0", "\\0")
 
 
-def prepare_base(base: Path) -> None:
-    "Make the small home, unless it is there."
-    if (base / "outside" / "toy").is_dir():
-        return
-    from fuzz_base import make_base
+@contextlib.contextmanager
+def small_home(base: Path | None):
+    "Load the libraries; the folder of the small home, which is made unless it is there. Without a folder it is a temporary one."
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    load()
+    start, folder = time.monotonic(), base or Path(tempfile.mkdtemp(prefix="fuzz-base-"))
+    try:
+        if not (folder / "outside" / "toy").is_dir():
+            from fuzz_base import make_base
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile() as output:
+                if waited(fork(lambda: make_base(folder), output))[0]:
+                    output.seek(0)
+                    sys.exit("the small home could not be made: " + output.read().decode(errors="replace")[-3000:])
+        print(f"a small home in {time.monotonic() - start:.0f} s", flush=True)
+        yield folder
+    finally:
+        if base is None:  # not a TemporaryDirectory, which every fork would remove as it ends
+            shutil.rmtree(folder, ignore_errors=True)
 
-    base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile() as output:
-        if waited(fork(lambda: make_base(base), output))[0]:
-            output.seek(0)
-            sys.exit("the small home could not be made: " + output.read().decode(errors="replace")[-3000:])
+
+def throw_away(folder: Path) -> None:
+    "Remove the folder of a draw, whatever may be done in it."
+    for base, folders, _ in os.walk(folder):
+        for name in folders:
+            if not os.path.islink(os.path.join(base, name)):
+                os.chmod(os.path.join(base, name), 0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def show(r: Result, width: int) -> None:
@@ -424,21 +452,12 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="a folder for the small home, used again if it is there")
     parser.add_argument("--quiet", action="store_true", help="no line for each draw")
     args = parser.parse_args()
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    load()
     results, start = [], time.monotonic()
-    base = args.base or Path(tempfile.mkdtemp(prefix="fuzz-base-"))  # not a TemporaryDirectory, which every fork would remove as it ends
-    try:
-        prepare_base(base)
-        print(f"a small home in {time.monotonic() - start:.0f} s", flush=True)
+    with small_home(args.base) as base:
         for number in args.only or range(args.draws):
             results.append(draw(base, number, args.seed, args.kinds, args.keep))
             if not args.quiet or args.only:
                 show(results[-1], 2000 if args.only else 300)
-    finally:
-        if not args.base:
-            shutil.rmtree(base, ignore_errors=True)
     used = sum(r.seconds for r in results)
     bad = sum(r.outcome in BAD for r in results)
     said = failures(results, args.seed).encode("ascii", "backslashreplace").decode()

@@ -1142,3 +1142,21 @@ def subjects(rng, box):
         else rng.choice([ask_run(rng, "mel"), ask_run(rng, "codes"), HALF, new_run()])
     )
     return Call(words, how)
+
+
+@kind
+def full_disk(rng, box):
+    "No file may grow beyond a random size, as on a disk that is full from there on."
+    words = rng.choice([new_run(), HALF, ["drive", "toy/mel", "film.mp4"], ["evaluate", "toy/mel", "--measures", "pixels"],
+                        ["prepare", "face.mp4", "--subject", "new", "--size", "64"], ["adnerf", str(box.files / "guo")]])
+    size = int(10 ** rng.uniform(1, 7))
+    return Call(words, f"files end at {size} bytes", disk=size)
+
+
+@kind
+def little_memory(rng, box):
+    "Too little address space."
+    words = rng.choice([new_run(), HALF, ["drive", "toy/mel", "film.mp4"], ["evaluate", "toy/mel", "--measures", "pixels"],
+                        ["prepare", "face.mp4", "--subject", "new", "--size", "64"], ["open", "toy/mel"]])
+    size = int(10 ** rng.uniform(0, 3))
+    return Call(words, f"{size} MB more than the libraries", memory=size << 20)

@@ -39,7 +39,7 @@ for i, code in enumerate(%r):
             exec(code)
             return 0
         before = fuzz.contents(box.folder)
-        ended = fuzz.waited(fuzz.fork(job, output, limits=True))
+        ended = fuzz.waited(fuzz.fork(job, output, memory=fuzz.MEMORY))
         found[code] = fuzz.judge(box, call, before, ended, Path(output.name).read_text())[0]
 print(found)
 """
