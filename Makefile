@@ -23,7 +23,7 @@ text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean
+.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean fuzz kills pairs
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -69,6 +69,15 @@ test: $(STAMP) ## the whole suite, what fails fastest first
 
 poses: $(STAMP) ## fit the head pose of every window of the demo clip, 3 to 10 s at three sizes (half an hour)
 	@$(BIN)/python tests/poses.py
+
+fuzz: $(STAMP) ## damaged files on every verb: one sentence, nothing lost [DRAWS=400 SEED=0 ONLY=numbers]
+	@$(BIN)/python tests/fuzz.py --draws $(or $(DRAWS),400) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+
+kills: $(STAMP) ## verbs killed or stopped at random moments, then called again [DRAWS=30 SEED=0 ONLY=numbers]
+	@$(BIN)/python tests/fuzz_kills.py --draws $(or $(DRAWS),30) --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+
+pairs: $(STAMP) ## all pairs of verbs at once on one subject and run [SEED=0 ONLY=numbers]
+	@$(BIN)/python tests/fuzz_pairs.py --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
 	@$(BIN)/nbdev_export
