@@ -27,28 +27,31 @@ def prepare(
 
 # %% ../nbs/90_cli.ipynb #2bfd26fd
 def train(
-    subject:str='demo',      # A prepared subject, or a video `data/<subject>.mp4`; `demo` is bundled, `obama` is fetched
+    subject:str='', # A prepared subject, or a video `data/<subject>.mp4`; the bundled `demo` if not given; `obama` is fetched
     # What drives the face: whisper, speechsplit, its codes rhythm, pitch, content, mel, phones, ..., several joined by +; else the preset's
     audio:str='',
     preset:str='auto',       # auto, cpu, gpu; paper, the published settings; adnerf, the paper's baseline
     minutes:float|None=None,      # Budget by the clock; the preset's if not given
     steps:int|None=None,          # Budget in steps
-    seed:int=0,              # Of the portrait's training
+    seed:int|None=None,           # Of the portrait's training; 0 if not given
     name:str='',             # Name of the run; audio and preset if not given
     size:int|None=None,           # Pixels, when the subject has to be prepared
-    overrides:str='',        # Hydra overrides
+    overrides:str='',        # Hydra overrides; none may contradict what is given above
 ):
     "Train a portrait and render the held-out part; the same words go on with a training that was stopped."
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.audio.embedding import embed_subject, parse_embedding
     from dnerf.evaluation.report import evaluate_run, summary
-    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.config import compose_config, overridden
     from dnerf.nerf.training import train
     from dnerf.video.sources import open_subject
     audio = '+'.join(parse_embedding(audio)) if audio else None
-    config = compose_config(preset, overrides, subject=subject, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
-    person = open_subject(subject, size)
-    run = train(person, embed_subject(person, config.audio, device=config.device), config, named=bool(name))
+    given = dict(subject=subject or None, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
+    config = compose_config(preset, overrides, **given)
+    parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
+    person = open_subject(config.subject, size)
+    named = 'name' in overridden(overrides) or bool(name)
+    run = train(person, embed_subject(person, config.audio, device=config.device), config, named=named)
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
 
 # %% ../nbs/90_cli.ipynb #1c241d06
@@ -196,7 +199,8 @@ def parse_command(
     words, # As typed behind `dnerf`
 ) -> tuple[str, dict]: # Name of a verb, and its parameters with `debug`
     "Parse a command line; `SystemExit` with 2 for a wrong one, with 0 after a help text."
-    at = words.index('--') if '--' in words else len(words)
+    separated = '--' in words
+    at = words.index('--') if separated else len(words)
     (words, tail), (parser, verbs) = (words[:at], words[at + 1:]), make_parser()
     if not words:
         parser.print_help(sys.stderr)
@@ -214,6 +218,8 @@ def parse_command(
             verbs[verb].error(f'{verb} has no option {word}{did_you_mean(word, options)}')
     asked = vars(verbs[verb].parse_intermixed_args(words[1:]))
     if 'overrides' in parameters:
+        if separated and not ' '.join(tail).strip():
+            verbs[verb].error('nothing comes after --, which begins the overrides KEY=VALUE; write some, or leave -- out')
         asked['overrides'] = ' '.join(tail)
     elif tail:
         verbs[verb].error(f"{verb} takes no overrides, so nothing can come after --")

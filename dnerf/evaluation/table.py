@@ -17,7 +17,7 @@ from .patches import patch_figures
 from .report import evaluate_run
 from .statistics import COLUMNS, CONTROLS, PAPER, dots_figure, findings, show_differences, show_table, summarise
 from ..nerf import sweeps
-from ..nerf.config import compose_config
+from ..nerf.config import compose_config, contradiction, overridden
 from ..nerf.playback import render_frames
 from ..nerf.run import fingerprint, load_run, same_experiment
 from ..subject import Subject
@@ -69,12 +69,10 @@ class Table:
         self.name = 'table1' if conditions == 'practised' else f'table1-{conditions}'
         self.launcher = [w for w in words if w.lstrip('+').startswith('hydra')]
         self.overrides = [w for w in words if w not in self.launcher]
-        given = {w: w.lstrip('+~').split('=')[0] for w in shlex.split(overrides)}
-        if taken := [w for w, key in given.items() if key in _PARAMETERS]:
-            raise InputError(f"the override {taken[0]!r} is a parameter of the table; set it there")
-        fixed = [word.split('=')[0] for word in CONDITIONS[conditions]]
-        if taken := [w for w, key in given.items() if key in fixed]:
-            raise InputError(f"the override {taken[0]!r} contradicts the conditions {conditions!r} of the table; leave one of them out")
+        asked = overridden(overrides)
+        contradiction(asked, _PARAMETERS, 'is a parameter of the table; set it there')
+        contradiction(asked, overridden(shlex.join(CONDITIONS[conditions])),
+                      f"contradicts the conditions {conditions!r} of the table; leave one of them out")
         common = shlex.join(self.overrides)
         self.base = compose_config(preset, common, subject=subject.name, minutes=minutes, steps=steps, name=self.name)
         self.budget = {k: v for k, v in dict(minutes=minutes, steps=steps).items() if v is not None}

@@ -6,11 +6,11 @@
 __all__ = ['register_sweep', 'sweep_name', 'when_free', 'train_job', 'main', 'sweep_results']
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #43a3288f
-import hashlib, math, os, re, sys, time
+import hashlib, math, os, re, shlex, sys, time
 from pathlib import Path
 from omegaconf import DictConfig
 from ..core import InputError, MissingError, StorageError, home, read_json, runs_dir, write_json
-from .config import PRESETS, check_config, register_configs
+from .config import PRESETS, check_config, overridden, register_configs, settle_budget
 from .training import train
 
 # %% ../../nbs/nerf/06_sweeps.ipynb #ba5e8a17
@@ -63,6 +63,7 @@ def when_free(
 def _settings(config, job): # of one job, checked
     from dnerf.audio.embedding import parse_embedding
     config.audio = '+'.join(parse_embedding(config.audio))
+    settle_budget(config, overridden(shlex.join(job.overrides.task)))
     config.name = sweep_name(config, list(job.overrides.task))
     config = check_config(config)
     devices, several = config.trainer.devices, config.trainer.devices*config.trainer.num_nodes > 1

@@ -63,6 +63,12 @@ def outdated(
     from dnerf.video.prepare import METHOD
     return read_json(folder/'subject.json').get('prepare', {}).get('method', METHOD) != METHOD
 
+def _of_size(subject, size): # the subject, if that is its size, or the one it was once prepared with
+    if size is None or size in (subject.size, subject.protocol.get('prepare', {}).get('asked')):
+        return subject
+    raise InputError(f"subject {subject.name!r} is prepared at {subject.size} pixels, not at {size!r}; leave size out, "
+                     f"or prepare its video at that size under another name")
+
 def open_subject(
     name:str,           # A prepared subject, a video in `data/`, `demo` or `obama`
     size:int|None=None, # Pixels, if it has to be prepared; None: 256 on a CPU, 512 with a GPU
@@ -74,7 +80,7 @@ def open_subject(
     if video is None and name == 'demo':
         video = demo_video()
     if (data_dir()/name/'subject.json').is_file() and (video is None or not outdated(data_dir()/name)):
-        return Subject.load(name)
+        return _of_size(Subject.load(name), size)
     if video is None and name == 'obama':
         video = fetch_obama()
     if video is None:
