@@ -36,10 +36,10 @@ def rewritten(path, source, change=lambda kind, pts, unit: pts):
     return path
 
 
-def write_tracks(path, pictures=(), sounds=(), flags=()):
+def write_tracks(path, pictures=(), sounds=(), flags=(), options=None):
     "A file with several video tracks (lists of frames) and sound tracks; `flags` are the dispositions of all tracks in turn."
     with av.open(str(path), "w") as out:
-        videos = [out.add_stream("libx264", rate=25, options={"preset": "ultrafast"}) for _ in pictures]
+        videos = [out.add_stream("libx264", rate=25, options=options or {"preset": "ultrafast"}) for _ in pictures]
         audios = [out.add_stream("pcm_s16le" if str(path).endswith("mkv") else "aac", rate=SR, layout="mono") for _ in sounds]
         for stream, frames in zip(videos, pictures):
             stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
@@ -280,3 +280,50 @@ def test_ordinary_speech_passes_to_the_bit(speech, tmp_path):
     for name, sound, heard in (("mono", x, x), ("stereo", np.stack([x, x], 1), x), ("side", np.stack([x, 0 * x], 1), x / 2)):
         wav, said = said_of(write_wav(tmp_path / f"{name}.wav", sound))
         assert not said and abs(wav - heard).max() < 1e-6
+
+
+# ---------------------------------------------------------------- picture
+
+
+def combing(im):
+    "How much lines differ from the mean of their neighbours."
+    im = np.asarray(im, float)[..., 1]
+    return abs(im[1:-1] - (im[:-2] + im[2:]) / 2).mean()
+
+
+@pytest.mark.parametrize("order, flag", [("tff", False), ("bff", False), ("tff", True)])
+def test_interlaced(awkward, demo, tmp_path, order, flag):
+    moving = [np.roll(f, (8 * i, 0), (1, 0)) for i, f in enumerate(demo[0][:40])]  # 8 pixels a field
+    fields = []
+    for a, b in zip(moving[::2], moving[1::2]):
+        fields.append(a.copy())
+        fields[-1][(order == "tff") :: 2] = b[(order == "tff") :: 2]
+    path = write_tracks(tmp_path / "fields.mkv", [fields], options={"x264-params": f"{order}=1", "crf": "10"} if flag else {"crf": "10"})
+    assert "interlaced" in " ".join(probe(path).said)
+    shown = list(iter_frames(path))
+    assert len(shown) == 20 and combing(shown[9]) < 0.5 * combing(fields[9]) and combing(shown[9]) < 1.5 * combing(moving[18])
+    assert min(abs(shown[9].astype(int) - moving[k]).mean() for k in (18, 19)) < 5
+    assert np.array_equal(read_frames(path, 9, 1)[0], shown[9]) or abs(read_frames(path, 9, 1)[0].astype(int) - shown[9]).mean() < 3
+
+
+def test_interlaced_file(awkward):
+    assert "interlaced" in " ".join(probe(awkward("interlaced.mp4")).said) and not probe(awkward("half_sound.mp4")).said
+    shown = next(f for i, f in enumerate(iter_frames(awkward("interlaced.mp4"))) if i == 60)
+    with av.open(str(awkward("interlaced.mp4"))) as container:
+        stored = next(f.to_ndarray(format="rgb24") for i, f in enumerate(container.decode(video=0)) if i == 60)
+    assert combing(shown) < 0.93 * combing(stored)
+
+
+def test_transparent_parts_are_grey(demo, tmp_path):
+    path = tmp_path / "cut_out.mov"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("qtrle", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 256, 256, "argb"
+        for i, frame in enumerate(demo[0][:5]):
+            alpha = np.full((256, 256, 1), 255, np.uint8)
+            alpha[: 20 + 9 * i] = 0  # varies
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.concatenate([alpha, frame], 2), "argb")))
+        out.mux(stream.encode(None))
+    shown = list(iter_frames(path))
+    assert "transparent" in " ".join(probe(path).said)
+    assert (shown[0][:20] == 128).all() and (shown[4][:56] == 128).all() and np.array_equal(shown[0][20:], demo[0][0][20:])

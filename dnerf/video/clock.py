@@ -13,6 +13,7 @@ import av
 import numpy as np
 from ..core import InputError
 from .decoding import Upright, damaged_error, decoded_frames, frame_length, once_per_file, open_media, packets_of
+from .fields import whole_pictures
 from .tracks import media_streams, video_stream
 
 # %% ../../nbs/video/00d_clock.ipynb #e5ec4086
@@ -228,13 +229,14 @@ def on_clock(
         yield start + parts[k].shift, length, frame
 
 def frames_on_clock(
-    container, # Open container, at its start
+    container, # Open container
     kind,      # 'video' or 'audio'
     path,      # Its path
 ):             # Yields (start, length, frame), in seconds on the one clock, as Fractions
-    "Decoded frames of the chosen track."
+    "Decoded frames of the chosen track, pictures without combed edges."
     stream = video_stream(container, path) if kind == 'video' else media_streams(container, path)[1]
-    return on_clock(decoded_frames(container, stream), getattr(timeline(path), kind))
+    frames = on_clock(decoded_frames(container, stream), getattr(timeline(path), kind))
+    return whole_pictures(frames, path) if kind == 'video' else frames
 
 # %% ../../nbs/video/00d_clock.ipynb #da9888c8
 def first_frame(

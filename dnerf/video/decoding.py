@@ -149,6 +149,7 @@ class Upright:
         self.stored = max(1, round(frame.width*shape)), frame.height # (width, height) before turning
         self.rotation, self.mirrored = _orientation(frame, stream)
         self.size = self.stored[::-1] if self.rotation % 180 else self.stored
+        self.transparent = any(part.is_alpha for part in frame.format.components)
         self.scaler = VideoReformatter()
 
     def __call__(self,
@@ -157,8 +158,11 @@ class Upright:
         unspecified = frame.colorspace == 2 # AVCOL_SPC_UNSPECIFIED
         standard = ('ITU709' if frame.height >= 720 else 'ITU601') if unspecified else None
         hdr_to_sdr = dict(dst_color_trc='BT709', dst_color_primaries='BT709') if frame.color_trc in (16, 18) else {}
-        rgb = self.scaler.reformat(frame, *self.stored, format='rgb24', src_colorspace=standard,
+        rgb = self.scaler.reformat(frame, *self.stored, format='rgba' if self.transparent else 'rgb24', src_colorspace=standard,
                                    src_color_range=frame.color_range, **hdr_to_sdr).to_ndarray()
+        if self.transparent: # over grey
+            alpha = rgb[..., 3:].astype(np.uint16)
+            rgb = ((rgb[..., :3]*alpha + 128*(255 - alpha) + 127)//255).astype(np.uint8)
         if self.mirrored:
             rgb = rgb[:, ::-1]
         return np.ascontiguousarray(np.rot90(rgb, -self.rotation//90))

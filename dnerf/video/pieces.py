@@ -11,8 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 import av
 from ..core import DnerfError, InputError, staged_file
-from .clock import first_frame, on_clock, timeline
-from .decoding import decoded_frames, open_media
+from .clock import first_frame, frames_on_clock, timeline
+from .decoding import open_media
 from .tracks import video_stream
 from .media import encode_sound, first_tick
 
@@ -63,7 +63,7 @@ def read_frames(
         parts = timeline(path).video
         if len(parts) == 1: # else the place of a time in the file is not known
             _seek(container, video, zero + first/fps - 1 - parts[0].shift)
-        for frame, begin, end in _shown_ticks(on_clock(decoded_frames(container, video), parts), zero, fps):
+        for frame, begin, end in _shown_ticks(frames_on_clock(container, 'video', path), zero, fps):
             shown = min(end, first + n) - max(begin, first)
             if shown > 0:
                 out += [upright(frame)]*shown
