@@ -135,7 +135,7 @@ def _header(file, size): # (shape, Fortran order?, type, where the numbers begin
 
 def open_npy(
     path:Path,                   # The file
-    shape:tuple,                 # Sizes that the array must have; None for any
+    *shapes:tuple,               # One or several that the array may have; None for any size
     dtypes:str='float32',        # Types that it may have
     remedy:str='make it again',  # What to do if it has not
 ) -> np.ndarray:                 # Memory-mapped and read-only
@@ -148,9 +148,10 @@ def open_npy(
     except (ValueError, EOFError, IsADirectoryError) as e:
         raise InputError(f"{path} is damaged ({' '.join(str(e).split())[:120] or 'it ends too early'}); {remedy}") from None
     kind = dtype.name if dtype.isnative else f'{dtype.name} in the byte order of other machines'
-    if kind not in dtypes.split() or len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found)):
-        asked = ', '.join('any' if n is None else str(n) for n in shape)
-        raise InputError(f"{path} holds {kind} of the shape {found}, not {' or '.join(dtypes.split())} of ({asked}); {remedy}")
+    fits = (len(shape) == len(found) and all(n in (None, m) for n, m in zip(shape, found)) for shape in shapes)
+    if kind not in dtypes.split() or not any(fits):
+        asked = ' or '.join(str(shape).replace('None', 'any') for shape in shapes)
+        raise InputError(f"{path} holds {kind} of the shape {found}, not {' or '.join(dtypes.split())} of {asked}; {remedy}")
     if not math.prod(found):
         return np.zeros(found, dtype)          # nothing to map
     return np.memmap(path, dtype, 'r', begin, found, 'F' if fortran else 'C')

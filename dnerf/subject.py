@@ -218,7 +218,8 @@ class Subject:
         shapes = dict(
             frames=(n, size, size, 3), masks=(n, size, size), poses=(n, 4, 4), landmarks=(n, 478, 3), blendshapes=(n, names or None),
             torso=(n, 2, 3), torso_modes=(None, None, None, 2), torso_shape=(n, None))
-        return open_npy(self.folder/f'{name}.npy', shapes[name], 'uint8' if name in ('frames', 'masks') else 'float32', _AGAIN)
+        dtype = 'uint8' if name in ('frames', 'masks') else 'float32'
+        return open_npy(self.folder/f'{name}.npy', shapes[name], dtypes=dtype, remedy=_AGAIN)
 
     def _optional(self, name, default):
         return self._array(name) if (self.folder/f'{name}.npy').exists() else default
@@ -302,15 +303,19 @@ def tracked(self:Subject): # bool `(N,)`
     return ok
 
 @patch
-def embedding(self:Subject,
-    name:str,   # Name of an embedding that was made for this subject
-) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
-    "Speech features, one window of 16 steps per frame."
+def _stored_embedding(self:Subject, name, *shapes): # memory-mapped, of one of the shapes
     path, remedy = inside(self.folder/'embeddings', f'{name}.npy'), 'delete it and train again'
     if not path.exists():
         known = sorted(p.stem for p in (self.folder/'embeddings').glob('*.npy'))
         raise MissingError(f"subject {self.name!r} has no embedding {name!r} yet; made are: {', '.join(known) or 'none'}")
-    return check_finite(open_npy(path, (self.n_frames, 16, None), remedy=remedy), path, remedy)
+    return check_finite(open_npy(path, *shapes, remedy=remedy), path, remedy)
+
+@patch
+def embedding(self:Subject,
+    name:str,   # Name of an embedding that was made for this subject
+) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
+    "Speech features, one window of 16 steps per frame."
+    return self._stored_embedding(name, (self.n_frames, 16, None))
 
 @patch
 def split(self:Subject,
