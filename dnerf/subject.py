@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 from fastcore.basics import patch
-from .core import InputError, MissingError, check_name, data_dir, locked, read_json, recovered, write_json
+from .core import InputError, MissingError, check_name, check_tree, data_dir, inside, locked, read_json, recovered, write_json
 from .face import is_rigid
 from .schema import check_finite, check_record, each, folder_name, number, open_npy, optional, record, text, whole
 
@@ -151,7 +151,7 @@ PROTOCOL = record(dict( # the entries of subject.json that are used
     n_frames=whole(1, 10**7), size=whole(4, 8192), focal=number(1e-3, 1e7), lost=each(_RANGE), blendshape_names=each(text(100)),
     splits=record(dict(train=_RANGE, val=_RANGE, test=_RANGE)),
     source=record(dict(file=text(printable=False), sha256=text(64)), may_lack=('file', 'sha256')),
-    prepare=record(dict(method=whole(), asked=optional(whole()), crop=each(whole(-10**6), 3)), may_lack=('asked', 'crop')),
+    prepare=record(dict(method=whole(), asked=optional(whole()), crop=each(whole(-10**6), 3)), may_lack=('method', 'asked', 'crop')),
     versions=record({}), tracking=record({}), adnerf=record({})), may_lack=('prepare', 'versions', 'tracking', 'adnerf'))
 
 def _unfit(p): # what entries are not to each other, in words; nothing if all is well
@@ -196,6 +196,7 @@ class Subject:
         folder:Path, # A folder that `prepare` made
     ):
         self.folder = Path(folder)
+        check_tree(self.folder, exempt='video.*')
         self.protocol = read_protocol(self.folder)
         self.name, self.n_frames = self.protocol['name'], self.protocol['n_frames']
         self.size, self.focal = self.protocol['size'], self.protocol['focal']
@@ -217,7 +218,8 @@ class Subject:
         shapes = dict(
             frames=(n, size, size, 3), masks=(n, size, size), poses=(n, 4, 4), landmarks=(n, 478, 3), blendshapes=(n, names or None),
             torso=(n, 2, 3), torso_modes=(None, None, None, 2), torso_shape=(n, None))
-        return open_npy(self.folder/f'{name}.npy', shapes[name], 'uint8' if name in ('frames', 'masks') else 'float32', _AGAIN)
+        dtype = 'uint8' if name in ('frames', 'masks') else 'float32'
+        return open_npy(self.folder/f'{name}.npy', shapes[name], dtypes=dtype, remedy=_AGAIN)
 
     def _optional(self, name, default):
         return self._array(name) if (self.folder/f'{name}.npy').exists() else default
@@ -301,15 +303,19 @@ def tracked(self:Subject): # bool `(N,)`
     return ok
 
 @patch
+def _stored_embedding(self:Subject, name, *shapes): # memory-mapped, of one of the shapes
+    path, remedy = inside(self.folder/'embeddings', f'{name}.npy'), 'delete it and train again'
+    if not path.exists():
+        known = sorted(p.stem for p in (self.folder/'embeddings').glob('*.npy'))
+        raise MissingError(f"subject {self.name!r} has no embedding {name!r} yet; made are: {', '.join(known) or 'none'}")
+    return check_finite(open_npy(path, *shapes, remedy=remedy), path, remedy)
+
+@patch
 def embedding(self:Subject,
     name:str,   # Name of an embedding that was made for this subject
 ) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
     "Speech features, one window of 16 steps per frame."
-    if not (self.folder/'embeddings'/f'{name}.npy').exists():
-        known = sorted(p.stem for p in (self.folder/'embeddings').glob('*.npy'))
-        raise MissingError(f"subject {self.name!r} has no embedding {name!r} yet; made are: {', '.join(known) or 'none'}")
-    path, remedy = self.folder/'embeddings'/f'{name}.npy', 'delete it and train again'
-    return check_finite(open_npy(path, (self.n_frames, 16, None), remedy=remedy), path, remedy)
+    return self._stored_embedding(name, (self.n_frames, 16, None))
 
 @patch
 def split(self:Subject,

@@ -289,7 +289,7 @@ def test_pasted_back_into_the_film(dnerf_home, hello):
     for i, image in enumerate(iter_frames(made)):
         assert abs(image.astype(int) - expected[int(moves.source(i))]).mean() < 4, i
     video.unlink()
-    with pytest.raises(MissingError, match="film.mp4, the video that subject 'toy' was prepared from"):
+    with pytest.raises(MissingError, match="film.mp4', the video that subject 'toy' was prepared from"):
         drive(run, hello, dnerf_home / "out.mp4", paste=True, progress=False, render=recorded)
 
 

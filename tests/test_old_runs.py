@@ -300,7 +300,7 @@ def test_a_run_of_before_gets_its_copy_when_it_is_trained_again(home):
     assert np.array_equal(film(home / "after.mp4", home), np.stack(list(iter_frames(home / "before.mp4"))))
 
 
-@pytest.mark.parametrize("name", ["poses.npy", "embeddings/speechsplit+mel.steps.npy", "speechsplit.ckpt", "audio.wav", "background.png"])
+@pytest.mark.parametrize("name", ["poses.npy", "embeddings/speechsplit+mel.npy", "speechsplit.ckpt", "audio.wav", "background.png"])
 def test_a_kept_file_that_is_damaged_or_missing_is_named(home, name):
     path = home / "runs" / "toy" / "kept" / "subject" / name
     data = bytearray(path.read_bytes())

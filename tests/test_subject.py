@@ -1,6 +1,7 @@
 """A prepared subject that was damaged, edited by hand, or made by someone else: each deviation is one sentence when it is opened."""
 import io
 import json
+import os
 import shutil
 import wave
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dnerf.core import DnerfError, MissingError
+from dnerf.core import DnerfError, InputError, MissingError
 from dnerf.subject import Subject, toy_subject
 
 
@@ -223,3 +224,34 @@ def test_a_background_that_cannot_be_used(toy):
         shutil.copy(toy.folder / "masks.npy", toy.folder / name)
         refused(toy.folder, match=name)
         png(toy)
+
+
+def test_links_and_pipes_in_a_subject_are_not_followed(toy, tmp_path):
+    "Neither to read a file elsewhere nor to write there; the folder itself, and its video, may be links."
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("subject.json", "frames.npy", "audio.wav", "background.png", "poses.npy"):
+        (toy.folder / name).rename(elsewhere / name)
+        (toy.folder / name).symlink_to(elsewhere / name)
+        refused(toy.folder, match=f"{name} in .* is a link that leads out")
+        (toy.folder / name).unlink()
+        os.mkfifo(toy.folder / name)
+        refused(toy.folder, match="no prepared subject" if name == "subject.json" else "neither a file nor a folder")
+        (toy.folder / name).unlink()
+        (elsewhere / name).rename(toy.folder / name)
+    for name in ("embeddings", "f0", "torso.npy", "speechsplit.ckpt"):
+        for target in (elsewhere, "../../../elsewhere", name):
+            (toy.folder / name).symlink_to(target)
+            refused(toy.folder, match=f"{name} in .* is a link that leads")
+            (toy.folder / name).unlink()
+    (toy.folder / "video.mp4").symlink_to(elsewhere / "film.mp4")
+    toy.folder.rename(elsewhere / "moved")
+    toy.folder.symlink_to(elsewhere / "moved")
+    assert Subject.load("toy").size == 32
+
+
+def test_an_embedding_is_named_not_found_by_a_path(full):
+    np.save(full.folder.parent / "secret.npy", np.zeros((44, 16, 2), np.float32))
+    for name in ("../../secret", "../frames", str(full.folder.parent / "secret"), "a\0b", "..\\secret", "x" * 300):
+        with pytest.raises(InputError, match="not the name of a file inside"):
+            full.embedding(name)

@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..core import InputError, MissingError, data_dir, read_json, sha256, staged_dir, write_json
-from ..schema import check_finite, open_npy
+from ..core import InputError, MissingError, data_dir, inside, read_json, sha256, staged_dir, write_json
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03c_kept.ipynb #616fd931
@@ -125,8 +124,7 @@ def keep_subject(
         for name in names:
             if (subject.folder/name).is_file():
                 shutil.copyfile(subject.folder/name, part/name)
-        steps = packed_embedding(embedding)
-        np.save(part/f"embeddings/{config.audio}{'.steps' if steps.ndim == 2 else ''}.npy", steps)
+        np.save(part/f'embeddings/{config.audio}.npy', packed_embedding(embedding))
         _pack_masks(part/'masks.npz', subject.masks)
         files = {p.relative_to(part).as_posix(): sha256(p) for p in sorted(part.rglob('*')) if p.is_file()}
         write_json(part/'kept.json', dict(schema=1, inputs=inputs, files=files))
@@ -169,16 +167,14 @@ class KeptSubject(Subject):
         name:str,    # The run's
     ) -> np.ndarray: # float32 `(N, 16, D)`
         "Speech features, one window of 16 steps per frame."
-        path, remedy = self.folder/f'embeddings/{name}.steps.npy', 'train again'
-        if not path.is_file():
-            return super().embedding(name)
-        return windows_of_steps(check_finite(open_npy(path, (2*self.n_frames, None), remedy=remedy), path, remedy))
+        kept = self._stored_embedding(name, (self.n_frames, 16, None), (2*self.n_frames, None))
+        return windows_of_steps(kept) if kept.ndim == 2 else kept
 
 # %% ../../nbs/nerf/03c_kept.ipynb #d3b4e2a5
 def _checked_copy(folder, run): # the inputs of a copy, all of whose files are as they were written
     kept, remedy = read_json(folder/'kept.json'), 'copy the run again from where it is whole, or train it again'
     for name, digest in kept['files'].items():
-        path = folder/name
+        path = inside(folder, name)
         if not path.is_file() or sha256(path) != digest:
             raise InputError(f"{path}, which the run {run} keeps of its subject, is "
                              f"{'damaged' if path.is_file() else 'missing'}; {remedy}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from ..core import DnerfError, InputError, MissingError, pick_device, read_json, runs_dir
+from ..core import DnerfError, InputError, MissingError, check_name, check_tree, pick_device, read_json, runs_dir
 from .config import Config
 from .field import FastFieldConfig, MLPFieldConfig
 from .kept import KeptSubject, changed_inputs, early_fingerprint, fingerprint
@@ -42,7 +42,10 @@ def read_config(
     folder:Path, # Of a run
 ) -> DictConfig: # As it was trained; a setting that is newer than the run has the default of its class
     "The configuration of a run."
-    return _completed(OmegaConf.load(folder/'config.yaml'))
+    config = _completed(OmegaConf.load(folder/'config.yaml'))
+    for name in (config.subject, config.name, config.audio):       # become names of folders and files
+        check_name(name, 'stored')
+    return config
 
 def _completed(saved):
     precision = saved.pop('precision', None)                       # was not in the group `trainer` once
@@ -72,6 +75,7 @@ def run_folder(
     base, k = config.name, 1
     while True:
         folder = runs_dir()/config.subject/config.name
+        check_tree(folder)
         if not (folder/'inputs.json').exists() or same_experiment(folder, config, inputs):
             return folder
         if named:
@@ -194,6 +198,7 @@ def _find(run): # folder of a complete run, or one sentence
         remedy = f'delete {folder} and train again' if finished else 'train with the same settings again'
         raise MissingError(f"the run {run} is incomplete ({', '.join(missing)} missing): its training was not finished, "
                            f"or it was not copied as a whole; {remedy} (trained are: {known})")
+    check_tree(folder)
     return folder
 
 def _version(folder): # which version of the program trained a run, in words

@@ -6,6 +6,7 @@
 __all__ = ['find_source', 'SourceFrames', 'soft_mask', 'match_colour', 'paste_back', 'Paster']
 
 # %% ../../nbs/talk/00d_paste.ipynb #8a112f67
+import os
 from collections import OrderedDict
 from pathlib import Path
 import cv2
@@ -23,20 +24,21 @@ def find_source(
 ) -> Path:           # The video it was prepared from
     "The original video of a subject; `MissingError` where there is none, `InputError` for another video."
     made, crop = subject.protocol.get('source', {}), subject.protocol.get('prepare', {}).get('crop')
+    file = made.get('file', '')
     if not crop or not made.get('sha256'):
         raise MissingError(f"subject {subject.name!r} was not cut out of a video by prepare, so there is no picture to paste back into")
     if given is not None:
         if not Path(given).is_file():
             raise MissingError(f"there is no video {given} to paste back into; check the path")
         if sha256(given) != made['sha256']:
-            raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({made['file']}); give that one")
+            raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({file!r}); give that one")
         return Path(given)
     beside = [data_dir()/f'{subject.name}{end}' for end in VIDEO_ENDINGS]
-    inside = [data_dir()/subject.name/f'video{end}' for end in VIDEO_ENDINGS]
-    for path in (data_dir()/made['file'], *beside, *inside, demo_video()):
-        if path.is_file() and sha256(path) == made['sha256']:
+    within = [data_dir()/subject.name/f'video{end}' for end in VIDEO_ENDINGS]
+    for path in (data_dir()/Path(file).name, *beside, *within, demo_video()):     # a name, wherever the subject comes from
+        if os.path.isfile(path) and sha256(path) == made['sha256']:
             return path
-    raise MissingError(f"the portrait cannot be pasted back: {made['file']}, the video that subject {subject.name!r} was prepared from, "
+    raise MissingError(f"the portrait cannot be pasted back: {file!r}, the video that subject {subject.name!r} was prepared from, "
                        f"is not in {data_dir()}; put it there or give its path as paste")
 
 # %% ../../nbs/talk/00d_paste.ipynb #9dd02cb7
