@@ -6,14 +6,15 @@
 __all__ = ['Schedule', 'divergence', 'Recovery', 'Curves', 'Validation', 'Checkpoints', 'watchers']
 
 # %% ../../nbs/nerf/04a_watch.ipynb #7ed59e6b
-import contextlib, csv, io, math, time
+import csv, math, time
 from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .. import __version__
-from ..core import DivergedError, pick_device, progress, staged_file, write_json
+from ..checkpoint import load_sealed, save_sealed
+from ..core import DivergedError, pick_device, progress, write_json
 from .config import autocast
 from .cue import recorded_cues
 from .portrait import build_portrait, render_frame
@@ -110,7 +111,7 @@ class Recovery(L.Callback):
         last = self.folder/'checkpoints'/'last.ckpt'
         if not last.exists():
             return {}
-        state = upgraded(torch.load(last, map_location='cpu', weights_only=True))['state_dict']
+        state = upgraded(load_sealed(last, 'delete it and train again'))['state_dict']
         return state if all(v.isfinite().all() for v in state.values()) else {}
 
     def _begin_anew(self, trainer, module):
@@ -246,10 +247,9 @@ class Validation(L.Callback):
         self.curves.record(trainer, module, **({'val/psnr': value} if errors else {}))
 
     def _save_weights(self, trainer, value):
-        data, weights = io.BytesIO(), trainer.lightning_module.portrait.state_dict() # PyTorch's writer has no clear error for a full disk
-        torch.save({'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}, data)
-        with staged_file(self.folder/'checkpoints'/'best.ckpt') as part:
-            part.write_bytes(data.getbuffer())
+        weights = trainer.lightning_module.portrait.state_dict()
+        saved = {'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}
+        save_sealed(self.folder/'checkpoints'/'best.ckpt', saved)
 
 # %% ../../nbs/nerf/04a_watch.ipynb #c5a820a0
 class Checkpoints(L.Callback):
@@ -274,9 +274,7 @@ class Checkpoints(L.Callback):
         trainer, # Lightning's
     ):
         "Write the latest state."
-        last = self.folder/'checkpoints'/'last.ckpt'
-        with staged_file(last) if trainer.is_global_zero else contextlib.nullcontext(last) as part:
-            trainer.save_checkpoint(part)                                       # Lightning writes on the first process
+        trainer.save_checkpoint(self.folder/'checkpoints'/'last.ckpt')          # Lightning writes on the first process
         self.schedule.saved = trainer.lightning_module.budget.elapsed
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
