@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['home', 'data_dir', 'runs_dir', 'asset', 'check_name', 'inside', 'check_tree', 'beside', 'resolved', 'locked',
            'scratch', 'staged_file', 'recovered', 'staged_dir', 'need_space', 'write_json', 'read_json', 'sha256',
-           'write_torch', 'pick_device', 'keep_memory', 'wait_briefly', 'progress']
+           'pick_device', 'keep_memory', 'wait_briefly', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
 import contextlib, ctypes, errno, fnmatch, hashlib, importlib.util, io, json, os, re, secrets, shutil, stat, sys
@@ -337,19 +337,6 @@ def sha256(
         while block := f.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-# %% ../nbs/00_core.ipynb #5fba97ff
-def write_torch(
-    path:Path, # Where
-    obj,       # As for `torch.save`
-) -> Path:     # The path
-    "Save with PyTorch, whole or not at all."
-    import torch
-    data = io.BytesIO()
-    torch.save(obj, data)
-    with staged_file(path) as part:
-        part.write_bytes(data.getbuffer())
-    return Path(path)
 
 # %% ../nbs/00_core.ipynb #e45dab3e
 def pick_device(

@@ -21,6 +21,7 @@ from fastcore.docments import docments
 
 from dnerf.audio.embedding import embed_subject
 from dnerf.audio.mel import synthetic_speech
+from dnerf.checkpoint import save_sealed
 from dnerf.cli import VERBS
 from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
 from dnerf.nerf.portrait import PortraitConfig
@@ -389,7 +390,7 @@ def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
     good = best.read_bytes()
     saved = torch.load(best, weights_only=True)
     saved["portrait"] = {k.replace("audio", "hearing"): v for k, v in saved["portrait"].items()}
-    torch.save(saved, best)
+    save_sealed(best, saved)
     state = read_json(folder / "state.json")
     for known, sentence in ((state, f"version {state['version']}"), ({**state, "version": None}, "another version")):
         write_json(folder / "state.json", known)

@@ -66,7 +66,7 @@ def make_old(folder):
     paths = sorted((folder / "checkpoints").glob("*.ckpt"))
     for path in paths:
         saved = torch.load(path, weights_only=True)
-        del saved["version"]
+        del saved["version"], saved["sealed"]
         saved["of"]["settings"] = forget_newer(saved["of"]["settings"])
         if "portrait" in saved:
             saved["portrait"] = under_old_names(saved["portrait"])

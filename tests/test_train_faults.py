@@ -89,7 +89,9 @@ def test_a_damaged_checkpoint_is_named(dnerf_home):
     folder = stopped(toy) / "checkpoints"
     for name in ("best.ckpt", "last.ckpt"):
         data = (folder / name).read_bytes()
-        for damaged in (data[: len(data) // 2], b"", b"not a checkpoint"):
+        flipped = bytearray(data)
+        flipped[len(data) // 2] ^= 16                                   # one bit of one weight
+        for damaged in (data[: len(data) // 2], b"", b"not a checkpoint", bytes(flipped)):
             (folder / name).write_bytes(damaged)
             with pytest.raises(InputError, match=f"{name} is damaged; delete .*{name} and train again") as e:
                 run(toy)

@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'CODES', 'EncoderConfig', 'SpeechSplitConfig', 'as_config'
            'save_speechsplit', 'read_checkpoint', 'load_speechsplit']
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #2212e25b
-import copy, pickle
+import copy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from .contamination import contaminate, resample, resample_positions
 from .f0 import DEFAULT_F0, F0Stats
 from .mel import MEL
-from ..core import InputError, MissingError, pick_device, write_torch
+from ..checkpoint import load_sealed, save_sealed
+from ..core import InputError, MissingError, pick_device
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
 @dataclass
@@ -269,7 +270,7 @@ def save_speechsplit(
     **extra,            # Anything that `torch.load(weights_only=True)` reads: numbers, strings, lists, tensors
 ) -> Path:              # The path
     "Write a model to one file, whole or not at all."
-    return write_torch(path, dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra))
+    return save_sealed(path, dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra))
 
 def read_checkpoint(
     path:Path, # Written by `save_speechsplit`
@@ -277,10 +278,7 @@ def read_checkpoint(
     "The raw content of a checkpoint; `MissingError` if there is none, `InputError` if it is damaged."
     if not Path(path).is_file():
         raise MissingError(f"there is no SpeechSplit checkpoint {path}; train one first")
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
-        raise InputError(f"{path} is not a SpeechSplit checkpoint or is damaged; delete it and train again") from None
+    return load_sealed(path, 'delete it and train again')
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #92c94dff
 def load_speechsplit(

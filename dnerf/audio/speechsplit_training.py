@@ -7,7 +7,7 @@ __all__ = ['step_generator', 'Crops', 'masked_mse', 'span_windows', 'SpeechData'
            'train_speechsplit']
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #trimports
-import contextlib, hashlib, itertools, logging, math, pickle, time, warnings
+import contextlib, hashlib, itertools, logging, math, time, warnings
 from dataclasses import dataclass
 from pathlib import Path
 import lightning as L, numpy as np, torch
@@ -19,8 +19,9 @@ from .f0 import UNVOICED, F0Stats, estimate_f0, estimate_f0_range, f0_stats, nor
 from .mel import MEL, mel_spectrogram, n_frames, to_mono
 from .recording import speech_warnings
 from .speechsplit import SpeechSplit, SpeechSplitConfig, as_config, new_speechsplit, save_speechsplit
-from ..core import DivergedError, InputError, pick_device, progress
-from ..program import is_interrupt, lightning_interrupts, staged_checkpoints
+from ..checkpoint import checkpoint_io, load_sealed
+from ..core import DivergedError, DnerfError, InputError, pick_device, progress
+from ..program import is_interrupt, lightning_interrupts
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #67495c18
 def step_generator(
@@ -255,7 +256,7 @@ def _trainer(c, device, callbacks): # Lightning's, for one device
     return L.Trainer(
         accelerator='gpu' if cuda else device.type, devices=[device.index or 0] if cuda else 1, max_epochs=-1,
         val_check_interval=c.val_every, check_val_every_n_epoch=None, gradient_clip_val=c.clip or None, callbacks=callbacks,
-        plugins=staged_checkpoints(), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        plugins=checkpoint_io(), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0)
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #eeb7035e
@@ -265,8 +266,8 @@ def _state_key(S, track, train, val, c, seed): # everything that the course of a
 
 def _resumable(path, key): # step of a saved state of this very training, else 0
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, RuntimeError, EOFError, pickle.UnpicklingError):
+        state = load_sealed(path, 'train again')
+    except DnerfError:
         return 0
     return state['global_step'] if state.get('training_key') == key else 0
 

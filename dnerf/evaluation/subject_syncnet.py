@@ -8,7 +8,7 @@ __all__ = ['SUBJECT_SYNC', 'SHIFT', 'SubjectSyncConfig', 'mouth_crops', 'toy_tal
            'subject_sync', 'other_speech', 'sync_anchors', 'separation', 'separates']
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #6b147dd5
-import hashlib, math, pickle, time
+import hashlib, math, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import cv2
@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
-from ..core import DivergedError, InputError, asset, locked, pick_device, progress, sha256, write_torch
+from ..checkpoint import load_sealed, save_sealed
+from ..core import DivergedError, DnerfError, InputError, asset, locked, pick_device, progress, sha256
 from ..face import EYE_CORNERS, LIPS
 from .syncnet import REACH, STEPS, WINDOW, check_landmarks, n_windows, offset_distances, scores
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Subject, toy_subject, write_wav
@@ -289,7 +290,7 @@ def train_subject_syncnet(
             net, history = _train(subject, c, seed, device, show)
             state = {k: v.cpu() for k, v in net.state_dict().items()}
             saved = dict(key=key, history=history, seconds=time.perf_counter() - start, state=state)
-            write_torch(path, saved)
+            save_sealed(path, saved)
     net = SubjectSyncNet(c)
     net.load_state_dict(saved['state'])
     net.history, net.seconds = saved['history'], saved['seconds']
@@ -297,8 +298,8 @@ def train_subject_syncnet(
 
 def _read(path): # the content of the file; an empty dictionary if there is none or it is damaged
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except (FileNotFoundError, pickle.UnpicklingError, RuntimeError, EOFError):
+        return load_sealed(path, 'train again')
+    except DnerfError:
         return {}
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #b882968d

@@ -7,12 +7,13 @@ __all__ = ['PARTS_OF_A_RUN', 'experiment', 'read_config', 'same_experiment', 'ru
            'read_checkpoint', 'Run', 'with_recording', 'known_runs', 'newest_run', 'load_run']
 
 # %% ../../nbs/nerf/04b_run.ipynb #afc7e66c
-import glob, pickle, re
+import glob, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from ..checkpoint import load_sealed
 from ..core import DnerfError, InputError, MissingError, check_name, check_tree, pick_device, read_json, runs_dir
 from .config import Config
 from .field import FastFieldConfig, MLPFieldConfig
@@ -135,12 +136,7 @@ def read_checkpoint(
     "A checkpoint of this very run; `MissingError` if there is none, `InputError` if it is damaged or of another experiment."
     folder = path.parents[1]
     remedy = f"delete {folder if (folder/'state.json').exists() else path} and train again"
-    if not path.is_file():
-        raise MissingError(f"the checkpoint {path} is missing; {remedy}")
-    try:
-        saved = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
-        raise InputError(f"the checkpoint {path} is damaged; {remedy}") from None
+    saved = load_sealed(path, remedy)
     of = saved.get('of')
     if of and not _same(experiment(_completed(OmegaConf.create(of['settings'])), of['inputs']), experiment(config, inputs)):
         s = of['settings']

@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
+from ..checkpoint import checkpoint_io
 from ..core import InputError, StorageError, keep_memory, locked, pick_device, staged_file, write_json
 from .batches import Batch, PortraitData
 from .config import pick_precision
@@ -24,7 +25,7 @@ from .losses import LossWeights
 from .kept import fingerprint, keep_subject
 from .run import experiment, read_checkpoint, run_folder, upgraded
 from .watch import watchers
-from ..program import lightning_interrupts, staged_checkpoints
+from ..program import lightning_interrupts
 from ..subject import HEAD, Subject, training_frames
 
 # %% ../../nbs/nerf/04_training.ipynb #a283c94f
@@ -181,7 +182,7 @@ def _trainer(config, folder, callbacks, device):
     devices = [device.index] if device.index is not None and t.devices == 1 else t.devices
     return L.Trainer(
         accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=precision,
-        plugins=staged_checkpoints(), max_epochs=1, max_steps=-1, callbacks=callbacks,
+        max_epochs=1, max_steps=-1, callbacks=callbacks, plugins=checkpoint_io(),
         logger=TensorBoardLogger(folder, name='tensorboard', version=''),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from .. import __version__
-from ..core import DivergedError, pick_device, progress, write_json, write_torch
+from ..checkpoint import load_sealed, save_sealed
+from ..core import DivergedError, pick_device, progress, write_json
 from .config import autocast
 from .cue import recorded_cues
 from .portrait import build_portrait, render_frame
@@ -111,7 +112,7 @@ class Recovery(L.Callback):
         last = self.folder/'checkpoints'/'last.ckpt'
         if not last.exists():
             return {}
-        state = upgraded(torch.load(last, map_location='cpu', weights_only=True))['state_dict']
+        state = upgraded(load_sealed(last, 'delete it and train again'))['state_dict']
         return state if all(v.isfinite().all() for v in state.values()) else {}
 
     def _begin_anew(self, trainer, module):
@@ -249,7 +250,7 @@ class Validation(L.Callback):
     def _save_weights(self, trainer, value):
         weights = trainer.lightning_module.portrait.state_dict()
         saved = {'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}
-        write_torch(self.folder/'checkpoints'/'best.ckpt', saved)
+        save_sealed(self.folder/'checkpoints'/'best.ckpt', saved)
 
 # %% ../../nbs/nerf/04a_watch.ipynb #c5a820a0
 class Checkpoints(L.Callback):
@@ -274,7 +275,7 @@ class Checkpoints(L.Callback):
         trainer, # Lightning's
     ):
         "Write the latest state."
-        trainer.save_checkpoint(self.folder/'checkpoints'/'last.ckpt') # Lightning writes on the first process
+        trainer.save_checkpoint(self.folder/'checkpoints'/'last.ckpt')          # Lightning writes on the first process
         self.schedule.saved = trainer.lightning_module.budget.elapsed
 
     def on_save_checkpoint(self, trainer, module, checkpoint):
