@@ -36,7 +36,8 @@ def test_what_says_the_same_twice_contradicts_nothing():
 
 
 @pytest.mark.parametrize("words, part", [
-    (["train", "--"], "nothing comes after --"), (["train", "--", " "], "nothing comes after --"), (["table1", "--"], "nothing comes after --")])
+    (["train", "--"], "nothing comes after --"), (["train", "--", " "], "nothing comes after --"),
+    (["table1", "--"], "nothing comes after --")])
 def test_a_separator_with_nothing_behind_it(dnerf_home, words, part, capsys):
     with pytest.raises(SystemExit) as e:
         main(words)
