@@ -221,27 +221,28 @@ def train(
     show:bool=True,        # Draw the progress bar
 ) -> Path:                 # The run's folder
     "Train a portrait, or go on with an unfinished run of the same settings."
-    check_inputs(subject, embedding)
-    config.subject = subject.name
-    inputs = fingerprint(subject, embedding)
-    folder = run_folder(config, inputs, named)
-    if (folder/'state.json').exists():
-        print(f'the run {config.subject}/{config.name} is already trained with these settings')
-        keep_subject(folder, subject, embedding, config, inputs)    # where an earlier version trained it, there is no copy yet
+    with subject.held():
+        check_inputs(subject, embedding)
+        config.subject = subject.name
+        inputs = fingerprint(subject, embedding)
+        folder = run_folder(config, inputs, named)
+        if (folder/'state.json').exists():
+            print(f'the run {config.subject}/{config.name} is already trained with these settings')
+            keep_subject(folder, subject, embedding, config, inputs)    # where an earlier version trained it, there is no copy yet
+            return folder
+        callbacks = watchers(folder, subject, embedding, experiment(config, inputs), show)
+        trainer = _trainer(config, folder, callbacks, pick_device(config.device))
+        lock = locked(folder, f'the run {config.subject}/{config.name}') if trainer.is_global_zero else contextlib.nullcontext()
+        with lock:
+            if trainer.is_global_zero:
+                if run_folder(config.copy(), inputs, named) != folder or (folder/'state.json').exists():
+                    raise StorageError(f"another process has just used the name {config.subject}/{config.name}; run the same command again")
+                with staged_file(folder/'config.yaml') as part:
+                    OmegaConf.save(config, part)
+                write_json(folder/'inputs.json', inputs)
+                keep_subject(folder, subject, embedding, config, inputs)
+            _fit(subject, embedding, config, trainer, folder, inputs)
         return folder
-    callbacks = watchers(folder, subject, embedding, experiment(config, inputs), show)
-    trainer = _trainer(config, folder, callbacks, pick_device(config.device))
-    lock = locked(folder, f'the run {config.subject}/{config.name}') if trainer.is_global_zero else contextlib.nullcontext()
-    with subject.held(), lock:
-        if trainer.is_global_zero:
-            if run_folder(config.copy(), inputs, named) != folder or (folder/'state.json').exists():
-                raise StorageError(f"another process has just used the name {config.subject}/{config.name}; run the same command again")
-            with staged_file(folder/'config.yaml') as part:
-                OmegaConf.save(config, part)
-            write_json(folder/'inputs.json', inputs)
-            keep_subject(folder, subject, embedding, config, inputs)
-        _fit(subject, embedding, config, trainer, folder, inputs)
-    return folder
 
 # %% ../../nbs/nerf/04_training.ipynb #1e09965b
 def _fit(subject, embedding, config, trainer, folder, inputs):
