@@ -290,8 +290,10 @@ def kept(box: Box, path: str, call: Call) -> bool:
     if Path(path).is_relative_to(box.files) or Path(path).is_relative_to(box.outside):
         return True
     parts = Path(path).relative_to(box.folder).parts[1:]
+    if any(part.startswith(".") for part in parts):
+        return False  # what was begun before
     if parts[:1] == ("data",):
-        return len(parts) > 2 and parts[-2] not in ("embeddings", "f0") and not parts[-1].startswith(".")
+        return len(parts) > 2 and parts[-2] not in ("embeddings", "f0")
     made = Path(path).name in ("config.yaml", "inputs.json", "state.json", "best.ckpt")
     return made and "half" not in parts
 

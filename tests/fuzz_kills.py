@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import signal
 import sys
 import tempfile
@@ -99,18 +98,17 @@ def disturbed(box, call: Call, number: int, share: float | None, rename: int | N
 
 
 def called(box, call: Call, job) -> tuple:
-    "Run a job on a box: how it ended, what it said, what was there before."
-    before = contents(box.folder)
+    "Run a job on a box: how it ended, and what it said."
     with open(box.folder.parent / "output", "w+b") as output:
         ended = waited(fork(job, output, memory=call.memory))
     said = (box.folder.parent / "output").read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    return ended, said, before
+    return ended, said
 
 
 def undisturbed(base: Path, verb: str) -> tuple:
     "Seconds of computing, number of renames, and what a verb gives."
     box, call = copy_base(base, Path(tempfile.mkdtemp(prefix="kills-")) / "box"), Call(VERBS[verb], "")
-    ended, said, _ = called(box, call, lambda: disturbed(box, call, 0, None, None, False))
+    ended, said = called(box, call, lambda: disturbed(box, call, 0, None, None, False))
     if ended[0]:
         raise RuntimeError(f"{verb} fails undisturbed: {said[-2000:]}")
     found = result(box, verb)
@@ -127,21 +125,20 @@ def kill(base: Path, verb: str, reference: tuple, rng: random.Random) -> tuple:
     note = f"{name} {'after' if after else 'before'} rename {at} of {renames}" if at else f"{name} after {share:.2f} of {seconds:.2f} s"
     box = copy_base(base, Path(tempfile.mkdtemp(prefix="kills-")) / "box")
     job = lambda: disturbed(box, call, getattr(signal, name), share, at, after)  # noqa: E731
-    faults = after_signal(box, call, name, *called(box, call, job))
-    ended, said, before = called(box, call, lambda: act(box, call))
+    before = contents(box.folder)
+    faults = after_signal(box, call, name, before, *called(box, call, job))
+    ended, said = called(box, call, lambda: act(box, call))
     outcome, detail = judge(box, call, before, ended, said)
     if outcome != "works":
         faults.append(f"again: {outcome}: {detail}")
     else:
         found = result(box, verb)
         faults += [f"again: another {part} than undisturbed" for part in wanted if found.get(part) != wanted[part]]
-        left = [p for p in contents(box.folder) if re.search(r"\.(partial|pieces|retired)", Path(p).name) or box.tmp in Path(p).parents]
-        faults += [f"again: {os.path.relpath(left[0], box.folder)} is left"] if left else []
     throw_away(box.folder.parent)
     return note, faults
 
 
-def after_signal(box, call: Call, name: str, ended: tuple, said: str, before: dict) -> list:
+def after_signal(box, call: Call, name: str, before: dict, ended: tuple, said: str) -> list:
     "What is wrong after the signal."
     code, late, _ = ended
     outcome, detail = judge(box, call, before, (0 if code < 0 else code, late, 0), said + "\ndnerf: it was stopped")

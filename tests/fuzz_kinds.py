@@ -1043,7 +1043,7 @@ def surroundings(rng, box):
         ]
     )
     how = rng.choice(
-        ["home name", "home name", "nowhere", "a file", "no HOME", "no TMPDIR", "ascii", "closed", "full", "relative", "read-only"]
+        ["home name", "home name", "nowhere", "a file", "no HOME", "ascii", "closed", "full", "relative", "read-only"]
     )
     if how == "home name":
         name = rng.choice(
@@ -1057,7 +1057,6 @@ def surroundings(rng, box):
         "a file": {"DNERF_HOME": str(box.files / "hello.wav")},
         "relative": {"DNERF_HOME": "../home"},
         "no HOME": {"HOME": rng.choice([None, "/nonexistent", ""])},
-        "no TMPDIR": {"TMPDIR": str(box.folder / "nowhere")},
     }.get(how, {})
     if how == "read-only":
         for folder in (box.home, *(p for p in box.home.rglob("*") if p.is_dir())):
