@@ -8,7 +8,7 @@ __all__ = ['home', 'data_dir', 'runs_dir', 'asset', 'check_name', 'inside', 'che
            'pick_device', 'keep_memory', 'wait_briefly', 'progress']
 
 # %% ../nbs/00_core.ipynb #b1b8b594
-import contextlib, ctypes, errno, fnmatch, hashlib, importlib.util, io, json, os, re, secrets, shutil, stat, sys
+import contextlib, ctypes, errno, fnmatch, hashlib, importlib.util, json, os, re, secrets, shutil, stat, sys
 from pathlib import Path
 from .errors import DivergedError, DnerfError, InputError, MissingError, StorageError, did_you_mean, os_errors # noqa: F401, imported from here
 
