@@ -57,12 +57,13 @@ def read_blinks(
     n:int,        # Frames
 ) -> np.ndarray:  # float32 `(n, 2)` in [0, 1], the same for both eyes
     "Blink scores from OpenFace's table; `InputError` if it has no column `AU45_r` or too few rows."
-    with open(path, newline='', encoding='utf-8') as f:
-        rows = list(csv.DictReader(f, skipinitialspace=True))
     try:
-        values = np.array([float(r['AU45_r']) for r in rows])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} has no column AU45_r of numbers; write it with OpenFace's FeatureExtraction") from None
+        with open(path, newline='', encoding='utf-8') as f:
+            values = np.array([float(r['AU45_r']) for r in csv.DictReader(f, skipinitialspace=True)])
+    except (KeyError, TypeError, ValueError, csv.Error):
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        raise InputError(f"{path} has no column AU45_r of numbers; write it with OpenFace's FeatureExtraction")
     if len(values) < n:
         raise InputError(f"{path} has {len(values)} rows but the video has {n} frames; run OpenFace on the whole video")
     return np.repeat(np.clip(values[:n, None]/2, 0, 1), 2, 1).astype(np.float32)

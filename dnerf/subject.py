@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HEAD', 'SCHEMA', 'PROTOCOL', 'split_frames',
            'NpyWriter', 'write_wav', 'read_wav', 'software_versions', 'write_subject_json', 'read_protocol', 'Subject',
-           'known_subjects', 'training_frames', 'toy_subject', 'toy_home']
+           'subject_name', 'known_subjects', 'training_frames', 'toy_subject', 'toy_home']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
-import os, reprlib, struct, wave, zlib
+import hashlib, os, re, reprlib, struct, unicodedata, wave, zlib
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -325,6 +325,18 @@ def split(self:Subject,
     if name not in self.protocol['splits']:
         raise InputError(f"there is no split {name!r}; the splits are {', '.join(self.protocol['splits'])}")
     return range(*self.protocol['splits'][name])
+
+# %% ../nbs/01_subject.ipynb #5cad4773
+def subject_name(
+    video:Path, # A file, perhaps in any script, or with a name that is no UTF-8
+) -> str:       # What `check_name` accepts
+    "The name of a subject from that of its video: 'My video (1).mp4' -> 'My_video_1'."
+    stem = unicodedata.normalize('NFC', Path(video).stem)                  # one form of é, whichever system wrote it
+    plain = unicodedata.normalize('NFKD', stem).encode('ascii', 'ignore').decode()
+    name = re.sub(r'\.\.+', '.', re.sub(r'[^A-Za-z0-9._+=-]+', '_', plain)).strip('._-+=')
+    if stem.isascii() and 0 < len(name) <= 100:
+        return name
+    return f"{name[:80] or 'subject'}-{hashlib.sha256(stem.encode('utf-8', 'surrogateescape')).hexdigest()[:6]}"
 
 # %% ../nbs/01_subject.ipynb #e00deeaa
 def known_subjects() -> list[str]: # Sorted names

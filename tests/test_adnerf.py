@@ -8,7 +8,7 @@ import pytest
 from scipy.io import wavfile
 from scipy.spatial.transform import Rotation
 
-from dnerf.adnerf import import_adnerf
+from dnerf.adnerf import import_adnerf, read_transforms
 from dnerf.adnerf_export import export_adnerf
 from dnerf.adnerf_head import BLINKS, move_cameras
 from dnerf.core import DnerfError, InputError, MissingError, write_json
@@ -224,16 +224,16 @@ def write_sound(folder, seconds):
 
 @pytest.mark.parametrize("spoil, error, sentence", [
     (lambda f: (f / "transforms_train.json").unlink(), MissingError, "no transforms_train.json"),
-    (lambda f: (f / "transforms_val.json").write_text("{"), InputError, "not valid JSON"),
-    (lambda f: (f / "transforms_train.json").write_text("[1]"), InputError, "no entry 'focal_len'"),
+    (lambda f: (f / "transforms_val.json").write_text("{"), InputError, "transforms_val.json is damaged"),
+    (lambda f: (f / "transforms_train.json").write_text("[1]"), InputError, "not a table of entries"),
     (no_frames, InputError, "lists no frame"),
-    (lambda f: change_json(f, lambda m: m["frames"][2].pop("transform_matrix")), InputError, "cannot be read"),
+    (lambda f: change_json(f, lambda m: m["frames"][2].pop("transform_matrix")), InputError, r"frames.2. has no entry 'tr"),
     (lambda f: change_json(f, lambda m: m["frames"].append(m["frames"][0])), InputError, "twice"),
     (lambda f: change_frame(f, transform_matrix=np.diag([1, 1, 0, 1]).tolist()), InputError, "frame 2 .* not a rigid"),
-    (pose_with_nan, InputError, "frame 2 .* not a rigid"),
+    (pose_with_nan, InputError, "frames.2..transform_matrix.0..3. is nan"),
     (lambda f: change_frame(f, aud_id=9), InputError, "pairs picture 2 with sound 9"),
     (lambda f: change_json(f, lambda m: m.update(cx=99.0)), InputError, "centre"),
-    (lambda f: change_json(f, lambda m: m.update(focal_len=0)), InputError, "focal length"),
+    (lambda f: change_json(f, lambda m: m.update(focal_len=0)), InputError, "focal_len is 0, not a number"),
     (lambda f: (f / "com_imgs/4.jpg").unlink(), MissingError, "com_imgs/4.jpg is missing"),
     (lambda f: (f / "com_imgs/4.jpg").write_bytes(b"no picture"), InputError, "4.jpg is not a picture"),
     (lambda f: small_picture(f / "com_imgs/4.jpg"), InputError, "8x8 pixels but the other pictures are 64x64"),
@@ -243,7 +243,7 @@ def write_sound(folder, seconds):
     (lambda f: (f / "aud.wav").unlink(), MissingError, "no sound"),
     (lambda f: (f / "aud.wav").write_bytes(b"mp3"), InputError, "not a WAV"),
     (lambda f: write_sound(f, 9), InputError, "another frame rate"),
-    (lambda f: np.save(f / "aud.npy", np.zeros((N, 16))), InputError, "not .frames, 16, D."),
+    (lambda f: np.save(f / "aud.npy", np.zeros((N, 16))), InputError, "of .any, 16, any.; extract"),
     (lambda f: (f / "ori_imgs/4.lms").write_text("1 2 3"), InputError, "68 landmarks"),
     (lambda f: (f / "au.csv").write_text("frame, AU45_r\n1, 0.5\n"), InputError, "1 rows but the video has 40"),
 ])
@@ -254,6 +254,72 @@ def test_spoiled_folders_end_in_one_sentence(dnerf_home, spoil, error, sentence)
         load(folder)
     assert isinstance(caught.value, DnerfError) and "\n" not in str(caught.value)
     assert not (dnerf_home / "data" / "guo").exists() and not list((dnerf_home / "data").glob(".guo.partial"))
+
+
+NO_NUMBER = None, "64", [], {}, True, float("nan"), float("inf"), -1, 1e300
+JSONS = [(key, v) for key in ("focal_len", "cx", "cy") for v in NO_NUMBER]
+JSONS += [("frames", v) for v in (None, 3, "x", {}, [3], [None], [[]], [{}])]
+FRAMES = [(key, v) for key in ("img_id", "aud_id") for v in (*NO_NUMBER, 2.0, 2.5, 10**30)] + [("transform_matrix", v) for v in (
+    None, 3, "x", [], [[1] * 4] * 3, [[1] * 4] * 5, [[1] * 3] * 4, [["1"] * 4] * 4, [[None] * 4] * 4, np.zeros((4, 4)).tolist(),
+    (np.eye(4) * 1e200).tolist(), (np.eye(4) + 1e5 * np.eye(4, k=3)).tolist(), np.full((4, 4), np.inf).tolist())]
+
+
+def test_one_schema_for_their_json(tmp_path):
+    "Every wrong value is a sentence that names it; nothing else of the folder is looked at."
+    frames = [dict(img_id=i, aud_id=i, transform_matrix=np.eye(4).tolist()) for i in range(4)]
+    good, path = dict(focal_len=110, cx=32, cy=32.0, frames=frames), tmp_path / "transforms_train.json"
+    path.write_text(json.dumps(good))
+    assert read_transforms(tmp_path).focal == 110
+    wrong = [good | {key: value} for key, value in JSONS]
+    wrong += [good | dict(frames=[*frames[:2], frames[2] | {key: value}, *frames[3:]]) for key, value in FRAMES]
+    texts = [json.dumps(w) for w in wrong] + ["", "null", "3", "\xff", "[" * 1000 + "]" * 1000, '{"a":' * 1000 + "1" + "}" * 1000]
+    texts.append(json.dumps(good)[:-1] + ', "cx": ' + "[" * 900 + "]" * 900 + "}")
+    for text in texts:
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(DnerfError) as e:
+            read_transforms(tmp_path)
+        assert "transforms_train.json" in str(e.value) and str(e.value).isprintable() and len(str(e.value)) < 500, text[:80]
+
+
+def far_picture(folder):
+    (folder / "ori_imgs" / "9999999.jpg").write_bytes((folder / "ori_imgs" / "0.jpg").read_bytes())
+
+
+def put(folder, array):
+    np.save(folder / "aud.npy", array, allow_pickle=True)
+
+
+def features(**more):
+    out = np.zeros((N, 16, 29))
+    for index, value in more.values():
+        out[index] = value
+    return out
+
+
+@pytest.mark.parametrize("spoil, sentence", [
+    (lambda f: (f / "aud.npy").write_bytes(b""), "aud.npy is damaged"),
+    (lambda f: (f / "aud.npy").write_text("features"), "aud.npy is damaged"),
+    (lambda f: put(f, features(a=((3, 2, 1), np.nan))), "aud.npy holds a number that is not finite .*frame 3"),
+    (lambda f: put(f, np.zeros((0, 16, 29))), "aud.npy has no rows"),
+    (lambda f: put(f, np.zeros((N, 16, 29), "int32")), "aud.npy holds int32"),
+    (lambda f: put(f, features().astype(object)), "aud.npy is damaged"),
+    (far_picture, "aud.wav lasts 1.6 s but 10000000 pictures"),
+    (lambda f: wavfile.write(f / "aud.wav", 1, np.zeros(N * 640, np.int16)), "aud.wav holds no sound .1 samples a second"),
+    (lambda f: wavfile.write(f / "aud.wav", 16000, np.full(N * 640, np.nan, np.float32)), "aud.wav holds no sound"),
+    (lambda f: wavfile.write(f / "aud.wav", 16000, np.full(N * 640, 9e3, np.float32)), "above full scale"),
+    (lambda f: (f / "aud.wav").write_bytes((f / "aud.wav").read_bytes()[:30]), "aud.wav is not a WAV"),
+    (lambda f: (f / "ori_imgs/4.lms").write_text("1e300 2\n" * 68), "4.lms has a landmark at 1e.300"),
+    (lambda f: (f / "ori_imgs/4.lms").write_bytes(b"\xff\0" * 99), "4.lms does not hold 68 landmarks"),
+    (lambda f: (f / "au.csv").write_text("frame, AU45_r\n" + "1, nan\n" * N), "au.csv has no column AU45_r of numbers"),
+    (lambda f: (f / "au.csv").write_bytes(b"frame, AU45_r\n1, \xff\n"), "au.csv has no column AU45_r of numbers"),
+    (lambda f: cv2.imwrite(str(f / "bc.jpg"), np.zeros((8, 8, 3), np.uint8)), "bc.jpg is 8x8 pixels; portraits have"),
+])
+def test_other_damage_is_one_sentence_before_anything_is_written(dnerf_home, spoil, sentence):
+    folder = write_layout(dnerf_home / "guo")
+    spoil(folder)
+    with pytest.raises(DnerfError, match=sentence) as caught:
+        load(folder)
+    assert str(caught.value).isprintable() and not list((dnerf_home / "data").glob("*guo*[!k]"))     # but a lock
 
 
 def test_wrong_requests(dnerf_home):

@@ -15,7 +15,7 @@ from ..core import InputError, MissingError, data_dir, sha256
 from ..subject import HEAD, Subject
 from ..video.demo import demo_video
 from ..video.pieces import read_frames
-from ..video.sources import VIDEO_ENDINGS
+from ..video.sources import videos_of
 
 # %% ../../nbs/talk/00d_paste.ipynb #33c385e9
 def find_source(
@@ -33,9 +33,7 @@ def find_source(
         if sha256(given) != made['sha256']:
             raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({file!r}); give that one")
         return Path(given)
-    beside = [data_dir()/f'{subject.name}{end}' for end in VIDEO_ENDINGS]
-    within = [data_dir()/subject.name/f'video{end}' for end in VIDEO_ENDINGS]
-    for path in (data_dir()/Path(file).name, *beside, *within, demo_video()):     # a name, wherever the subject comes from
+    for path in (data_dir()/Path(file).name, *videos_of(subject.name), demo_video()):     # a name, wherever the subject comes from
         if os.path.isfile(path) and sha256(path) == made['sha256']:
             return path
     raise MissingError(f"the portrait cannot be pasted back: {file!r}, the video that subject {subject.name!r} was prepared from, "

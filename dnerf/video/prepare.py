@@ -6,14 +6,14 @@
 __all__ = ['MIN_SECONDS', 'METHOD', 'PREPARED_FILES', 'first_pass', 'second_pass', 'check_request', 'prepare', 'trial_clip']
 
 # %% ../../nbs/video/03_prepare.ipynb #80015e98
-import os, queue, re, shutil
+import os, queue, shutil
 from contextlib import ExitStack, closing
 from pathlib import Path
 import cv2
 import numpy as np
 from ..core import InputError, asset, check_name, data_dir as default_data_dir, need_space, pick_device, progress as progress_bar
 from ..core import read_json, sha256, staged_dir, write_json
-from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, write_subject_json, write_wav
+from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, subject_name, write_subject_json, write_wav
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
@@ -124,10 +124,6 @@ def check_request(
                          "and 2 to 5 minutes are good")
     return info
 
-def _subject_name(video):
-    "A file name as a subject name: 'My video (1).mp4' -> 'My_video_1'."
-    return re.sub(r'[^A-Za-z0-9._+=-]+', '_', Path(video).stem).strip('._-+=') or 'subject'
-
 def _up_to_date(final, digest, size):
     "Is the prepared subject in `final` made from the same video in the same way?"
     if not (final/'subject.json').is_file():
@@ -222,7 +218,7 @@ def prepare(
 ) -> Subject:                # The prepared subject
     "Make a subject from a video; `InputError`, `MissingError` or `StorageError` if that is not possible."
     video = Path(video).expanduser()
-    name = _subject_name(video) if subject is None else subject
+    name = subject_name(video) if subject is None else subject
     info = check_request(video, name, size)
     final, digest = Path(data_dir or default_data_dir())/name, sha256(video)
     if not force and _up_to_date(final, digest, size):
