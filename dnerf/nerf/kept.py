@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..core import InputError, MissingError, data_dir, inside, read_json, sha256, staged_dir, write_json
-from ..schema import check_finite, open_npy, read_record, record, whole
+from ..schema import read_record, record, whole
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03c_kept.ipynb #616fd931
