@@ -11,6 +11,9 @@ import numpy as np
 from ..face import face_heights
 
 # %% ../../nbs/video/02c_crop.ipynb #d9633eac
+def _is_bar(lit, depth=.03, least=.4): # of the fractions from a bar inwards: is the picture lit along much of the bar at once?
+    return lit[:max(3, round(depth*len(lit)))].max() > least*lit.max()
+
 class Borders:
     "Detects letterbox bars: rows and columns at the edges that stay dark throughout."
     def __init__(self):
@@ -32,6 +35,7 @@ class Borders:
         for along in (lit.mean(0), lit.mean(1)):
             at = np.flatnonzero(along > fraction)
             a, b = (at[0], at[-1] + 1) if len(at) > len(along)//4 else (0, len(along)) # a night scene has no bars
+            a, b = (a if _is_bar(along[a:b]) else 0), (b if _is_bar(along[a:b][::-1]) else len(along))
             out.append((int(a + 2*(a > 0)), int(b - 2*(b < len(along)))))
         return out[0][0], out[1][0], out[0][1], out[1][1]
 
