@@ -2,6 +2,7 @@
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -10,6 +11,9 @@ from dnerf.talk.voice import quiet_steps, read_speech, silence, speech_db
 from dnerf.video.demo import demo_video
 from dnerf.video.media import count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
+from dnerf.video.report import measure_sound, warnings_of
+from dnerf.video.shots import Steps, find_shots, of_one_person, still_spans
+from dnerf.video.tracking import track_faces
 from dnerf.video.tracks import chosen_tracks
 
 SR = 16000
@@ -237,7 +241,6 @@ def test_muted_and_half_sound(awkward, tmp_path, demo):
     from dnerf.audio.embedding import embed_subject
     from dnerf.subject import toy_subject
     from dnerf.subject import write_wav as write_subject_wav
-    from dnerf.video.report import measure_sound, warnings_of
 
     def warnings(name):
         wav = fit_audio(read_audio(awkward(name)), count_frames(awkward(name)))
@@ -327,3 +330,47 @@ def test_transparent_parts_are_grey(demo, tmp_path):
     shown = list(iter_frames(path))
     assert "transparent" in " ".join(probe(path).said)
     assert (shown[0][:20] == 128).all() and (shown[4][:56] == 128).all() and np.array_equal(shown[0][20:], demo[0][0][20:])
+
+
+def test_still_and_repeated_pictures(awkward, demo, tmp_path):
+    def rules(frames, fps=25):
+        steps = Steps()
+        for frame in frames:
+            steps.add(frame)
+        still, rate = still_spans(steps)
+        source = dict(fps=fps, variable_fps=False, seconds=steps.n / 25)
+        sound = dict(level_db=-20, clipped=0, sync=dict(offset=None, certainty=0.))
+        return " ".join(warnings_of(REPORT | sound | dict(source=source, still=still, rate=rate, seconds=99)))
+
+    assert "stands still from 3.0 to 7.0 s" in rules(iter_frames(awkward("frozen_half.mp4")))
+    assert not rules(iter_frames(awkward("half_sound.mp4")))
+    slow = write_video(tmp_path / "slow.mp4", (f for i in range(25) for f in [demo[0][3 * i]] * 3))
+    assert "only 8 pictures a second differ" in rules(iter_frames(slow))
+    assert not rules(iter_frames(demo_video()))
+
+
+def test_cuts_and_persons(demo):
+    def zoomed(f):
+        return cv2.resize(f[30:230, 20:220], (256, 256))
+
+    frames = [*demo[0][:40], *map(zoomed, demo[0][40:70]), *(f[..., ::-1] for f in demo[0][:25])]
+    steps = Steps()
+    for f in frames:
+        steps.add(f)
+    track = track_faces(iter(np.ascontiguousarray(f) for f in frames))
+    shots = find_shots(steps, track)
+    assert shots.cuts == [40, 70] and not shots.person[:70].any() and shots.person[70:].all()
+    kept = of_one_person(track, shots)
+    assert len(kept) == 70 and np.array_equal(kept.landmarks, track.landmarks[:70])
+    shots.person[:] = shots.person == 0  # the other way round: the person comes last
+    kept = of_one_person(track, shots)
+    assert len(kept) == 95 and not kept.found[:70].any() and np.array_equal(kept.landmarks[0], track.landmarks[70])
+
+
+def test_cut_to_another_person(awkward, tmp_path):
+    from dnerf.core import read_json
+    from dnerf.video.prepare import prepare
+
+    made = prepare(awkward("cut_to_other_person.mp4"), "x", size=64, data_dir=tmp_path, progress=False)
+    assert made.n_frames == 100 and made.tracked.all() and len(made.wav) == 64000
+    assert any("cut to another person from 4.0 to 8.0 s" in w for w in read_json(made.folder / "report.json")["warnings"])

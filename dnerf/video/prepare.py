@@ -20,7 +20,8 @@ from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_
 from .parallel import StoredRows, ordered_map, prefetch
 from .pose import crop_landmarks, solve_head
 from .search import better_region, reduced, search_region
-from .report import measure_face, measure_sound, report_text, sharpness, training_estimate, warnings_of
+from .shots import Steps, find_shots, of_one_person
+from .report import measure_face, measure_shots, measure_sound, report_text, sharpness, training_estimate, warnings_of
 from .torso import torso_modes, torso_motion
 from .tracking import track_faces
 
@@ -29,6 +30,7 @@ def first_pass(
     video:Path,      # The video
     info:MediaInfo,  # From `probe`
     show:bool=True,  # Progress bar
+    steps:Steps|None=None, # Filled with the differences between frames
 ) -> tuple:          # Track in full-frame pixels; box inside the bars; the reduced middle frame and its number
     "Track the face through the whole picture, again in a part of it if the face is small, and detect letterbox bars."
     borders, total, picture = Borders(), count_frames(video), []
@@ -37,6 +39,8 @@ def first_pass(
         for i, frame in enumerate(iter_frames(video)):
             borders.add(frame)
             frame = reduced(frame)
+            if steps:
+                steps.add(frame)
             if i <= total//2:
                 picture[:] = [frame, i]
             yield frame
@@ -71,6 +75,7 @@ def second_pass(
     landmarks:np.ndarray, # (N, 478, 3) pixels of the crop
     crop:tuple,           # x, y, side
     size:int,             # pixels
+    own:np.ndarray,       # (N,) bool, frames that show the person, and not somebody else
     workers:int=2,        # Threads that segment
     show:bool=True,       # Progress bar
 ) -> tuple:               # `BackgroundPlate`, list of the sharpness of every fifth frame
@@ -97,7 +102,7 @@ def second_pass(
         for i, frame, probability, mask in progress_bar(results, total=n, desc='cutting and matting', unit='frames', disable=not show):
             frames_out.append(frame)
             masks_out.append(mask)
-            if i < n_train:
+            if i < n_train and (own[i] or not own[:n_train].any()):
                 plate.add(frame, probability)
             if i % 5 == 0:
                 sharp.append(sharpness(frame, landmarks[i]))
@@ -168,12 +173,16 @@ def _check_track(track, video):
 
 def _make_files(folder, video, info, name, want, asked, digest, show):
     "Make all files of a subject in `folder`; returns the report."
-    track, inside, picture, at = first_pass(video, info, show=show)
+    steps = Steps()
+    track, inside, picture, at = first_pass(video, info, show, steps)
+    _check_track(track, video)
+    shots = find_shots(steps, track)
+    track = of_one_person(track, shots)
     _check_track(track, video)
     crop = choose_crop(track.landmarks, inside, track.found)
     size = min(want, max(64, crop[2]))//2*2
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
-    plate, sharp = second_pass(video, folder, landmarks, crop, size, show=show)
+    plate, sharp = second_pass(video, folder, landmarks, crop, size, shots.person[:len(track)] == 0, show=show)
     said = list(info.said)
     wav = fit_audio(read_audio(video, said=said), len(track))
     frames, masks = (StoredRows(folder/f'{k}.npy') for k in ('frames', 'masks'))
@@ -186,7 +195,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
             out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure_face(info, track, head, crop, size, inside, sharp) | measure_sound(wav, track.landmarks)
-    report |= dict(backdrop_motion=plate.motion(), tracking=head.quality, said=list(dict.fromkeys(said)))
+    report |= dict(backdrop_motion=plate.motion(), tracking=head.quality, said=list(dict.fromkeys(said))) | measure_shots(shots)
     report |= dict(training=training_estimate(size, pick_device().type == 'cuda'))
     report['warnings'] = warnings_of(report)
     write_json(folder/'report.json', report)

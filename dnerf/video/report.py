@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ranges', 'count_blinks', 'speech_level', 'sharpness', 'training_estimate', 'measure_face', 'measure_sound',
-           'warnings_of', 'report_text']
+           'measure_shots', 'warnings_of', 'report_text']
 
 # %% ../../nbs/video/02e_report.ipynb #5d1e0d03
 import os
@@ -16,6 +16,7 @@ from ..subject import FPS
 from .crop import head_boxes
 from .media import MediaInfo
 from .pose import HeadPose
+from .shots import Shots
 from .sound import silent_spans
 from .sync import lip_sync
 from .tracking import Track
@@ -116,6 +117,13 @@ def measure_sound(
     return dict(**speech_level(wav), no_sound=silent_spans(wav), sync=lip_sync(mouth_opening(landmarks), wav))
 
 # %% ../../nbs/video/02e_report.ipynb #79ee8214
+def measure_shots(
+    shots:Shots, # Of the whole clip
+) -> dict:       # still, rate, cuts, others
+    "Still spans, different pictures a second, and cuts, in seconds; spans that show somebody else."
+    return dict(still=shots.still, rate=shots.rate, cuts=[i/FPS for i in shots.cuts],
+                others=[(a/FPS, b/FPS) for a, b in ranges(shots.person > 0)])
+
 def _stretches(lost, limit=4):
     "Stretches without a face in words, at most `limit` of them."
     words = [f"{a/FPS:.1f}-{b/FPS:.1f} s (frames {a}-{b-1})" for a, b in lost]
@@ -127,7 +135,10 @@ def _counted(n, thing):
 
 def _spans_in_words(spans, end):
     "Spans of seconds in words: 'until 1.0 s, from 3.0 to 4.5 s and from 7.0 s on'."
-    words = [f"until {b:.1f} s" if a == 0 else f"from {a:.1f} s on" if b > end - .1 else f"from {a:.1f} to {b:.1f} s" for a, b in spans]
+    def one(a, b):
+        "One span."
+        return f"until {b:.1f} s" if a == 0 else f"from {a:.1f} s on" if end and b > end - .1 else f"from {a:.1f} to {b:.1f} s"
+    words = [one(a, b) for a, b in spans]
     return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 def _offset_in_words(sync):
@@ -146,6 +157,21 @@ def _clip_rules(r): # (is the limit exceeded?, sentence) for the clip as a whole
         (fps < 20, f"the source has only {fps:.3g} frames per second; lips move faster than that, record at 25 or more"),
         (r['source']['variable_fps'],
          "the frame rate of the source varies; frames were put on an even clock of 25 per second"),
+    ]
+
+def _shot_rules(r): # the same for what happens from one picture to the next
+    still, rate, cuts, others = (r.get(k) for k in ('still', 'rate', 'cuts', 'others'))
+    whole = r['source'].get('seconds')
+    times = ', '.join(f'{t:.1f}' for t in (cuts or [])[:6]) + (f" and {len(cuts) - 6} more" if len(cuts or []) > 6 else '')
+    return [
+        (still, f"the picture stands still {_spans_in_words(still, whole) if still else ''} while the sound goes on; "
+                "cut this out, or the mouth is learned from a picture that does not speak"),
+        (rate and rate < .6*min(r['source']['fps'], 25),
+         f"only {rate or 0:.0f} pictures a second differ, the others are repeated; lips move faster than that, record at 25 or more"),
+        (others, f"the picture is cut to another person {_spans_in_words(others, None) if others else ''}; only who is seen longest "
+                 "is kept (cut the video if the other is meant)"),
+        (cuts and not others, f"the picture is cut or zoomed at {times} s; one view is learned best, so cut the video to its longest part, "
+                              "or train with portrait.backdrop=ignored"),
     ]
 
 def _face_rules(r): # the same for the face: its size, sharpness and movements
@@ -192,7 +218,7 @@ def warnings_of(
     r:dict,      # from `measure`: the content of `report.json`
 ) -> list[str]:  # one sentence each
     "What to know before training, in plain words."
-    rules = _clip_rules(r) + _face_rules(r) + _sound_rules(r) + _fit_rules(r)
+    rules = _shot_rules(r) + _clip_rules(r) + _face_rules(r) + _sound_rules(r) + _fit_rules(r)
     return list(r.get('said', [])) + [sentence for exceeded, sentence in rules if exceeded]
 
 # %% ../../nbs/video/02e_report.ipynb #3ac81265
