@@ -41,8 +41,8 @@ train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS=
 	@.ci/notebook train $(call text,SUBJECT,subject) $(call text,AUDIO,audio) $(call text,PRESET,preset) $(call number,MINUTES,minutes) \
 	  $(call number,STEPS,steps) $(call number,SEED,seed) $(call text,NAME,name) $(call number,SIZE,size) $(call text,OVERRIDES,overrides)
 
-prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE=]
-	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size)
+prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE= FORCE=True]
+	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size) $(call number,FORCE,force)
 
 # the options are listed in nbs/talk/00_options.ipynb, and a test compares them with these words
 drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= ARTICULATION= WEIGHTS= BADGE= PASTE= SIZE= SEED=]

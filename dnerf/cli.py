@@ -19,10 +19,11 @@ def prepare(
     video:str|None=None,   # A video of one person who speaks; without one, four seconds of the bundled demo clip
     subject:str|None=None, # Name of the subject; the name of the file if not given
     size:int|None=None,    # Pixels; 256 on a CPU and 512 with a GPU if not given
+    force:bool=False,      # Prepare again even if nothing changed, and replace a subject of that name that was made of another video
 ):
     "Make a subject of a portrait video."
     from dnerf.video.prepare import prepare, trial_clip
-    person = prepare(video or trial_clip(), subject, size)
+    person = prepare(video or trial_clip(), subject, size, force=force)
     print(f'the subject {person.name} is in {person.folder}')
 
 # %% ../nbs/90_cli.ipynb #2bfd26fd

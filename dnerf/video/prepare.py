@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, asset, check_name, data_dir as default_data_dir, need_space, pick_device, progress as progress_bar
-from ..core import read_json, sha256, staged_dir, write_json
+from ..core import DnerfError, InputError, asset, check_name, check_tree, data_dir as default_data_dir, need_space, pick_device
+from ..core import progress as progress_bar, read_json, sha256, staged_dir, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, subject_name, write_subject_json, write_wav
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
@@ -130,13 +130,25 @@ def check_request(
     return info
 
 def _up_to_date(final, digest, size):
-    "Is the prepared subject in `final` made from the same video in the same way?"
-    if not (final/'subject.json').is_file():
-        return False
-    made = read_json(final/'subject.json')
-    same_video = made.get('source', {}).get('sha256') == digest
+    "Is the prepared subject in `final` whole, and made from the same video in the same way?"
+    try:
+        made = Subject(final).protocol
+    except DnerfError:
+        return False                        # there is none, or it is to be prepared again
     same_method = made.get('prepare', {}).get('method') == METHOD
-    return same_video and same_method and size in (None, made['prepare']['asked'], made['size'])
+    return made['source'].get('sha256') == digest and same_method and size in (None, made['prepare'].get('asked'), made['size'])
+
+def _refuse_another(final, digest, video):
+    "A subject is not replaced by another person; the file that it was made of is compared, not its name."
+    path = final/'subject.json'
+    try:
+        source = read_json(path)['source'] if path.exists() else dict(sha256=digest)
+        other = source.get('sha256') != digest and f"was prepared from another video, {source.get('file')!r}"
+    except (InputError, KeyError, TypeError, AttributeError):
+        other = "is damaged, so that nobody knows of which video it was made"
+    if other:
+        raise InputError(f"there is a subject {final.name!r} already, and it {other}; give {video} a name of its own (--subject NAME), "
+                         "or say --force to replace that person for good")
 
 METHOD = 5 # version of the method; raised when the same video would give another subject
 
@@ -222,7 +234,7 @@ def prepare(
     subject:str|None=None,   # Name of the subject; None for the file's name
     size:int|None=None,      # Side of the picture, pixels, 64 to 2048; None: 256 on a CPU, 512 with a GPU; at most the side of the crop
     data_dir:Path|None=None, # Folder of the subjects; None for `dnerf.core.data_dir()`
-    force:bool=False,        # Prepare again even if nothing changed
+    force:bool=False,        # Prepare again even if nothing changed, and replace a subject that was made of another video
     progress:bool=True,      # Show progress bars and the report
 ) -> Subject:                # The prepared subject
     "Make a subject from a video; `InputError`, `MissingError` or `StorageError` if that is not possible."
@@ -237,6 +249,9 @@ def prepare(
     want = size or (512 if pick_device().type == 'cuda' else 256)
     need_space(final, _bytes_needed(count_frames(video), min(want, info.width, info.height)), f"preparing {name}")
     with staged_dir(final) as folder:
+        if not force:
+            _refuse_another(final, digest, video)
+        check_tree(final, exempt='video.*')
         report = _make_files(folder, video, info, name, want, size, digest, progress)
         _keep_files(final, folder)
     if progress:

@@ -8,8 +8,8 @@ __all__ = ['VIDEO_ENDINGS', 'videos_of', 'find_video', 'git_blob_id', 'fetch_oba
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
 import glob, hashlib, os
 from pathlib import Path
-from ..core import InputError, MissingError, check_name, data_dir, read_json, recovered, staged_file
-from ..subject import Subject, known_subjects, subject_name
+from ..core import InputError, MissingError, check_name, data_dir, recovered, sha256, staged_file
+from ..subject import Subject, known_subjects, read_protocol, subject_name
 from .demo import demo_video
 
 # %% ../../nbs/video/05_sources.ipynb #8163b13b
@@ -71,7 +71,7 @@ def outdated(
 ) -> bool:       # True only for what `prepare` made
     "Was this subject prepared by an older method?"
     from dnerf.video.prepare import METHOD
-    return read_json(folder/'subject.json').get('prepare', {}).get('method', METHOD) != METHOD
+    return read_protocol(folder).get('prepare', {}).get('method', METHOD) != METHOD
 
 def _of_size(subject, size): # the subject, if that is its size, or the one it was once prepared with
     if size is None or size in (subject.size, subject.protocol.get('prepare', {}).get('asked')):
@@ -89,8 +89,11 @@ def open_subject(
     video = find_video(name)
     if video is None and name == 'demo':
         video = demo_video()
-    if (data_dir()/name/'subject.json').is_file() and (video is None or not outdated(data_dir()/name)):
-        return _of_size(Subject.load(name), size)
+    folder = data_dir()/name
+    if (folder/'subject.json').is_file():
+        its_own = video is not None and outdated(folder) and sha256(video) == read_protocol(folder)['source'].get('sha256')
+        if not its_own:
+            return _of_size(Subject.load(name), size)
     if video is None and name == 'obama':
         video = fetch_obama()
     if video is None:
