@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from .contamination import contaminate, resample, resample_positions
 from .f0 import DEFAULT_F0, F0Stats
 from .mel import MEL
-from ..checkpoint import load_sealed, save_sealed
+from ..schema import number, record, text
+from ..checkpoint import load_sealed, save_sealed, weights
 from ..core import InputError, MissingError, pick_device
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
@@ -272,13 +273,17 @@ def save_speechsplit(
     "Write a model to one file, whole or not at all."
     return save_sealed(path, dict(config=asdict(model.config), f0_stats=asdict(model.f0_stats), weights=model.state_dict(), **extra))
 
+_CHECKPOINT = record(dict(
+    config=record({}), weights=weights, key=text(64), f0_stats=record(dict.fromkeys(('mean', 'std', 'low', 'high'), number(1e-6, 1e5)))),
+    may_lack=('key',))
+
 def read_checkpoint(
     path:Path, # Written by `save_speechsplit`
 ) -> dict:     # `config`, `f0_stats`, `weights` and what `save_speechsplit` was given as `extra`
     "The raw content of a checkpoint; `MissingError` if there is none, `InputError` if it is damaged."
     if not Path(path).is_file():
         raise MissingError(f"there is no SpeechSplit checkpoint {path}; train one first")
-    return load_sealed(path, 'delete it and train again')
+    return load_sealed(path, 'delete it and train again', _CHECKPOINT)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #92c94dff
 def load_speechsplit(
@@ -288,8 +293,11 @@ def load_speechsplit(
     "Read a model; `MissingError` if there is none, `InputError` if its weights do not fit its configuration."
     ckpt = read_checkpoint(path)
     try:
-        model = SpeechSplit(as_config(ckpt['config']), F0Stats(**ckpt['f0_stats']))
+        config, stats = as_config(ckpt['config']), F0Stats(**ckpt['f0_stats'])
+        with torch.device('meta'):                                  # shapes alone: sizes of a damaged file take no memory
+            SpeechSplit(config, stats).load_state_dict(ckpt['weights'], assign=True)
+        model = SpeechSplit(config, stats)
         model.load_state_dict(ckpt['weights'])
-    except (KeyError, TypeError, RuntimeError, InputError):
+    except (KeyError, TypeError, ValueError, RuntimeError, InputError):
         raise InputError(f"{path} holds a model of other sizes than its configuration says; delete it and train again") from None
     return model.to(pick_device(device)).eval()

@@ -6,7 +6,7 @@
 __all__ = ['Budget', 'learning_rate_factor', 'PortraitTraining', 'check_inputs', 'train']
 
 # %% ../../nbs/nerf/04_training.ipynb #3f71219c
-import contextlib, logging, sys, time, warnings
+import contextlib, logging, math, sys, time, warnings
 from pathlib import Path
 from typing import Any
 import lightning as L
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from ..checkpoint import checkpoint_io
-from ..core import InputError, StorageError, keep_memory, locked, pick_device, staged_file, write_json
+from ..core import DnerfError, InputError, StorageError, keep_memory, locked, pick_device, staged_file, write_json
 from .batches import Batch, PortraitData
 from .config import pick_precision
 from .per_frame import pose_terms
@@ -258,14 +258,20 @@ def _fit(subject, embedding, config, trainer, folder, inputs):
     if trainer.is_global_zero:
         _forget_after(folder/'metrics.csv', resume)
     if resume and best.exists():
-        _best_so_far(trainer, read_checkpoint(best, config, inputs)['val_psnr'])
+        _best_so_far(trainer, read_checkpoint(best, config, inputs).get('val_psnr', -math.inf))
     module = PortraitTraining(portrait, config, budget)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
         warnings.filterwarnings('ignore', message='.*does not have many workers.*')  # batches are drawn faster than they are used
         warnings.filterwarnings('ignore', message='.*broadcast_buffers.*')           # its successor is too new
-        with lightning_interrupts():
-            trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
+        try:
+            with lightning_interrupts():
+                trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+            if module.seen or not resume or isinstance(e, DnerfError):
+                raise
+            raise InputError(f"the checkpoint {last} does not fit its run ({' '.join(str(e).split())[:160]}); "
+                             "delete it and train again") from e
 
 def _best_so_far(trainer, value): # tell it to the callbacks that compare with it
     for callback in trainer.callbacks:
@@ -273,9 +279,13 @@ def _best_so_far(trainer, value): # tell it to the callbacks that compare with i
             callback.best = value
 
 def _forget_after(path, step):
-    "Drop the rows of the curves that lie after the checkpoint."
+    "Drop the rows of the curves that lie after the checkpoint, and those that are torn."
     if not path.exists():
         return
-    head, *rows = path.read_text().splitlines()
+    head, *rows = path.read_text(errors='replace').splitlines() or ['']
+    kept = [r for r in rows if r.count(',') == head.count(',') and (first := r.split(',')[0]).isdecimal() and int(first) <= step]
+    if not head.startswith('step,'):
+        print(f'{path} holds no curves: they begin anew')
+        return path.unlink()
     with staged_file(path) as part:
-        part.write_text('\n'.join([head] + [r for r in rows if int(r.split(',')[0]) <= step]) + '\n')
+        part.write_text('\n'.join([head, *kept]) + '\n')

@@ -1,0 +1,165 @@
+"""Files of a run and of an embedding that are damaged, of other kinds, or made to harm: one sentence, quickly, or they work."""
+import json
+import os
+import shutil
+import time
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from dnerf.audio.speechsplit import load_speechsplit, new_speechsplit, save_speechsplit
+from dnerf.checkpoint import load_sealed, save_sealed
+from dnerf.core import DnerfError
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.run import load_run, read_config
+from dnerf.nerf.training import train
+from dnerf.subject import Subject, toy_subject
+from toys import keep_speech, stopping_at
+
+
+def resume(steps=4):
+    toy = Subject.load("toy")
+    small = "field.blend_resolution=4 field.moves=4 portrait.mouth_reader=linear checks=1"
+    config = compose_config("tiny", small, subject="toy", audio="made", steps=steps, name=f"steps-{steps}")
+    return train(toy, toy.embedding("made"), config, named=True, show=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A home with a finished run of 2 steps and one that was stopped at 2 of 4."
+    patch = pytest.MonkeyPatch()
+    home = tmp_path_factory.mktemp("made")
+    patch.setenv("DNERF_HOME", str(home))
+    keep_speech(toy_subject(home / "data" / "toy"))
+    resume(2)
+    with stopping_at(2, validate=True):
+        resume(4)
+    yield home
+    patch.undo()
+
+
+@pytest.fixture
+def home(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("DNERF_HOME", str(tmp_path))
+    return tmp_path
+
+
+def one_sentence(action):
+    start = time.monotonic()
+    with pytest.raises(DnerfError) as e:
+        action()
+    assert "\n" not in str(e.value) and ";" in str(e.value) and len(str(e.value)) < 700, str(e.value)
+    assert time.monotonic() - start < 20
+    return str(e.value)
+
+
+BOMB = "a: &a [x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
+CONFIGS = dict(
+    list="- 1\n- 2\n", text="just words", empty="", binary=b"\xff\xfe\x00\x01" * 50, bomb=BOMB, deep="[" * 50000, long="a: " + "x" * 200000,
+    python="subject: !!python/object/apply:os.system ['touch ran']\n", reference="subject: ${oc.env:HOME}\n", missing="subject: ???\n",
+    types="subject: toy\nseed: many\nfield: {kind: fast}\n", field="subject: toy\nfield: [1, 2]\n",
+    other="subject: toy\nfield: {kind: voxels}\n",
+    unknown="subject: toy\nfrobnicate: 3\nfield: {kind: fast}\n", name="subject: ../../etc\nfield: {kind: fast}\n",
+    audio="subject: toy\naudio: ../../x\nfield: {kind: fast}\n", group="subject: toy\nportrait: 7\nfield: {kind: fast}\n")
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_configuration_that_is_none(home, kind):
+    path = home / "runs" / "toy" / "steps-2" / "config.yaml"
+    content = CONFIGS[kind]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert "config.yaml" in one_sentence(lambda: load_run("toy/steps-2", "cpu"))
+    assert not os.path.exists("ran")
+
+
+def test_configurations_of_earlier_versions_are_read_as_they_were(home):
+    folder = home / "runs" / "toy" / "steps-2"
+    assert OmegaConf.to_container(read_config(folder)) == OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+
+
+@pytest.mark.parametrize("name", ["state.json", "inputs.json", "subject/kept.json"])
+@pytest.mark.parametrize("content", ["null", "[]", "3", "", "{", "{}", '{"steps": null, "subject": 3, "inputs": {}}', "[" * 99999])
+def test_tables_that_are_none(home, name, content):
+    path = home / "runs" / "toy" / "steps-2" / name
+    path.write_text(content)
+    assert path.name in one_sentence(lambda: load_run("toy/steps-2", "cpu"))
+
+
+def test_a_copy_that_names_files_outside(home):
+    path = home / "runs" / "toy" / "steps-2" / "subject" / "kept.json"
+    kept = json.loads(path.read_text())
+    for name in ("../../../../data/toy/poses.npy", "/etc/passwd"):
+        path.write_text(json.dumps(kept | dict(files=kept["files"] | {name: "0" * 64})))
+        assert "not the name of a file inside" in one_sentence(lambda: load_run("toy/steps-2"))
+
+
+CHECKPOINTS = dict(
+    list=[1, 2], tensor=torch.zeros(3), empty={}, text="words", number=3, without=("global_step",), unknown_time=("seconds",),
+    no_weights=("state_dict",), no_optimizer=("optimizer_states",), no_loops=("loops",), no_schedulers=("lr_schedulers",))
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_a_last_checkpoint_that_is_none(home, kind):
+    "Sealed or not: the seal says only that the file is as it was written."
+    last = home / "runs" / "toy" / "steps-4" / "checkpoints" / "last.ckpt"
+    content = CHECKPOINTS[kind]
+    if isinstance(content, tuple):
+        saved = load_sealed(last, "")
+        save_sealed(last, {k: v for k, v in saved.items() if k not in content})
+    else:
+        torch.save(content, last)
+    assert "last.ckpt" in one_sentence(lambda: resume(4))
+
+
+def wrong_step(saved):
+    saved["global_step"] = "many"
+
+
+def endless(saved):
+    saved["seconds"] = float("nan")
+
+
+def other_shape(saved):
+    name = next(iter(saved["state_dict"]))
+    saved["state_dict"][name] = torch.zeros(1, 2, 3)
+
+
+def other_moments(saved):
+    saved["optimizer_states"] = [dict(state={}, param_groups=[])]
+
+
+def other_loops(saved):
+    saved["loops"] = {"fit_loop": {"state_dict": 3}}
+
+
+@pytest.mark.parametrize("change", [wrong_step, endless, other_shape, other_moments, other_loops])
+def test_a_last_checkpoint_with_another_content(home, change):
+    last = home / "runs" / "toy" / "steps-4" / "checkpoints" / "last.ckpt"
+    saved = load_sealed(last, "")
+    change(saved)
+    save_sealed(last, saved)
+    assert "last.ckpt" in one_sentence(lambda: resume(4))
+
+
+@pytest.mark.parametrize("content", [b"", b"step,seconds\n3", b"\xff\xfe\x00", b"\n\n", b"step,seconds,rays_per_second\n1,2,3\n2,", "gap"])
+def test_curves_that_are_empty_or_torn(home, content):
+    "A log is no reason not to go on; what can be read of it stays."
+    path = home / "runs" / "toy" / "steps-4" / "metrics.csv"
+    before = path.read_text()
+    path.write_bytes(before[:-7].encode() if content == "gap" else content)
+    folder = resume(4)
+    rows = path.read_text().splitlines()
+    assert rows[0].startswith("step,") and rows[-1].startswith("4,") and (folder / "state.json").is_file()
+
+
+def test_a_speechsplit_that_is_none(tmp_path):
+    path, model = tmp_path / "speechsplit.ckpt", new_speechsplit(dict(decoder_units=8))
+    save_speechsplit(path, model)
+    good = load_sealed(path, "")
+    for content in ([1], "text", torch.zeros(2), {}, good | dict(weights=3), good | dict(config=7), good | dict(f0_stats={}),
+                    good | dict(f0_stats=dict(mean=float("nan"), std=1.0, low=50.0, high=600.0)),
+                    good | dict(config=good["config"] | dict(decoder_units=10**9)), good | dict(weights=dict(w=torch.zeros(2)))):
+        torch.save(content, path)
+        assert "speechsplit.ckpt" in one_sentence(lambda: load_speechsplit(path))
