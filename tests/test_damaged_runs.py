@@ -59,7 +59,8 @@ BOMB = "a: &a [x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" 
 CONFIGS = dict(
     list="- 1\n- 2\n", text="just words", empty="", binary=b"\xff\xfe\x00\x01" * 50, bomb=BOMB, deep="[" * 50000, long="a: " + "x" * 200000,
     python="subject: !!python/object/apply:os.system ['touch ran']\n", reference="subject: ${oc.env:HOME}\n", missing="subject: ???\n",
-    types="subject: toy\nseed: many\nfield: {kind: fast}\n", field="subject: toy\nfield: [1, 2]\n", other="subject: toy\nfield: {kind: voxels}\n",
+    types="subject: toy\nseed: many\nfield: {kind: fast}\n", field="subject: toy\nfield: [1, 2]\n",
+    other="subject: toy\nfield: {kind: voxels}\n",
     unknown="subject: toy\nfrobnicate: 3\nfield: {kind: fast}\n", name="subject: ../../etc\nfield: {kind: fast}\n",
     audio="subject: toy\naudio: ../../x\nfield: {kind: fast}\n", group="subject: toy\nportrait: 7\nfield: {kind: fast}\n")
 

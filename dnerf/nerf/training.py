@@ -6,7 +6,7 @@
 __all__ = ['Budget', 'learning_rate_factor', 'PortraitTraining', 'check_inputs', 'train']
 
 # %% ../../nbs/nerf/04_training.ipynb #3f71219c
-import contextlib, logging, sys, time, warnings
+import contextlib, logging, math, sys, time, warnings
 from pathlib import Path
 from typing import Any
 import lightning as L
@@ -259,7 +259,7 @@ def _fit(subject, embedding, config, trainer, folder, inputs):
     if trainer.is_global_zero:
         _forget_after(folder/'metrics.csv', resume)
     if resume and best.exists():
-        _best_so_far(trainer, read_checkpoint(best, config, inputs)['val_psnr'])
+        _best_so_far(trainer, read_checkpoint(best, config, inputs).get('val_psnr', -math.inf))
     module = PortraitTraining(portrait, config, budget)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*LeafSpec.*')                    # Lightning 2.6 calling PyTorch by an old name
@@ -267,8 +267,7 @@ def _fit(subject, embedding, config, trainer, folder, inputs):
         warnings.filterwarnings('ignore', message='.*broadcast_buffers.*')           # its successor is too new
         try:
             with lightning_interrupts():
-                trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None,
-                            weights_only=True)
+                trainer.fit(module, PortraitData(subject, embedding, config, resume), ckpt_path=last if resume else None, weights_only=True)
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             if module.seen or not resume or isinstance(e, DnerfError):
                 raise
