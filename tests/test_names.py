@@ -1,4 +1,4 @@
-"""Files and folders by their names: whose video a subject is, endings of cameras, other scripts, and names that look like something else."""
+"""Files and folders by their names: whose video a subject is, endings of cameras and other scripts, names that look like something else."""
 import os
 import shutil
 

@@ -178,6 +178,7 @@ def test_a_run_of_version_0_3_opens(dnerf_home):
     expected = np.load(RUN_0_3 / "pictures.npz")["pictures"]
     assert abs(shows(folder) - expected).max() <= 1
     with pytest.raises(InputError, match="exists with other settings or other data"):
+        toy = Subject(toy.folder)
         train(toy, toy.embedding("made"), compose_config("tiny", subject="toy", audio="made", name="early"), named=True, show=False)
 
 

@@ -69,7 +69,9 @@ def read_config(
     try:
         config = _completed(OmegaConf.create(_plain_yaml(path)))
         check_name(config.audio, 'embedding')
-        check_config(OmegaConf.merge(config, dict(device='auto', workers=0, name=config.name or 'old')))
+        here = OmegaConf.merge(config, dict(device='auto', workers=0, name=config.name or 'old'))
+        assert isinstance(here, DictConfig)
+        check_config(here)
         return config
     except (OmegaConfBaseException, ValueError, AttributeError, TypeError) as e:
         what = ' '.join(str(e).split(';')[0].split())[:200]
