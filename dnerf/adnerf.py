@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from .adnerf_head import BLINKS, blink_scores, fill, fill_poses, mesh_landmarks, read_blinks, to_head_space
 from .core import (InputError, MissingError, check_name, data_dir as default_data_dir, need_space, progress, read_json, sha256,
-                        staged_dir, write_json)
+                        staged_dir, user_path, write_json)
 from .face import is_rigid
 from .schema import check_finite, each, number, open_npy, read_record, record, whole
 from .subject import (BACKGROUND, FPS, HEAD, SAMPLE_RATE, SAMPLES_PER_FRAME, TORSO, NpyWriter, Subject, split_frames,
@@ -319,7 +319,7 @@ def import_adnerf(
     show:bool=True,          # Draw a progress bar
 ) -> Subject:                # The subject
     "Make a subject from a folder in AD-NeRF's layout; `MissingError` or `InputError` if it cannot be used."
-    folder = Path(folder).expanduser()
+    folder = user_path(folder)
     name = folder.resolve().name if name is None else name
     final = _check_import(folder, name, size, data_dir, force)
     t, points, plate, n, renumbered = _open_folder(folder)

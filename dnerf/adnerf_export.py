@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from .adnerf import write_png
 from .adnerf_head import BLINKS
-from .core import InputError, need_space, progress, read_json, staged_dir, write_json
+from .core import InputError, need_space, progress, read_json, staged_dir, user_path, write_json
 from .face import MESH_OF_68
 from .subject import BACKGROUND, FPS, HEAD, TORSO, NpyWriter, Subject, write_wav
 
@@ -96,7 +96,7 @@ def export_adnerf(
     show:bool=True,    # Draw a progress bar
 ) -> Path:             # The folder
     "Write a subject in AD-NeRF's layout; `InputError` if the folder exists or no frame has a face."
-    final = Path(folder).expanduser().resolve()
+    final = user_path(folder).resolve()
     if final.exists():
         raise InputError(f"{final} exists already; give a folder that does not")
     n, size, plate, tracked = subject.n_frames, subject.size, subject.background, subject.tracked

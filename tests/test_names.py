@@ -1,14 +1,15 @@
-"""Files and folders by their names: whose video a subject is, endings of cameras and other scripts, names that look like something else."""
+"""Whose video a subject is, endings of cameras, names in other scripts, and names that look like something else."""
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dnerf.core import DnerfError, InputError, MissingError, read_json, sha256, write_json
-from dnerf.subject import Subject, subject_name, toy_subject
+from dnerf.subject import Subject, subject_name, toy_subject, write_wav
 from dnerf.video import prepare as module
-from dnerf.video.media import write_video
+from dnerf.video.media import count_frames, read_audio, write_video
 from dnerf.video.prepare import METHOD, prepare
 from dnerf.video.sources import open_subject
 
@@ -108,3 +109,23 @@ def test_names_in_other_scripts_are_other_subjects(film, home):
         person(film, home / "data" / "王五.mp4")
         open_subject("wang")
     assert subject_name(home / "ann.mp4") == "ann"
+
+
+ODD = "take:2.wav", "-x.wav", "~me.wav", "~.wav", "http:x.wav", "concat:a|b.wav", "%03d.wav", "a\nb.wav", "[x].wav", "x" * 250 + ".wav"
+
+
+@pytest.mark.parametrize("name", [*ODD, "张三.wav", os.fsdecode(b"caf\xe9.wav")], ids=ascii)
+def test_a_file_is_a_file_whatever_its_name(tmp_path, monkeypatch, name):
+    "As a relative path, which FFmpeg would take for an address, an option or a pattern."
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "a.wav", np.zeros(16000))
+    os.rename("a.wav", name)
+    for path in (name, f"./{name}", tmp_path / name):
+        assert len(read_audio(path)) == 16000
+
+
+@pytest.mark.parametrize("name", ["take:2.mp4", "-x.mp4", "http:x.mp4", "%03d.mp4", "x" * 250 + ".mp4", "张三.mp4"], ids=ascii)
+def test_a_video_is_written_whatever_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(Path(name), np.zeros((5, 32, 32, 3), np.uint8), wav=np.zeros(3200, np.float32))
+    assert count_frames(Path(name)) == 5 and os.listdir() == [name]

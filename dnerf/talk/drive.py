@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, locked, need_space, progress as progress_bar, read_json, sha256, staged_file, write_json
+from ..core import InputError, locked, need_space, progress as progress_bar, read_json, sha256, staged_file, user_path, write_json
 from ..nerf.mouth import mouth_signal
 from ..nerf.cue import Cue, upper_face_signal
 from ..nerf.cue import recorded_cues
@@ -188,7 +188,7 @@ def output_path(
     out=None, # Path that was asked for
 ) -> Path:  # An .mp4
     "Path of the video, by default `speech/<name>.mp4` in the run's folder; `InputError` for one that cannot be written."
-    out = Path(out).expanduser() if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
+    out = user_path(out) if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
     if out.suffix.lower() != '.mp4':
         raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
     if out.is_dir():

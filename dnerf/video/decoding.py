@@ -13,20 +13,20 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from ..core import InputError, MissingError
+from ..core import InputError, MissingError, user_path
 
 # %% ../../nbs/video/00b_decoding.ipynb #06e28877
 def open_media(
     path, # A media file
 ):        # An open container
     "Open `path` for reading; an `InputError` or `MissingError` states in one sentence why it cannot be read."
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.is_file():
         raise MissingError(f"there is no file {path}; check the path")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes); copy or record it again")
     try:
-        container = av.open(str(path), metadata_errors='replace')
+        container = av.open(str(path.absolute()), metadata_errors='replace')     # FFmpeg takes `take:2.wav` for an address
     except PermissionError:
         raise InputError(f"{path} may not be read; change its permissions") from None
     except av.error.FFmpegError:
@@ -51,7 +51,7 @@ def once_per_file(
     @functools.wraps(f)
     def ask(path):
         "The answer for a file, or the error for one that is not there."
-        path = Path(path).expanduser()
+        path = user_path(path)
         if not path.is_file():
             return f(path)
         state = path.stat()

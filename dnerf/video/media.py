@@ -268,7 +268,7 @@ def write_video(
     first = next(frames, None)
     if first is None:
         raise InputError(f"there are no frames to write to {path}")
-    with staged_file(path) as tmp, av.open(str(tmp), 'w', format='mp4', options={'movflags': '+faststart'}) as out:
+    with staged_file(path) as tmp, av.open(str(tmp.absolute()), 'w', format='mp4', options={'movflags': '+faststart'}) as out:
         out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
         video, audio = _add_picture(out, first.shape[:2], fps, crf), None
         if wav is not None:

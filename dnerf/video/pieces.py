@@ -79,7 +79,7 @@ def _shifted_packets(
     like,   # Codec's private data of the first part
 ):          # Yields packets with their new times
     "The packets of one part, shifted in time by `at` frames."
-    with av.open(str(part)) as source:
+    with av.open(str(part.absolute())) as source:
         stream = source.streams.video[0]
         if stream.codec_context.extradata != like:
             raise DnerfError(f"{part} was not compressed like the parts before it; delete the parts and make them again")
@@ -103,7 +103,8 @@ def join_videos(
     if not parts:
         raise InputError(f"there are no parts to join to {path}")
     fast = {'movflags': '+faststart'}
-    with staged_file(path) as tmp, av.open(str(tmp), 'w', format='mp4', options=fast) as out, av.open(str(parts[0])) as first:
+    with (staged_file(path) as tmp, av.open(str(tmp.absolute()), 'w', format='mp4', options=fast) as out,
+          av.open(str(parts[0].absolute())) as first):
         out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
         template = first.streams.video[0]
         video, like = out.add_stream_from_template(template), template.codec_context.extradata

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from ..core import DnerfError, InputError, asset, check_name, check_tree, data_dir as default_data_dir, need_space, pick_device
-from ..core import progress as progress_bar, read_json, sha256, staged_dir, write_json
+from ..core import progress as progress_bar, read_json, sha256, staged_dir, user_path, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, subject_name, write_subject_json, write_wav
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
@@ -238,7 +238,7 @@ def prepare(
     progress:bool=True,      # Show progress bars and the report
 ) -> Subject:                # The prepared subject
     "Make a subject from a video; `InputError`, `MissingError` or `StorageError` if that is not possible."
-    video = Path(video).expanduser()
+    video = user_path(video)
     name = subject_name(video) if subject is None else subject
     info = check_request(video, name, size)
     final, digest = Path(data_dir or default_data_dir())/name, sha256(video)
