@@ -23,7 +23,7 @@ text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean fuzz kills pairs
+.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean fuzz kills pairs memory
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -78,6 +78,9 @@ kills: $(STAMP) ## verbs killed or stopped at random moments, then called again 
 
 pairs: $(STAMP) ## all pairs of verbs at once on one subject and run [SEED=0 ONLY=numbers]
 	@$(BIN)/python tests/fuzz_pairs.py --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+
+memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of address space (half an hour)
+	@$(BIN)/python tests/fuzz_memory.py
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
 	@$(BIN)/nbdev_export

@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -109,6 +110,8 @@ def load() -> None:
         importlib.import_module(module.name)
     from dnerf.audio.mel import compiled_librosa
     compiled_librosa()
+    for thread in threading.enumerate()[1:]:
+        thread.join(20)
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("a thread was begun, so that processes cannot be forked safely")
     import matplotlib.figure
@@ -132,6 +135,7 @@ def fork(job, output, *, memory: int = 0, disk: int = 1 << 30) -> int:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
         faulthandler.enable(sys.__stderr__)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1, errors="backslashreplace")
         if memory:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))

@@ -141,7 +141,7 @@ def kill(base: Path, verb: str, reference: tuple, rng: random.Random) -> tuple:
 def after_signal(box, call: Call, name: str, before: dict, ended: tuple, said: str) -> list:
     "What is wrong after the signal."
     code, late, _ = ended
-    outcome, detail = judge(box, call, before, (0 if code < 0 else code, late, 0), said + "\ndnerf: it was stopped")
+    outcome, detail = judge(box, call, before, (0 if code < 0 else code, late, 0), said + "\ndnerf: stopped by a signal of this test")
     lines = [line for line in said.splitlines() if line.strip()]
     if code == 0 and name != "SIGKILL":  # it came too late, or was not noticed: then the result must be there
         return [] if outcome == "works" else [f"exit code 0 and {outcome}: {detail}"]

@@ -1157,5 +1157,5 @@ def little_memory(rng, box):
     "Too little address space."
     words = rng.choice([new_run(), HALF, ["drive", "toy/mel", "film.mp4"], ["evaluate", "toy/mel", "--measures", "pixels"],
                         ["prepare", "face.mp4", "--subject", "new", "--size", "64"], ["open", "toy/mel"]])
-    size = int(10 ** rng.uniform(0, 3))
+    size = int(10 ** rng.uniform(2, 3.3))
     return Call(words, f"{size} MB more than the libraries", memory=size << 20)
