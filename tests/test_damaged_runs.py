@@ -4,10 +4,12 @@ import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from dnerf.audio.embedding import embed_subject, speech_steps
 from dnerf.audio.speechsplit import load_speechsplit, new_speechsplit, save_speechsplit
 from dnerf.checkpoint import load_sealed, save_sealed
 from dnerf.core import DnerfError
@@ -163,3 +165,53 @@ def test_a_speechsplit_that_is_none(tmp_path):
                     good | dict(config=good["config"] | dict(decoder_units=10**9)), good | dict(weights=dict(w=torch.zeros(2)))):
         torch.save(content, path)
         assert "speechsplit.ckpt" in one_sentence(lambda: load_speechsplit(path))
+
+
+def bit(data):
+    at = next(k for k in range(len(data) // 2, len(data)) if data[k] in b"0123456789" or b"NUMPY" in data)
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]           # of text another digit
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+def null(data):
+    return b"null"
+
+
+def nothing(data):
+    return b""
+
+
+@pytest.mark.parametrize("damage", [bit, half, null, nothing])
+@pytest.mark.parametrize("name", ["mel.npy", "mel.json"])
+def test_an_embedding_that_is_damaged_is_made_again(tmp_path, name, damage):
+    toy = toy_subject(tmp_path / "toy")
+    good = np.array(embed_subject(toy, "mel", bar=False))
+    path = toy.folder / "embeddings" / name
+    path.write_bytes(damage(path.read_bytes()))
+    if name == "mel.json":
+        one_sentence(lambda: speech_steps(toy, "mel", toy.wav))
+    assert np.array_equal(embed_subject(toy, "mel", bar=False), good)
+    assert np.isfinite(speech_steps(toy, "mel", toy.wav)).all()
+
+
+def test_new_speech_under_another_python(tmp_path):
+    "The bytecode of a function is another there; its weights and its method decide. Of the same Python the bytecode itself does."
+    toy = toy_subject(tmp_path / "toy")
+    embed_subject(toy, "mel+whisper", bar=False)
+    path = toy.folder / "embeddings" / "mel+whisper.json"
+    note = json.loads(path.read_text())
+    expected = speech_steps(toy, "mel+whisper", toy.wav)
+    elsewhere = {k: v for k, v in note.items() if k != "seal"} | dict(key="0" * 64, python="cpython-399")
+    path.write_text(json.dumps(elsewhere))
+    assert np.array_equal(speech_steps(toy, "mel+whisper", toy.wav), expected)
+    for other in (dict(python=note["python"]), dict(method=1), dict(audio="0" * 64), dict(identities=dict(whisper="other weights"))):
+        path.write_text(json.dumps(elsewhere | other))
+        assert "by another function" in one_sentence(lambda: speech_steps(toy, "mel+whisper", toy.wav))
+    first = {k: note[k] for k in ("name", "key", "dims", "model", "mean", "std")}     # as versions up to 0.3 wrote it
+    path.write_text(json.dumps(first))
+    assert np.array_equal(speech_steps(toy, "mel+whisper", toy.wav), expected)
+    embed_subject(toy, "mel+whisper", bar=False)
+    assert json.loads(path.read_text())["identities"] == note["identities"]

@@ -10,7 +10,7 @@ __all__ = ['REGISTRY', 'WINDOW', 'STEPS_PER_FRAME', 'Embedding', 'register', 'me
            'embed_speech']
 
 # %% ../../nbs/audio/04_embedding.ipynb #edaa5230
-import hashlib, tempfile
+import hashlib, json, sys, tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from .recording import check_speech
 from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint
 from .speechsplit_training import TrainingOptions, train_speechsplit
 from .whisper import whisper_features, whisper_id
-from ..core import InputError, MissingError, locked, read_json, sha256, staged_file, write_json
+from ..core import DnerfError, InputError, MissingError, locked, sha256, staged_file, write_json
+from ..schema import each, number, optional, read_record, record, text, whole
 from ..subject import FPS, SAMPLES_PER_FRAME, NpyWriter, Subject
 
 # %% ../../nbs/audio/04_embedding.ipynb #143f66e8
@@ -279,17 +280,48 @@ def embed_subject(
 def _embed(subject, name, device, force, options):
     checkpoint = subject_speechsplit(subject, device, force, **vars(options)) if _needs_codes(name) else None
     path, key = subject.folder/'embeddings'/f'{name}.npy', _embedding_key(subject, name, checkpoint)
-    if force or not _valid(path, key):
+    note = None if force else _valid(subject, name, key)
+    if note is None:
         model = (load_speechsplit(checkpoint, device), sha256(checkpoint)) if checkpoint else (None, None)
         _write_embedding(subject, name, path, key, *model)
-    return np.load(path, mmap_mode='r')
+    elif 'sha256' not in note:                                                       # of a version up to 0.3
+        _write_note(subject, note, path)
+    return subject.embedding(name)
 
-def _valid(path, key): # whether path was made with this key, or came with an imported subject
-    note = path.with_suffix('.json')
-    if not (path.is_file() and note.is_file()):
-        return False
-    note = read_json(note)
-    return note.get('key') == key or 'imported' in note
+def _write_note(subject, note, path): # complete
+    note = note | _origin(subject, note['name'], path)
+    write_json(path.with_suffix('.json'), note | dict(seal=_seal(note)))
+
+def _origin(subject, name, path): # what decides whether features of new speech are made alike, on any Python, and the hash of the array
+    parts = {p: REGISTRY[p].identity for p in parse_embedding(name)}
+    return dict(sha256=sha256(path), audio=sha256(subject.folder/'audio.wav'), python=sys.implementation.cache_tag, method=_METHOD,
+                identities={p: identity() for p, identity in parts.items() if identity})
+
+_NOTE = record(dict(
+    name=text(300), key=text(400), dims=whole(1, 10**5), model=optional(text(64)),
+    mean=each(number(-1e30, 1e30)), std=each(number(1e-30, 1e30)),
+    sha256=text(64), audio=text(64), python=text(50), method=whole(), identities=record({}), seal=text(64)),
+    may_lack=('sha256', 'audio', 'python', 'method', 'identities', 'seal'))
+
+def _seal(note): # hash of its other entries
+    return _key(**{k: json.dumps(v) for k, v in note.items() if k != 'seal'})
+
+def _read_note(path): # what is known of an embedding
+    note = read_record(path, _NOTE, 'delete it and train again')
+    if not len(note['mean']) == len(note['std']) == note['dims']:
+        raise InputError(f"{path} has not {note['dims']} means and standard deviations; delete it and train again")
+    if note.get('seal') not in (None, _seal(note)):
+        raise InputError(f"{path} is damaged; delete it and train again")
+    return note
+
+def _valid(subject, name, key): # the note of an array that is as it was written and has this key, or was imported; else None
+    path = subject.folder/'embeddings'/f'{name}.npy'
+    try:
+        note, array = _read_note(path.with_suffix('.json')), subject.embedding(name)
+    except DnerfError:
+        return None
+    intact = array.shape[-1] == note['dims'] and note.get('sha256') in (None, sha256(path))
+    return note if intact and (note['key'] == key or 'imported' in note) else None
 
 # %% ../../nbs/audio/04_embedding.ipynb #82353dc7
 def _write_embedding(subject, name, path, key, model, model_hash, block=1500): # one minute of windows at a time
@@ -304,7 +336,7 @@ def _write_embedding(subject, name, path, key, model, model_hash, block=1500): #
     note = dict(
         name=name, key=key, dims=feats_50hz.shape[1], model=model_hash, window=WINDOW, steps_hz=FPS*STEPS_PER_FRAME,
         mean=mean.tolist(), std=std.tolist())
-    write_json(path.with_suffix('.json'), note)
+    _write_note(subject, note, path)
 
 # %% ../../nbs/audio/04_embedding.ipynb #c0mp0n02
 def component_columns(
@@ -330,16 +362,23 @@ class SpeechChanges:
     content_from: np.ndarray|None = None # waveform at the same rate whose content code is used
     weights: dict|None = None      # factors by component, e.g. `{'pitch': 0}`, see `component_columns`
 
+def _made_alike(subject, name, note, checkpoint): # whether today's functions are those of a note
+    if note['key'] == _embedding_key(subject, name, checkpoint):
+        return True
+    known = [k for k in ('audio', 'method', 'identities') if k in note]
+    now = _origin(subject, name, subject.folder/'audio.wav')
+    return len(known) == 3 and note['python'] != now['python'] and all(note[k] == now[k] for k in known)
+
 def _fitted(subject, name, device): # note of the subject's embedding and the SpeechSplit it was made with, both still valid
     note = subject.folder/'embeddings'/f'{name}.json'
     if not note.is_file():
         raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
-    note, checkpoint = read_json(note), subject.folder/'speechsplit.ckpt'
+    note, checkpoint = _read_note(note), subject.folder/'speechsplit.ckpt'
     model = load_speechsplit(checkpoint, device) if _needs_codes(name) else None
     if model and sha256(checkpoint) != note['model']:
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit "
                          "than the one that is there now; train with it again")
-    if 'imported' not in note and note['key'] != _embedding_key(subject, name, checkpoint if model else None):
+    if 'imported' not in note and not _made_alike(subject, name, note, checkpoint if model else None):
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another function, from other speech, "
                          "or with other weights (DNERF_WHISPER), than there are now; set them as they were, or train with it again")
     return note, model
