@@ -255,3 +255,40 @@ def test_an_embedding_is_named_not_found_by_a_path(full):
     for name in ("../../secret", "../frames", str(full.folder.parent / "secret"), "a\0b", "..\\secret", "x" * 300):
         with pytest.raises(InputError, match="not the name of a file inside"):
             full.embedding(name)
+
+
+def test_a_damaged_embedding_is_made_again_but_not_one_that_was_imported(toy):
+    from dnerf.audio.embedding import embed_speech, embed_subject
+
+    array, note = (toy.folder / "embeddings" / f"mel.{end}" for end in ("npy", "json"))
+    good = np.array(embed_subject(toy, "mel"))
+    about = json.loads(note.read_text())
+    notes = "", "[]", "null", "{", json.dumps(about | dict(mean="x")), json.dumps(about | dict(std=[0])), json.dumps(about | dict(key=3))
+    for path, content in [(array, b""), (array, array.read_bytes()[:-1]), *((note, text.encode()) for text in notes)]:
+        path.write_bytes(content)
+        if path == note:
+            with pytest.raises(InputError, match="mel.json"):
+                embed_speech(toy, "mel", toy.wav)
+        assert np.array_equal(embed_subject(toy, "mel"), good)
+    note.write_text(json.dumps(about | dict(mean=[0.0], std=[1.0])))
+    with pytest.raises(InputError, match="not for 80 numbers"):
+        embed_speech(toy, "mel", toy.wav)
+    change(toy, adnerf=dict(features="mel"))
+    array.write_bytes(b"")
+    with pytest.raises(InputError, match="mel.npy is damaged"):
+        embed_subject(Subject.load("toy"), "mel")
+
+
+def test_a_damaged_pitch_track_is_made_again(toy, monkeypatch):
+    from dnerf.audio import f0
+
+    track = np.arange(111, dtype=np.float32)
+    monkeypatch.setattr(f0, "estimate_f0", lambda *args: (track, track > 0))
+    arguments = toy.folder / "f0", toy.wav, 16000, (50.0, 600.0)
+    assert np.array_equal(f0.cached_f0(*arguments)[0], track)
+    (path,) = (toy.folder / "f0").glob("*.npy")
+    for wrong in (track[:-1], track.astype(int), track * np.nan, track[None]):
+        np.save(path, wrong)
+        assert np.array_equal(f0.cached_f0(*arguments)[0], track)
+    path.write_bytes(b"text")
+    assert np.array_equal(f0.cached_f0(*arguments)[0], track) and np.array_equal(np.load(path), track)

@@ -319,6 +319,8 @@ def _valid(subject, name, key): # the note of an array that is as it was written
     try:
         note, array = _read_note(path.with_suffix('.json')), subject.embedding(name)
     except DnerfError:
+        if (subject.protocol.get('adnerf') or {}).get('features') == name:
+            raise           # it came with an imported subject and cannot be made again as it was
         return None
     intact = array.shape[-1] == note['dims'] and note.get('sha256') in (None, sha256(path))
     return note if intact and (note['key'] == key or 'imported' in note) else None
@@ -375,7 +377,7 @@ def _fitted(subject, name, device): # note of the subject's embedding and the Sp
         raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
     note, checkpoint = _read_note(note), subject.folder/'speechsplit.ckpt'
     model = load_speechsplit(checkpoint, device) if _needs_codes(name) else None
-    if model and sha256(checkpoint) != note['model']:
+    if model and sha256(checkpoint) != note.get('model'):
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit "
                          "than the one that is there now; train with it again")
     if 'imported' not in note and not _made_alike(subject, name, note, checkpoint if model else None):
@@ -409,7 +411,11 @@ def speech_steps(
         stats = speaker_stats(x, MEL.sr, cache) if changes.other_voice and model else None
         parts = part_steps(name, x, MEL.sr, n, model, changes.controls, other, stats=stats, f0_cache=cache)
     mean, std = (np.array(note[k], np.float32) for k in ('mean', 'std'))
-    steps = _standardise(np.concatenate(list(parts.values()), 1), mean, std)
+    raw = np.concatenate(list(parts.values()), 1)
+    if not mean.shape == std.shape == raw.shape[1:]:
+        raise InputError(f"the scale stored beside embedding {name!r} of subject {subject.name!r} is not for {raw.shape[1]} numbers; "
+                         "train with it again")
+    steps = _standardise(raw, mean, std)
     columns = component_columns({p: v.shape[1] for p, v in parts.items()}, model.sizes if model else {})
     _weight(steps, name, columns, changes.weights)
     return steps

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np, torch
 from scipy.ndimage import maximum_filter1d
 from .mel import MEL, MelConfig, compiled_librosa, n_frames, to_mono
-from ..core import staged_file
+from ..core import DnerfError, staged_file
+from ..schema import check_finite, open_npy
 
 # %% ../../nbs/audio/00a_f0.ipynb #a8b05cb0
 def _pyin(x, fmin, fmax, hop, step, c): # f0 in Hz and voiced, one per hop; x (samples,) at 16 kHz
@@ -105,8 +106,8 @@ def cached_f0(
     digest.update(repr((f0_range, c, _METHOD)).encode())
     path = Path(folder)/f"{digest.hexdigest()[:32]}.npy"
     try:
-        f0 = np.load(path)
-    except (FileNotFoundError, ValueError, EOFError): # absent or damaged
+        f0 = np.array(check_finite(open_npy(path, (n_frames(len(x), c),)), path, 'delete it'))
+    except DnerfError: # absent or damaged
         f0, _ = estimate_f0(x, c.sr, f0_range, c)
         with staged_file(path) as tmp:
             np.save(tmp, f0)
