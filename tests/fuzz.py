@@ -325,15 +325,14 @@ def judge(box: Box, call: Call, before: dict, ended: tuple, said: str) -> tuple:
         return "half-made", ", ".join(sorted(os.path.relpath(p, box.folder) for p in new)[:3])
     if code == 0:
         return "works", lines[-1] if lines else ""
-    sentence = lines[-1] if lines else ""
+    if call.words[0] == "doctor":
+        return "works", lines[-1]
+    sentence = next((line for line in reversed(lines) if line.startswith("dnerf")), "")  # standard output may come behind it
     words = re.match(r"(dnerf( \w+)?: (error: )?)?(.*)", sentence)[4]
-    if not sentence.startswith("dnerf") or len(words) < 15:
-        return (
-            ("works", "the reader was gone")
-            if call.stdout == "closed" and not lines
-            else ("no sentence", f"exit code {code}: {sentence[:200]}")
-        )
-    return "sentence", sentence
+    if len(words) >= 15:
+        return "sentence", sentence
+    unread = call.stdout == "closed" and not lines
+    return ("works", "the reader was gone") if unread else ("no sentence", f"exit code {code}: {lines[-1][:200] if lines else ''}")
 
 
 def place(said: str, marker: str, last: bool = False) -> str:

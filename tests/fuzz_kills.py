@@ -133,7 +133,7 @@ def kill(base: Path, verb: str, reference: tuple, rng: random.Random) -> tuple:
         faults.append(f"again: {outcome}: {detail}")
     else:
         found = result(box, verb)
-        faults += [f"again: another {part} than undisturbed" for part in wanted if found.get(part) != wanted[part]]
+        faults += [f"again: {part} {found.get(part)} instead of {wanted[part]}" for part in wanted if found.get(part) != wanted[part]]
     throw_away(box.folder.parent)
     return note, faults
 
@@ -168,7 +168,7 @@ def main() -> int:
             note, faults = kill(base, verb, references[verb], random.Random(f"{args.seed}/{verb}/{number}"))
             counts[verb, "good" if not faults else "bad"] += 1
             bad += bool(faults)
-            print(f"{number:4d} {verb}: {note}: {'; '.join(faults) or 'went on, the same result'}"[:600], flush=True)
+            print(f"{number:4d} {verb}: {note}: {'; '.join(faults) or 'went on, the same result'}"[:1500], flush=True)
     for verb in args.verbs:
         print(f"{verb:9s} {counts[verb, 'good']:3d} of {counts[verb, 'good'] + counts[verb, 'bad']} went on to the same result")
     print(f"{bad} of {sum(counts.values())} draws failed, {time.monotonic() - start:.0f} s")
