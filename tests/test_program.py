@@ -11,6 +11,7 @@ import torch
 
 from dnerf.audio.mel import synthetic_speech
 from dnerf.audio.speechsplit_training import _Bar, train_speechsplit
+from dnerf.cli import main
 from dnerf.errors import shown
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.training import train
@@ -148,3 +149,23 @@ def test_names_that_are_no_text_come_into_a_film(tmp_path):
             with av.open(str(path)) as made:
                 assert made.metadata["comment"] == shown(said)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_where_a_folder_should_be_and_the_reverse(tmp_path, monkeypatch, capsys):
+    "Wherever a training writes: one sentence, and what stood there is still there."
+    words = ["train", "toy", "--audio", "silence", "--steps", "1", "--preset", "tiny", "--name", "new"]
+    places = {"runs": "", "runs/toy": "", "runs/toy/new": "", "runs/toy/new/checkpoints": "", "data/toy/embeddings": "",
+              "runs/toy/new/config.yaml/x": "x", "runs/toy/.new.lock/x": "x", "data/.toy.lock/x": "x", "data/toy/subject.json/x": "x"}
+    for k, (place, kind) in enumerate(places.items()):
+        home = tmp_path / str(k)
+        monkeypatch.setenv("DNERF_HOME", str(home))
+        toy_subject(home / "data" / "toy", n=22)
+        path = home / place
+        if path.parent.is_file():
+            path.parent.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(kind)
+        assert main(list(words)) == 1
+        err = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("training")]
+        assert len(err) == 1 and err[0].startswith("dnerf: "), err
+        assert path.read_text() == kind and not list(home.rglob(".*partial"))
