@@ -62,7 +62,7 @@ def tolerant_output():
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, 'w'))
-        with contextlib.suppress(AttributeError, ValueError):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
             getattr(sys, name).reconfigure(errors='backslashreplace')
 
 def flushed(

@@ -4,16 +4,22 @@ import signal
 import subprocess
 import sys
 
+import av
+import numpy as np
 import pytest
 import torch
 
 from dnerf.audio.mel import synthetic_speech
 from dnerf.audio.speechsplit_training import _Bar, train_speechsplit
+from dnerf.cli import main
+from dnerf.errors import shown
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.training import train
 from dnerf.nerf.watch import Curves
 from dnerf.program import Stopped, numba_can_store, stopped_by_signals
 from dnerf.subject import toy_subject
+from dnerf.video.media import write_video
+from dnerf.video.pieces import join_videos
 from toys import keep_speech
 
 
@@ -132,3 +138,34 @@ def test_a_save_that_was_killed_leaves_nothing(tmp_path):
         assert done.returncode == code, done.stderr
         left = [p.name for p in (home / "runs/toy/made-tiny/checkpoints").iterdir() if p.name.startswith(".")]
         assert len(left) == (how == "kill") and not list(tmp.iterdir()), left
+
+
+def test_names_that_are_no_text_come_into_a_film(tmp_path):
+    "And its own name may be so long that nothing fits behind it."
+    frames = [np.zeros((32, 32, 3), np.uint8)]*3
+    for name in (b"caf\xe9", b"x" * 251):
+        film, said = tmp_path / f"{os.fsdecode(name)}.mp4", f"driven by {os.fsdecode(name)}"
+        for path in (write_video(film, frames, metadata={"comment": said}), join_videos(film, [film], metadata={"comment": said})):
+            with av.open(str(path)) as made:
+                assert made.metadata["comment"] == shown(said)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_where_a_folder_should_be_and_the_reverse(tmp_path, monkeypatch, capsys):
+    "Wherever a training writes: one sentence, and what stood there is still there."
+    words = ["train", "toy", "--audio", "silence", "--steps", "1", "--preset", "tiny", "--name", "new"]
+    places = {"runs": "", "runs/toy": "", "runs/toy/new": "", "runs/toy/new/checkpoints": "", "data/toy/embeddings": "",
+              "runs/toy/new/config.yaml/x": "x", "runs/toy/.new.lock/x": "x", "data/.toy.lock/x": "x", "data/toy/subject.json/x": "x"}
+    for k, (place, kind) in enumerate(places.items()):
+        home = tmp_path / str(k)
+        monkeypatch.setenv("DNERF_HOME", str(home))
+        toy_subject(home / "data" / "toy", n=22)
+        path = home / place
+        if path.parent.is_file():
+            path.parent.unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(kind)
+        assert main(list(words)) == 1
+        err = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("training")]
+        assert len(err) == 1 and err[0].startswith("dnerf: "), err
+        assert path.read_text() == kind and not list(home.rglob(".*partial"))

@@ -188,5 +188,5 @@ def html_report(
 </body></html>
 """
     with staged_file(out) as tmp:
-        tmp.write_text(page, encoding='utf-8')
+        tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return out

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, locked, need_space, progress as progress_bar, read_json, sha256, staged_file, user_path, write_json
+from ..core import InputError, beside, locked, need_space, read_json
+from ..core import sha256, staged_file, user_path, write_json, progress as progress_bar
 from ..nerf.mouth import mouth_signal
 from ..nerf.cue import Cue, upper_face_signal
 from ..nerf.cue import recorded_cues
@@ -257,7 +258,7 @@ def drive(
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
-    pieces = out.with_name(f'.{out.name}.pieces')
+    pieces = beside(out, 'pieces')
     with run.subject.held(), locked(run.folder, f'the run {run_name(run)}', shared=True), locked(pieces/'job', f'the video {out}'):
         _open_job(pieces, job_key(run, wav, job_settings(options, motion, weights, content, paster)))
         with _removed_on_error(pieces):

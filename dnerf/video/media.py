@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from ..core import InputError, MissingError, staged_file
+from ..errors import shown
 from .clock import first_frame, frames_on_clock, timeline
 from .decoding import Upright, damaged_error, frame_length, open_media
 from .fields import field_order
@@ -269,7 +270,7 @@ def write_video(
     if first is None:
         raise InputError(f"there are no frames to write to {path}")
     with staged_file(path) as tmp, av.open(str(tmp.absolute()), 'w', format='mp4', options={'movflags': '+faststart'}) as out:
-        out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
+        out.metadata.update({k: shown(v) for k, v in (metadata or {}).items()})
         video, audio = _add_picture(out, first.shape[:2], fps, crf), None
         if wav is not None:
             wav = np.clip(np.nan_to_num(np.asarray(wav, np.float32)), -1, 1)

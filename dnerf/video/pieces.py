@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 import av
 from ..core import DnerfError, InputError, staged_file
+from ..errors import shown
 from .clock import first_frame, frames_on_clock, timeline
 from .decoding import open_media
 from .tracks import video_stream
@@ -105,7 +106,7 @@ def join_videos(
     fast = {'movflags': '+faststart'}
     with (staged_file(path) as tmp, av.open(str(tmp.absolute()), 'w', format='mp4', options=fast) as out,
           av.open(str(parts[0].absolute())) as first):
-        out.metadata.update({k: str(v) for k, v in (metadata or {}).items()})
+        out.metadata.update({k: shown(v) for k, v in (metadata or {}).items()})
         template = first.streams.video[0]
         video, like = out.add_stream_from_template(template), template.codec_context.extradata
         audio = None if wav is None else out.add_stream('aac', rate=sr, layout='mono', bit_rate=96_000)
