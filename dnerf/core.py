@@ -359,9 +359,11 @@ def pick_device(
     if device == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as e:
-        raise InputError(f"device {device!r} is not available here ({str(e).splitlines()[0]}); use 'auto' or 'cpu'") from None
+        numbers = torch.zeros(1, device=device)
+        return (numbers + numbers.cpu().item()).device           # it must compute and give the result back: `meta` does not
+    except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as e:
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InputError(f"device {device!r} is not available here ({reason}); use 'auto' or 'cpu'") from None
 
 # %% ../nbs/00_core.ipynb #cee3cfa6
 def keep_memory() -> bool: # Whether the allocator accepted it

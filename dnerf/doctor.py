@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PYTHONS', 'LIBRARIES', 'Check', 'check_of_error', 'check_python', 'requirements', 'check_packages', 'check_opencv',
            'check_libraries', 'open_models', 'check_mediapipe', 'check_whisper', 'write_trial', 'check_video',
-           'check_processor', 'memory_bytes', 'check_memory', 'check_gpu', 'check_deepspeech', 'check_syncnet',
-           'check_lpips', 'check_place', 'check_subjects', 'check_runs', 'all_checks', 'examine', 'verdict']
+           'check_processor', 'check_memory', 'check_gpu', 'check_deepspeech', 'check_syncnet', 'check_lpips',
+           'check_place', 'check_subjects', 'check_runs', 'all_checks', 'examine', 'verdict']
 
 # %% ../nbs/80_doctor.ipynb #9000239e
 import ctypes, os, shutil, sys, tempfile
@@ -206,21 +206,14 @@ def check_processor(
         return Check('processor', 'problem', f'{text}: they get in each other\'s way', f'set OMP_NUM_THREADS={cores}', needed=False)
     return Check('processor', 'ok', text)
 
-# %% ../nbs/80_doctor.ipynb #1abdab05
-def memory_bytes(
-    limit:Path=Path('/sys/fs/cgroup/memory.max'), # Where a Linux container has its limit
-) -> int:                                         # Bytes
-    "Memory of this machine, or of its container."
-    total = os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
-    text = limit.read_text().strip() if limit.is_file() else ''
-    return min(total, int(text)) if text.isdigit() else total
-
 # %% ../nbs/80_doctor.ipynb #832a50a4
 def check_memory(
     nbytes:int|None=None, # Bytes; None: look
 ) -> Check:          # Of the memory
     "Is there enough for a portrait of 256 pixels?"
-    size = (memory_bytes() if nbytes is None else nbytes)/2**30
+    import torch
+    from dnerf.nerf.config import memory_of
+    size = (memory_of(torch.device('cpu')) if nbytes is None else nbytes)/2**30
     if size < 2:
         text = f'{size:.1f} GiB; a portrait of 256 pixels needs about 2'
         return Check('memory', 'problem', text, 'use a larger machine, or train a smaller portrait: make train SIZE=128')

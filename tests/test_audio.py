@@ -245,9 +245,10 @@ def test_a_training_that_the_time_limit_stops_prints_the_step(tmp_path, capsys):
     (dict(steps="many"), "many"),
     (dict(pitch=dict(channels=40)), "pitch.channels = 40"),
     (dict(window=200), "multiple of 16"),
-    (dict(window=0), "multiple of 16"),
-    (dict(factor=0), "factor = 0"),
-    (dict(stretch_min=0), "0 < stretch_min"),
+    (dict(window=0), "window is 0"),
+    (dict(factor=0), "factor is 0"),
+    (dict(stretch_min=0), "stretch_min is 0"),
+    (dict(min_crop=150), "min_crop <= max_crop"),
     (dict(stretch_min=2.0), "stretch_min <= stretch_max"),
     (3, "no settings"),
 ])

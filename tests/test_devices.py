@@ -164,7 +164,7 @@ def test_two_that_were_stopped_go_on_where_they_were(two):
 
 
 def test_impossible_numbers_of_devices_are_refused():
-    with pytest.raises(InputError, match="at least 1"):
+    with pytest.raises(InputError, match="devices is 0, not a whole number from 1"):
         compose_config("cpu", "trainer.devices=0")
     with pytest.raises(InputError, match="trainer"):
         compose_config("cpu", "trainer.gpus=2")

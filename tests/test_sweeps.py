@@ -79,7 +79,7 @@ def test_a_name_for_every_combination():
 
 
 def test_wrong_jobs_are_refused_before_any_run(dnerf_home, elsewhere, capsys):
-    cases = {"data.rayz=1,2": "rayz", "preset=fastest": "fastest", "steps=-1": "budget", "subject=nobody": "nobody.mp4"}
+    cases = {"data.rayz=1,2": "rayz", "preset=fastest": "fastest", "steps=-1": "steps is -1", "subject=nobody": "nobody.mp4"}
     for wrong, message in cases.items():
         with pytest.raises(SystemExit):
             sweeps.main("--multirun", "subject=toy", "audio=mel", wrong)

@@ -21,18 +21,19 @@ from torch import Tensor, nn
 from .contamination import contaminate, resample, resample_positions
 from .f0 import DEFAULT_F0, F0Stats
 from .mel import MEL
-from ..schema import number, record, text
 from ..checkpoint import load_sealed, save_sealed, weights
 from ..core import InputError, MissingError, pick_device
+from ..schema import number, record, text, whole
+from ..settings import check_settings, ruled
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #3f60e8d2
 @dataclass
 class EncoderConfig:
     "One encoder: convolutions, then a bidirectional LSTM that is the bottleneck."
-    channels: int = 512 # width of the convolutions, a multiple of 16
-    convs: int = 3      # number of convolutions
-    layers: int = 2     # layers of the LSTM
-    units: int = 8      # units per direction: the code has twice as many numbers
+    channels: int = ruled(512, whole(16, 4096)) # width of the convolutions, a multiple of 16
+    convs: int = ruled(3, whole(1, 16))         # number of convolutions
+    layers: int = ruled(2, whole(1, 16))        # layers of the LSTM
+    units: int = ruled(8, whole(1, 1024))       # units per direction: the code has twice as many numbers
 
 @dataclass
 class SpeechSplitConfig:
@@ -40,24 +41,24 @@ class SpeechSplitConfig:
     content: EncoderConfig = field(default_factory=EncoderConfig)
     rhythm: EncoderConfig = field(default_factory=lambda: EncoderConfig(128, 1, 1, 1))
     pitch: EncoderConfig = field(default_factory=lambda: EncoderConfig(256, 3, 1, 32))
-    decoder_units: int = 512  # units per direction
-    decoder_layers: int = 3   # layers of its LSTM
-    factor: int = 8           # mel frames per code
-    window: int = 192         # frames per input of the networks, 3.07 s
-    stretch_min: float = .5   # random resampling: smallest ...
-    stretch_max: float = 1.5  # ... and largest factor
-    resample_layers: bool = True # resample again after every convolution
-    min_crop: int = 64        # shortest training crop, frames; the rest of the window is padding and masked in the loss
-    max_crop: int = 128       # longest training crop, frames
-    batch: int = 16           # crops in a training step
-    lr: float = 1e-4          # learning rate at its highest
-    lr_end: float = 1.        # final learning rate as a fraction of lr (cosine); 1 keeps it constant
-    warmup: float = 0.        # fraction of the training over which the rate rises from 0
-    clip: float = 0.          # largest gradient norm; 0: no clipping
-    steps: int = 300000       # training length
-    minutes: float = 0.       # training stops after this time at the latest; 0 = no limit
-    val_every: int = 1000     # steps between validations
-    threads: int = 0          # CPU threads while training; 0 = all. For small LSTMs one is fastest, above all on shared cores
+    decoder_units: int = ruled(512, whole(1, 4096)) # units per direction
+    decoder_layers: int = ruled(3, whole(1, 16)) # layers of its LSTM
+    factor: int = ruled(8, whole(1, 256))        # mel frames per code
+    window: int = ruled(192, whole(2, 10**4))    # frames per input of the networks, 3.07 s
+    stretch_min: float = ruled(.5, number(.1, 10)) # random resampling: smallest ...
+    stretch_max: float = ruled(1.5, number(.1, 10)) # ... and largest factor
+    resample_layers: bool = True                 # resample again after every convolution
+    min_crop: int = ruled(64, whole(1, 10**4))   # shortest training crop, frames; the rest of the window is padding and masked in the loss
+    max_crop: int = ruled(128, whole(1, 10**4))  # longest training crop, frames
+    batch: int = ruled(16, whole(1, 4096))       # crops in a training step
+    lr: float = ruled(1e-4, number(1e-9, 10))    # learning rate at its highest
+    lr_end: float = ruled(1., number(0, 1))      # final learning rate as a fraction of lr (cosine); 1 keeps it constant
+    warmup: float = ruled(0., number(0, 1))      # fraction of the training over which the rate rises from 0
+    clip: float = ruled(0., number(0, 1e6))      # largest gradient norm; 0: no clipping
+    steps: int = ruled(300000, whole())          # training length
+    minutes: float = ruled(0., number(0, 1e6))   # training stops after this time at the latest; 0 = no limit
+    val_every: int = ruled(1000, whole(1))       # steps between validations
+    threads: int = ruled(0, whole(0, 1024))      # CPU threads while training; 0 = all. For small LSTMs one is fastest
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #dc070de1
 PRESETS = dict(
@@ -71,16 +72,19 @@ for _name, _preset in PRESETS.items():
     ConfigStore.instance().store(group='speechsplit', name=_name, node=_preset)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #f18a18bb
-def _checked(c): # the same configuration, if a network can be built from it
+def _checked(c): # the same configuration, if a network can be built from it and trained
+    check_settings(SpeechSplitConfig, c, 'speechsplit.')
     for name, encoder in dict(content=c.content, rhythm=c.rhythm, pitch=c.pitch).items():
-        if encoder.channels < 16 or encoder.channels % 16:
+        if encoder.channels % 16:
             raise InputError(f"SpeechSplit cannot have {name}.channels = {encoder.channels}; give a multiple of 16")
-    if c.factor < 1 or c.window < 2*c.factor or c.window % (2*c.factor):
+    if c.window % (2*c.factor):
         raise InputError(f"SpeechSplit cannot have window = {c.window} with factor = {c.factor}; "
-                         f"give a window that is a multiple of {2*max(c.factor, 1)} frames, two codes")
-    if not 0 < c.stretch_min <= c.stretch_max:
-        raise InputError(f"SpeechSplit cannot stretch speech by {c.stretch_min:g} to {c.stretch_max:g}; "
-                         "give 0 < stretch_min <= stretch_max")
+                         f"give a window that is a multiple of {2*c.factor} frames, two codes")
+    if c.stretch_min > c.stretch_max:
+        raise InputError(f"SpeechSplit cannot stretch speech by {c.stretch_min:g} to {c.stretch_max:g}; give stretch_min <= stretch_max")
+    if not c.min_crop <= c.max_crop <= c.window:
+        raise InputError(f"SpeechSplit cannot train on crops of {c.min_crop} to {c.max_crop} frames in a window of {c.window}; "
+                         "give min_crop <= max_crop <= window")
     return c
 
 def as_config(
@@ -97,7 +101,7 @@ def as_config(
         return _checked(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeechSplitConfig), config)))
     except InputError:
         raise
-    except (OmegaConfBaseException, ValueError) as e:
+    except (OmegaConfBaseException, ValueError, TypeError) as e:
         raise InputError(f"these are no settings of SpeechSplit ({str(e).splitlines()[0]}); "
                          "the names and types are those of SpeechSplitConfig") from None
 

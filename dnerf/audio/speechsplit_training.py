@@ -22,6 +22,8 @@ from .speechsplit import SpeechSplit, SpeechSplitConfig, as_config, new_speechsp
 from ..checkpoint import checkpoint_io, load_sealed
 from ..core import DivergedError, DnerfError, InputError, pick_device, progress
 from ..program import is_interrupt, lightning_interrupts
+from ..schema import number, optional, whole
+from ..settings import check_settings, ruled
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #67495c18
 def step_generator(
@@ -292,15 +294,16 @@ def _fit(module, data, device, callbacks, state):
 @dataclass
 class TrainingOptions:
     "How to train a SpeechSplit."
-    config: str|dict|SpeechSplitConfig = 'fast' # see `as_config`
-    minutes: float|None = None # budget in time; None: the configuration's
-    steps: int|None = None     # budget in steps (reproducible); None: the configuration's
-    seed: int = 0              # of weights, crops and contamination
-    bar: bool = True           # show a progress bar
-    save_every_s: float = 20.  # seconds between saves of the state, from which the same call continues
+    config: str|dict|SpeechSplitConfig = 'fast'                 # see `as_config`
+    minutes: float|None = ruled(None, optional(number(0, 1e6))) # budget in time; None: the configuration's
+    steps: int|None = ruled(None, optional(whole()))            # budget in steps (reproducible); None: the configuration's
+    seed: int = ruled(0, whole(0, 2**32 - 1))                   # of weights, crops and contamination
+    bar: bool = True                                            # show a progress bar
+    save_every_s: float = ruled(20., number(0, 1e9))            # seconds between saves of the state, from which the same call continues
 
     def resolved(self) -> SpeechSplitConfig:
         "The configuration with this budget; a budget given here replaces both of the configuration's."
+        check_settings(TrainingOptions, self, leave=('config',))
         c = as_config(self.config)
         if self.minutes is not None or self.steps is not None:
             c.minutes, c.steps = self.minutes or 0., self.steps or 0

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from ..schema import number, whole
+from ..settings import ruled, several, words
 
 # %% ../../nbs/nerf/01_field.ipynb #3af790d5
 def positional_encoding(
@@ -26,13 +28,13 @@ def positional_encoding(
 @dataclass
 class MLPFieldConfig:
     "Sizes of the paper's field."
-    kind: str = 'mlp'
-    width: int = 256        # units per layer
-    depth: int = 8          # layers before density
-    skip: int = 4           # the input is concatenated again after this layer (counted from 0)
-    x_octaves: int = 10     # frequencies of the place
-    d_octaves: int = 4      # frequencies of the direction
-    code_dim: int = 64      # length of the speech code
+    kind: str = ruled('mlp', words('mlp'))
+    width: int = ruled(256, whole(2, 4096))   # units per layer
+    depth: int = ruled(8, whole(1, 64))       # layers before density
+    skip: int = ruled(4, whole(0, 64))        # the input is concatenated again after this layer (counted from 0)
+    x_octaves: int = ruled(10, whole(0, 24))  # frequencies of the place
+    d_octaves: int = ruled(4, whole(0, 24))   # frequencies of the direction
+    code_dim: int = ruled(64, whole(1, 4096)) # length of the speech code
 
 # %% ../../nbs/nerf/01_field.ipynb #2786c88d
 def _single(a):
@@ -138,26 +140,26 @@ def plane_lookup(
 @dataclass
 class FastFieldConfig:
     "Sizes of the fast field."
-    kind: str = 'fast'
-    resolutions: tuple[int, ...] = (32, 64, 112)  # nodes along each side of the feature grids
-    channels: tuple[int, ...] = (8, 4, 4)         # features in each grid
-    density_resolution: int = 64                  # nodes along each side of the density grid
-    sharpness: float = 30.                        # density per unit of the density grid's value, 1/m
-    width: int = 64                               # units of the small network
-    code_dim: int = 16                            # length of the speech code
-    blends: int = 4                               # blendshapes in the basis; 0: none
-    blend_scale: float = .3                       # learning rate of the basis, relative to the other grids
-    blend_resolution: int = 48                    # nodes along each side of their grid
-    plane: int = 0                                # nodes along each side of the plane of detail; 0: none
-    plane_channels: int = 8                       # features in it, beside its corrections of colour and density
-    plane_scale: float = .15                      # learning rate of the plane, relative to the grids
-    moves: int = 0                                # nodes along each side of the grid of displacements; 0: none, and none without blends
-    move_scale: float = .03                       # half boxes per unit of that grid
-    gate: bool = True                             # speech acts on the lower face, eyelids and brows on the upper; needs those signals
-    gate_y: float = -.015                         # height of the border in head space, metres: under the nose's tip
-    gate_z: float = 0.                            # speech acts only further in front than this, metres
-    gate_top: float = .06                         # height above which no blendshape acts: over the brows, metres
-    gate_width: float = .006                      # softness of the borders, metres
+    kind: str = ruled('fast', words('fast'))
+    resolutions: tuple[int, ...] = ruled((32, 64, 112), several(whole(2, 512), 1, 16)) # nodes along each side of the feature grids
+    channels: tuple[int, ...] = ruled((8, 4, 4), several(whole(1, 256), 1, 16)) # features in each grid
+    density_resolution: int = ruled(64, whole(2, 512)) # nodes along each side of the density grid
+    sharpness: float = ruled(30., number(.01, 1e5))  # density per unit of the density grid's value, 1/m
+    width: int = ruled(64, whole(1, 4096))           # units of the small network
+    code_dim: int = ruled(16, whole(1, 4096))        # length of the speech code
+    blends: int = ruled(4, whole(0, 256))            # blendshapes in the basis; 0: none
+    blend_scale: float = ruled(.3, number(0, 100))   # learning rate of the basis, relative to the other grids
+    blend_resolution: int = ruled(48, whole(2, 512)) # nodes along each side of their grid
+    plane: int = ruled(0, whole(0, 4096))            # nodes along each side of the plane of detail; 0: none
+    plane_channels: int = ruled(8, whole(1, 256))    # features in it, beside its corrections of colour and density
+    plane_scale: float = ruled(.15, number(0, 100))  # learning rate of the plane, relative to the grids
+    moves: int = ruled(0, whole(0, 512))            # nodes along each side of the grid of displacements; 0: none, and none without blends
+    move_scale: float = ruled(.03, number(0, 10))    # half boxes per unit of that grid
+    gate: bool = True                                # speech acts on the lower face, eyelids and brows on the upper; needs those signals
+    gate_y: float = ruled(-.015, number(-1, 1))      # height of the border in head space, metres: under the nose's tip
+    gate_z: float = ruled(0., number(-1, 1))         # speech acts only further in front than this, metres
+    gate_top: float = ruled(.06, number(-1, 1))      # height above which no blendshape acts: over the brows, metres
+    gate_width: float = ruled(.006, number(1e-5, 1)) # softness of the borders, metres
 
 # %% ../../nbs/nerf/01_field.ipynb #b28809d0
 def face_gates(

@@ -17,36 +17,38 @@ from .condition import Condition
 from .cue import Cue, upper_face_signal
 from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
-from .mouth import mouth_signal
+from .mouth import READERS, mouth_signal
 from .rays import camera_rays
 from .losses import HeadAlone, Joint, Rendered, TwoStages
 from .rendering import Layer
 from .torso import TorsoConfig, TorsoNeRF, TorsoPicture, head_anchors
+from ..schema import number, whole
+from ..settings import ruled, several, words
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03_portrait.ipynb #8409775c
 @dataclass
 class PortraitConfig:
     "What a portrait is made of."
-    n_coarse: int = 32        # density look-ups (fast) or coarse samples (mlp) on each ray
-    n_fine: int = 10          # network evaluations (fast) or further samples (mlp) on each ray
-    frame_samples: tuple[int, int] = (12, 8) # fast only: n_coarse and n_fine when whole frames are rendered
-    near: float = -.2         # mlp only: begin, metres from the mean depth of the head
-    far: float = .4           # mlp only: end, metres from the mean depth of the head
-    eyelids: bool = True      # condition on the eyelids' opening beside speech
-    brows: bool = True        # condition on the brows' position beside speech
-    gaze: bool = False        # condition on where the eyes look, as tracked
-    mouth: bool = False       # condition on jaw and lips, as tracked while training, afterwards as predicted from speech
-    mouth_reader: str = 'linear' # what predicts them: `linear`, as in runs before there was a choice, or `kernel`
-    torso_motion: bool = True # move the torso as it was measured to move
-    speech_noise: float = .3  # training only: noise on the speech code, in units of its standard deviation over the batch
-    attention: int = 0        # the speech codes of so many neighbouring frames are averaged by attention; 0: not
-    attention_start: int = 200_000 # ... from this training step on
-    head_alone: bool = False  # AD-NeRF: the head learns from frames without torso, the torso without gradient into the head
-    torso_nerf: bool = False  # the torso is a second radiance field (eq. 4), not a picture; with `head_alone` and the field mlp
-    pose_refinement: bool = False # each training frame may correct its head pose a little
-    frame_code: bool = False  # each training frame may add something of its own to its speech code
-    backdrop: str = 'plate'   # `plate`, `moving` (a coarse film is added to the plate), or `ignored` (not in the loss)
+    n_coarse: int = ruled(32, whole(1, 4096)) # density look-ups (fast) or coarse samples (mlp) on each ray
+    n_fine: int = ruled(10, whole(1, 4096)) # network evaluations (fast) or further samples (mlp) on each ray
+    frame_samples: tuple[int, int] = ruled((12, 8), several(whole(1, 4096), 2, 2)) # fast only: the same when whole frames are rendered
+    near: float = ruled(-.2, number(-10, 10)) # mlp only: begin, metres from the mean depth of the head
+    far: float = ruled(.4, number(-10, 10)) # mlp only: end, metres from the mean depth of the head
+    eyelids: bool = True                 # condition on the eyelids' opening beside speech
+    brows: bool = True                   # condition on the brows' position beside speech
+    gaze: bool = False                   # condition on where the eyes look, as tracked
+    mouth: bool = False                  # condition on jaw and lips, as tracked while training, afterwards as predicted from speech
+    mouth_reader: str = ruled('linear', words(*READERS)) # what predicts them: `linear`, as in runs before there was a choice, or `kernel`
+    torso_motion: bool = True            # move the torso as it was measured to move
+    speech_noise: float = ruled(.3, number(0, 100)) # training only: noise on the speech code, in its standard deviations over the batch
+    attention: int = ruled(0, whole(0, 256)) # the speech codes of so many neighbouring frames are averaged by attention; 0: not
+    attention_start: int = ruled(200_000, whole()) # ... from this training step on
+    head_alone: bool = False             # AD-NeRF: the head learns from frames without torso, the torso without gradient into the head
+    torso_nerf: bool = False             # the torso is a second radiance field (eq. 4), not a picture; with `head_alone` and the field mlp
+    pose_refinement: bool = False        # each training frame may correct its head pose a little
+    frame_code: bool = False             # each training frame may add something of its own to its speech code
+    backdrop: str = ruled('plate', words('plate', 'moving', 'ignored')) # `moving`: a coarse film over the plate; `ignored`: not in the loss
     torso: TorsoConfig = field(default_factory=TorsoConfig)
 
 @dataclass
@@ -69,9 +71,7 @@ def build_head(
     "The head that a field's configuration asks for."
     if field.kind == 'fast':
         return FastHead(field, config, condition.dim, condition.n_speech)
-    if field.kind == 'mlp':
-        return CoarseFineHead(field, config, condition.dim)
-    raise InputError(f"there is no field of kind {field.kind!r}; the kinds are fast, mlp")
+    return CoarseFineHead(field, config, condition.dim)
 
 def build_torso(
     config:PortraitConfig, # Which torso
@@ -81,19 +81,12 @@ def build_torso(
     "The torso that a configuration asks for."
     if not config.torso_nerf:
         return TorsoPicture(config.torso, sizes.size, sizes.focal)
-    if field.kind == 'mlp' and config.head_alone:
-        return TorsoNeRF(field, config, field.code_dim, sizes.size, sizes.focal)
-    raise InputError("portrait.torso_nerf needs field=mlp and portrait.head_alone=true; use the preset adnerf")
+    return TorsoNeRF(field, config, field.code_dim, sizes.size, sizes.focal)
 
 def build_recipe(
     config:PortraitConfig, # Which torso, and what the head learns from
 ): # `Joint`, `HeadAlone` or `TwoStages`
     "The recipe that a configuration asks for."
-    if config.backdrop not in ('plate', 'moving', 'ignored'):
-        raise InputError(f"portrait.backdrop={config.backdrop!r} is not known; it is plate, moving or ignored")
-    if config.backdrop != 'plate' and config.head_alone:
-        raise InputError(f"portrait.backdrop={config.backdrop} needs the mask losses of a head; "
-                         "it cannot be used with portrait.head_alone (presets paper, adnerf)")
     if config.torso_nerf:
         return TwoStages()
     return HeadAlone() if config.head_alone else Joint()
