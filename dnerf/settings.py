@@ -72,7 +72,7 @@ def check_settings(
         raise InputError(f"the setting {where.rstrip('.')} is {values!r}, not a group of settings; give NAME=VALUE")
     fields, hints = {f.name: f for f in dataclasses.fields(kind) if f.name not in leave}, get_type_hints(kind)
     for name in values:
-        if name not in fields:
+        if name not in fields and name not in leave:
             raise InputError(f"there is no setting {where}{name}{did_you_mean(str(name), fields) or '; leave it out'}")
     for name, field in fields.items():
         if name not in values:

@@ -44,6 +44,7 @@ def stand_in(home: Path, n: int = 176, **kwargs):
     write_wav(toy.folder / "audio.wav", np.resize(synthetic_speech(3.2, seed=4)[0][3000:], n * 640))
     config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
     folder, embedding = home / "runs" / "toy" / "stand-in", embed_subject(toy, "mel", bar=False)
+    folder.mkdir(parents=True, exist_ok=True)
     return SimpleNamespace(folder=folder, subject=toy, device="cpu", embedding=embedding, config=config, **kwargs)
 
 
@@ -303,6 +304,7 @@ def test_the_mouth_of_the_demo_is_shut_in_silence(dnerf_home):
     person = prepare(trial_clip(6, dnerf_home), "trial", 128, progress=False)
     config = SimpleNamespace(audio="mel", portrait=PortraitConfig())
     folder, embedding = dnerf_home / "runs" / "trial" / "puppet", np.array(embed_subject(person, "mel", bar=False))
+    folder.mkdir(parents=True)
     run = SimpleNamespace(folder=folder, subject=person, device="cpu", embedding=embedding, config=config)
     train = person.split("train")
 
@@ -402,7 +404,7 @@ def test_a_run_that_cannot_be_used_is_explained(dnerf_home, hello):
     best.write_bytes(good)
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config + "{{")
-    with pytest.raises(InputError, match="cannot be opened"):
+    with pytest.raises(InputError, match="config.yaml holds no settings"):
         drive(name, hello)
     (folder / "config.yaml").write_text(config)
     assert load_run(name).subject.name == "toy"
@@ -435,5 +437,5 @@ def test_a_place_that_cannot_be_written_is_explained(dnerf_home, hello, monkeypa
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "mkdir", refuses)
-    with pytest.raises(StorageError, match="there is no permission to write there; choose a folder"):
+    with pytest.raises(StorageError, match="there is no permission; choose a folder that you may write to"):
         drive(run, hello, dnerf_home / "out.mp4", progress=False, render=grey)

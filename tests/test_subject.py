@@ -271,7 +271,7 @@ def test_a_damaged_embedding_is_made_again_but_not_one_that_was_imported(toy):
                 embed_speech(toy, "mel", toy.wav)
         assert np.array_equal(embed_subject(toy, "mel"), good)
     note.write_text(json.dumps(about | dict(mean=[0.0], std=[1.0])))
-    with pytest.raises(InputError, match="not for 80 numbers"):
+    with pytest.raises(InputError, match="has not 80 means"):
         embed_speech(toy, "mel", toy.wav)
     change(toy, adnerf=dict(features="mel"))
     array.write_bytes(b"")
