@@ -273,6 +273,7 @@ def test_a_damaged_embedding_is_made_again_but_not_one_that_was_imported(toy):
     note.write_text(json.dumps(about | dict(mean=[0.0], std=[1.0])))
     with pytest.raises(InputError, match="has not 80 means"):
         embed_speech(toy, "mel", toy.wav)
+    note.write_text(json.dumps(about))
     change(toy, adnerf=dict(features="mel"))
     array.write_bytes(b"")
     with pytest.raises(InputError, match="mel.npy is damaged"):
