@@ -18,7 +18,7 @@ from dnerf.core import InputError, MissingError, StorageError, read_json, write_
 from dnerf.subject import BACKGROUND, HEAD, TORSO, NpyWriter, Subject
 from dnerf.video.demo import demo_truth, demo_video
 from dnerf.video.matting import iou
-from dnerf.video.media import iter_frames, read_audio, write_video
+from dnerf.video.media import count_frames, iter_frames, read_audio, write_video
 from dnerf.video.parallel import StoredRows
 from dnerf.video.prepare import prepare
 
@@ -286,6 +286,21 @@ def test_killed_and_started_again(clip, tmp_path):
     assert visible(data) == [] and list(data.glob(".x.partial*"))
     made = quick(clip, tmp_path)
     assert made.n_frames == N and visible(data) == ["x"] and not list(data.glob(".x.partial*"))
+
+
+def test_the_users_own_trial_stays(clip, tmp_path):
+    from dnerf.video.prepare import trial_clip
+
+    own = tmp_path / "trial.mp4"
+    own.write_bytes(clip.read_bytes())
+    for seconds in (0.4, count_frames(clip) / 25 + 1):
+        with pytest.raises(InputError, match="stays as it is"):
+            trial_clip(seconds, tmp_path)
+    assert own.read_bytes() == clip.read_bytes()
+    own.write_text("notes")
+    with pytest.raises(InputError, match="stays as it is"):
+        trial_clip(0.4, tmp_path)
+    assert own.read_text() == "notes"
 
 
 def test_prepared_twice(clip, subject, tmp_path, capsys):

@@ -259,14 +259,25 @@ def prepare(
     return Subject(final)
 
 # %% ../../nbs/video/03_prepare.ipynb #9a7fdd87
+def _shows_demo(path, n): # is a file a film of n frames, with the same pictures as the demo clip?
+    try:
+        pairs = zip(iter_frames(path), iter_frames(asset('demo.mp4')))
+        return count_frames(path) == n and all(
+            a.shape == b.shape and cv2.absdiff(a, b).mean() < 4 for i, (a, b) in enumerate(pairs) if i < n and i % FPS == 0)
+    except DnerfError:
+        return False
+
 def trial_clip(
     seconds:float=4,       # Length, at most that of the demo clip
     folder:Path|None=None, # Where to write it; None for `data_dir()`
 ) -> Path:                 # `trial.mp4`
-    "The beginning of the bundled demo clip, for trials."
+    "The beginning of the bundled demo clip, for trials; `InputError` where the file of this name is another film."
     path, n = Path(folder or default_data_dir())/'trial.mp4', round(seconds*FPS)
-    if path.is_file() and count_frames(path) == n:
-        return path
+    if os.path.lexists(path):
+        if _shows_demo(path, n):
+            return path
+        raise InputError(f"{path} is not the first {seconds:g} s of the demo clip, so it stays as it is; "
+                         f"give it as the video (dnerf prepare {path}), or move it away for a trial with the demo")
     frames = (f for _, f in zip(range(n), iter_frames(asset('demo.mp4'))))
     metadata = {'title': 'dnerf demo subject', 'comment': 'synthetic person, drawn by a program'}
     return write_video(path, frames, wav=read_audio(asset('demo.mp4'))[:n*SAMPLE_RATE//FPS], metadata=metadata)
