@@ -20,6 +20,8 @@ def samples(
     frame, # Decoded sound
 ):         # float `(channels, samples)`; integers scaled to [-1, 1), floats as they are
     "The samples of a frame by channel."
+    if frame.format.name.startswith('s64'):                # which NumPy does not get from PyAV
+        frame = av.AudioResampler('dblp').resample(frame)[0]
     x, n = frame.to_ndarray(), frame.layout.nb_channels
     x = x if frame.format.is_planar else x.reshape(-1, n).T
     if x.dtype.kind == 'f':
