@@ -15,7 +15,7 @@ HALF = ["train", "toy", "--audio", "mel", *TINY, "3", "--name", "half"]  # stopp
 def make_base(folder: Path) -> int:
     "Fill a folder; 0 on success."
     for name in ("home", "files", "outside", "tmp", "user"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(exist_ok=True)
     os.environ.update(DNERF_HOME=str(folder / "home"), HOME=str(folder / "user"), TMPDIR=str(folder / "tmp"))
     toy_and_runs(folder)
     media(folder)
