@@ -133,3 +133,20 @@ def test_disk_full(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, text", [
+    ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:3,\nfile://{0}/film.ts\n#EXT-X-ENDLIST\n"),
+    ("films.wav", "ffconcat version 1.0\nfile film.ts\n"),
+    ("session.mp4", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"),
+    ("frame%d.jpg", None),
+])
+def test_lists_of_other_files_are_not_followed(name, text, tmp_path):
+    import cv2
+
+    write_video(tmp_path / "film.mp4", gray(30), wav=tone(1.2)).rename(tmp_path / "film.ts")
+    cv2.imwrite(str(tmp_path / "frame1.jpg"), np.zeros((9, 9, 3), np.uint8))
+    (tmp_path / name).write_bytes(text.format(tmp_path).encode() if text else (tmp_path / "frame1.jpg").read_bytes())
+    for read in (probe, read_audio):
+        with pytest.raises(InputError, match="a list of other files"):
+            read(tmp_path / name)
