@@ -439,3 +439,28 @@ def test_a_place_that_cannot_be_written_is_explained(dnerf_home, hello, monkeypa
     monkeypatch.setattr(Path, "mkdir", refuses)
     with pytest.raises(StorageError, match="there is no permission; choose a folder that you may write to"):
         drive(run, hello, dnerf_home / "out.mp4", progress=False, render=grey)
+
+
+ROW = '[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, {}], [0, 0, 0, 1]]'
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("eye.npy", np.tile(np.eye(4), (50, 1, 1)), "at or behind the camera"),
+    ("back.npy", np.tile(np.eye(4) * [-1, 1, -1, 1] + np.eye(4, k=1) * [[0], [0], [1], [0]], (9, 1, 1)), "at or behind the camera"),
+    ("text.npy", np.array(["a"]), "not float32 or float64"),
+    ("none.npy", np.zeros((0, 4, 4)), "no pose"),
+    ("numbers.json", '{"frames": [1]}', r"frames\[0\] is 1"),
+    ("deep.json", "[" * 200_000, "is damaged"),
+    ("huge.json", '{"frames": [{"transform_matrix": %s}]}' % ROW.format("1" + "0" * 400), "not a number"),
+    ("at.json", '{"frames": [{"transform_matrix": %s}, {"transform_matrix": %s}]}' % (ROW.format(1), ROW.format(0)), "pose 1"),
+])
+def test_files_that_are_no_poses(name, content, words, tmp_path):
+    from dnerf.core import InputError
+    from dnerf.talk.motion import read_poses
+
+    if name.endswith(".npy"):
+        np.save(tmp_path / name, content)
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=words):
+        read_poses(tmp_path / name)

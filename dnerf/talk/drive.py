@@ -265,7 +265,7 @@ def drive(
             nbytes = video_bytes(n, _pixels(run, paster, options.size))
             need_space(out, 2*nbytes, f"the video {out.name}")
             if progress:
-                _announce(run, speech, wav, n, nbytes, render, said)
+                _announce(run, speech, wav, n, nbytes, render, [*said, *motion.said])
             steps = _cached(pieces/'steps.npy', lambda: driving_features(run, wav, options.pitch, options.rhythm, content, weights))
         cues = driven_cues(run, steps, motion, options.blinks, options.seed, options.articulation)
         def pictures(span):

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['Loop', 'interpolate', 'interpolate_pose', 'acceleration', 'find_loop', 'Motion', 'longest_stretch', 'usual_frame',
-           'recorded_motion', 'still_motion', 'retarget_motion', 'read_poses', 'poses_of_video', 'open_motion']
+           'recorded_motion', 'still_motion', 'retarget_motion', 'depths', 'read_poses', 'poses_of_video',
+           'unusual_poses', 'open_motion']
 
 # %% ../../nbs/talk/00a_motion.ipynb #fbf5fe89
-import json
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
 from ..core import InputError, MissingError
-from ..face import head_points, second_difference
+from ..face import head_points, is_rigid, second_difference
 from ..nerf.cue import Cue, gaze_columns, gaze_signal, torso_signal, upper_face_signal
-from ..subject import Subject
+from ..schema import each, number, open_npy, read_record, record
+from ..subject import FPS, Subject
 from ..video.pose import smooth_poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #ea40d1c5
@@ -115,6 +116,7 @@ class Motion:
     frames:np.ndarray   # `(L,)` frame numbers of the rows in the subject
     loop:Loop           # Which row when
     own:bool=True       # Whether poses and torso are those of `frames`
+    said:tuple=()       # Sentences about poses that the portrait has not learned
 
     def at(self,
         i, # Frame of the new video, or an array of them
@@ -197,6 +199,15 @@ def retarget_motion(
     return np.linalg.inv(out).astype(np.float32)
 
 # %% ../../nbs/talk/00a_motion.ipynb #88d597e9
+_POSES = record(dict(frames=each(record(dict(transform_matrix=each(each(number(), 4), 4), img_id=number()), may_lack=('img_id',)))))
+_POSES_REMEDY = "give an .npy file of (N, 4, 4) camera-to-world matrices or AD-NeRF's transforms_*.json"
+
+def depths(
+    poses:np.ndarray, # `(N, 4, 4)` camera-to-world, rigid
+) -> np.ndarray:      # `(N,)`, negative behind the camera
+    "How far the origin of head space lies in front of the camera."
+    return np.einsum('ni,ni->n', poses[:, :3, 3], poses[:, :3, 2])
+
 def read_poses(
     path, # `.npy` `(N, 4, 4)` or AD-NeRF's `transforms_*.json`
 ) -> np.ndarray: # float64 `(N, 4, 4)`
@@ -204,23 +215,21 @@ def read_poses(
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"there is no file of poses {path}; check the path")
-    try:
-        if path.suffix == '.json':
-            frames = json.loads(path.read_text(encoding='utf-8'))['frames']
-            poses = [f['transform_matrix'] for f in sorted(frames, key=lambda f: f.get('img_id', 0))]
-        else:
-            poses = np.load(path, allow_pickle=False)
-        poses = np.array(poses, float)
-    except (ValueError, KeyError, TypeError, EOFError, OSError):
-        raise InputError(f"{path} cannot be read as poses; give an .npy file of (N, 4, 4) camera-to-world matrices "
-                         "or AD-NeRF's transforms_*.json") from None
-    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not len(poses):
-        raise InputError(f"{path} holds an array of shape {poses.shape}; poses are (N, 4, 4)")
-    R = poses[:, :3, :3]
-    orthonormal = abs(R @ R.transpose(0, 2, 1) - np.eye(3)).max((1, 2)) <= .01
-    bad = ~np.isfinite(poses).all((1, 2)) | ~orthonormal | ~(np.linalg.det(R) > 0)
-    if bad.any():
-        raise InputError(f"pose {np.flatnonzero(bad)[0]} in {path} is not a rigid camera-to-world matrix; track the head again")
+    if path.suffix == '.json':
+        frames = read_record(path, _POSES, _POSES_REMEDY)['frames']
+        poses = [f['transform_matrix'] for f in sorted(frames, key=lambda f: f.get('img_id', 0))]
+    else:
+        poses = open_npy(path, (None, 4, 4), dtypes='float32 float64', remedy=_POSES_REMEDY)
+    poses = np.array(poses, float)
+    if not len(poses):
+        raise InputError(f"{path} holds no pose; {_POSES_REMEDY}")
+    if not (rigid := is_rigid(poses)).all():
+        raise InputError(f"pose {int(np.argmin(rigid))} in {path} is not a rigid camera-to-world matrix; track the head again")
+    depth = depths(poses)
+    if not (seen := (depth > .1*np.median(depth)) & (depth > 0)).all():
+        k = int(np.argmin(seen))
+        raise InputError(f"pose {k} in {path} has the head at or behind the camera (depth {depth[k]:.3g}, usually {np.median(depth):.3g}); "
+                         "give camera-to-world matrices in OpenGL axes, x to the right, y up and z towards the viewer")
     return poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #97912abe
@@ -238,6 +247,27 @@ def poses_of_video(
     return solve_head(track, choose_crop(track.landmarks, inside, track.found), 256).poses
 
 # %% ../../nbs/talk/00a_motion.ipynb #08d516e9
+def _spans(bad): # frames as a text in seconds
+    edges = np.flatnonzero(np.diff(np.r_[0, bad.astype(np.int8), 0])).reshape(-1, 2)
+    return ', '.join(f'{a/FPS:.1f} to {b/FPS:.1f} s' for a, b in edges[:3].tolist()) + (' and later' if len(edges) > 3 else '')
+
+def unusual_poses(
+    poses:np.ndarray, # `(N, 4, 4)` transferred
+    own:np.ndarray,   # `(L, 4, 4)` of the person in training
+    focal:float,      # Pixels
+    size:int,         # Pixels
+) -> list:            # One sentence for each kind
+    "Where a motion leaves the picture, or turns the head much further than the person ever did."
+    place, usual = head_points(poses, focal, size)[:, 0], own[usual_frame(own), :3, :3]
+    def turns(p):
+        "Degrees from the usual pose."
+        return np.degrees(np.arccos(((np.einsum('nij,ij->n', p[:, :3, :3], usual) - 1)/2).clip(-1, 1)))
+    outside, most, turned = ~((place >= 0) & (place < size)).all(1), turns(own).max(), turns(poses)
+    said = [f"the head is outside the picture ({_spans(outside)})"]*bool(outside.any())
+    far = turned > most + 15
+    return said + [f"the head turns by up to {turned.max():.0f} degrees from its usual pose ({_spans(far)}), in training by "
+                   f"{most:.0f} at most, so that it will look wrong"]*bool(far.any())
+
 def open_motion(
     run,             # A trained run
     motion='loop',   # `loop`, `still`, a file of poses (`.npy`, `.json`), the name of a prepared subject, or a video
@@ -267,5 +297,6 @@ def open_motion(
     if gaze is not None and run.config.portrait.gaze:
         rows[1][:, gaze_columns(run.config.portrait, rows[1].shape[1])] = gaze
     poses = retarget_motion(poses, at_rest.c2w[0])
+    said = unusual_poses(poses, recorded_motion(run, None).c2w, run.subject.focal, run.subject.size)
     loop = Loop(0, n - 1, 1) if n >= (n_frames or np.inf) else find_loop(poses, run.subject.focal, run.subject.size)
-    return Motion(poses, *rows, loop, own=False)
+    return Motion(poses, *rows, loop, own=False, said=tuple(f"motion {motion}: {sentence}" for sentence in said))
