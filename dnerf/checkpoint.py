@@ -8,7 +8,8 @@ __all__ = ['save_sealed', 'load_sealed', 'weights', 'checkpoint_io']
 # %% ../nbs/00b_checkpoint.ipynb #75ecb1d5
 import hashlib, io, os, struct, zipfile
 from pathlib import Path
-from .core import DnerfError, InputError, MissingError, staged_file
+from .core import InputError, MissingError, staged_file
+from .errors import in_words
 from .schema import anything, check_record
 
 # %% ../nbs/00b_checkpoint.ipynb #0447f230
@@ -70,9 +71,9 @@ def load_sealed(
     try:
         sealed = _check_archive(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
-    except (DnerfError, PermissionError):
-        raise
-    except Exception: # a pickle that was made to harm can raise any error
+    except Exception as e: # a pickle that was made to harm can raise any error
+        if words := in_words(e): # no memory, no permission, a disk that fails: the file may be good
+            raise words from e
         raise InputError(f"the checkpoint {path} is damaged; {remedy}") from None
     if not isinstance(content, dict) or content.pop('sealed', False) != sealed:
         raise InputError(f"the checkpoint {path} is damaged; {remedy}")

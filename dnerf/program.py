@@ -7,7 +7,7 @@ __all__ = ['NEEDED', 'Stopped', 'stopped_by_signals', 'lightning_interrupts', 'i
            'check_address_space', 'ending', 'close_bars', 'run_program', 'numba_can_store']
 
 # %% ../nbs/00b_program.ipynb #d416c173
-import contextlib, os, signal, sys, tempfile, threading, traceback
+import atexit, contextlib, os, shutil, signal, sys, tempfile, threading, traceback
 from .core import StorageError
 from .errors import in_words
 
@@ -48,7 +48,11 @@ def lightning_interrupts():
     try:
         yield
     except SystemExit as e:
-        raise (e.__context__ if isinstance(e.__context__, KeyboardInterrupt) else Stopped()) from None
+        if isinstance(e.__context__, KeyboardInterrupt):
+            raise e.__context__ from None
+        if type(e.__context__).__name__ != 'SIGTERMException' and e.code != 128 + signal.SIGTERM:
+            raise
+        raise Stopped() from None
 
 def is_interrupt(
     error:BaseException, # As Lightning tells its callbacks
@@ -157,5 +161,6 @@ def numba_can_store(
     own = os.path.join(os.path.expanduser(os.environ.get('XDG_CACHE_HOME') or '~/.cache'), 'numba')
     if os.environ.get('NUMBA_CACHE_DIR') or usable(os.path.join(package, '__pycache__')) or own[0] != '~' and usable(own):
         return True
-    os.environ['NUMBA_CACHE_DIR'] = os.path.join(tempfile.gettempdir(), f'numba-{os.getuid() if hasattr(os, "getuid") else 0}')
+    os.environ['NUMBA_CACHE_DIR'] = folder = tempfile.mkdtemp(prefix='numba-') # of this process alone: Numba runs what lies there
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return False

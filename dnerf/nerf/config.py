@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'STRATEGIES', 'PRECISIONS', 'RECOGNISED', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config',
            'register_configs', 'overridden', 'contradiction', 'settle_budget', 'compose_config', 'parameter_bytes',
-           'batch_bytes', 'memory_of', 'check_config', 'pick_precision', 'autocast']
+           'batch_bytes', 'memory_of', 'check_memory', 'check_config', 'pick_precision', 'autocast']
 
 # %% ../../nbs/nerf/03a_config.ipynb #f5d5ca7e
 import contextlib, dataclasses, os, re, shlex
@@ -201,7 +201,7 @@ def compose_config(
         _give(config, asked, settings)
         OmegaConf.resolve(config)
         settle_budget(config, asked.keys() | settings)
-        return check_config(config)
+        return check_memory(check_config(config))
     except InputError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as e:
@@ -244,7 +244,7 @@ def _check_grids(name, c):
 
 def _check_rays(d, o): # which are drawn, and what is compared on them
     shares = d.face + d.lips + d.eyes + d.head
-    if shares > 1:
+    if shares > 1 + 1e-9:
         raise InputError(f"the shares data.face, data.lips, data.eyes and data.head are {shares:g} in all; give at most 1")
     if o.ssim and not 7 <= d.patch <= d.rays**.5:
         raise InputError("optim.ssim needs patches: data.patch must be at least 7 and its square at most data.rays "
@@ -303,12 +303,16 @@ def memory_of(
     text = limit.read_text().strip() if limit.is_file() else ''
     return min(total, int(text)) if text.isdigit() else total
 
-def _check_memory(config, device):
-    there, d = memory_of(device), config.data
+def check_memory(
+    config:DictConfig, # Composed
+) -> DictConfig:       # The same
+    "`InputError` if the device has less memory than a training with these settings takes."
+    there, d = memory_of(pick_device(config.device)), config.data
     for what, needed in ((f"a batch of data.frames={d.frames} times data.rays={d.rays} rays", batch_bytes(config)),
                          ("the grids and networks of field and portrait.torso", parameter_bytes(config))):
         if needed > there:
             raise InputError(f"{what} needs at least {needed/1e9:.0f} GB of memory, and there are {there/1e9:.0f} GB; give smaller numbers")
+    return config
 
 # %% ../../nbs/nerf/03a_config.ipynb #9b1f0c16
 def check_config(
@@ -327,7 +331,6 @@ def check_config(
     _check_grids('portrait.torso', config.portrait.torso)
     _check_rays(config.data, config.optim)
     _check_parts(config.portrait, config.field, config.optim)
-    _check_memory(config, pick_device(config.device))
     return config
 
 # %% ../../nbs/nerf/03a_config.ipynb #a279cb90

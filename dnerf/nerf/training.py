@@ -228,7 +228,8 @@ def train(
         folder = run_folder(config, inputs, named)
         if (folder/'state.json').exists():
             print(f'the run {config.subject}/{config.name} is already trained with these settings')
-            keep_subject(folder, subject, embedding, config, inputs)    # where an earlier version trained it, there is no copy yet
+            with contextlib.suppress(StorageError):                     # where an earlier version trained it, there is no copy yet
+                keep_subject(folder, subject, embedding, config, inputs)
             return folder
         callbacks = watchers(folder, subject, embedding, experiment(config, inputs), show)
         trainer = _trainer(config, folder, callbacks, pick_device(config.device))

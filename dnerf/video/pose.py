@@ -323,7 +323,8 @@ def crop_landmarks(
 MOST_PIXELS = 3/256 # largest root mean square error of a pose fit, as a share of the picture's side
 
 def check_fit(
-    error:np.ndarray,  # (N,) root mean square distance of a frame's landmarks from the fitted head, pixels
+    error:np.ndarray,  # (F,) root mean square distance of a frame's landmarks from the fitted head, pixels
+    frames:np.ndarray, # (F,) numbers of these frames
     size:int,          # side of the picture, pixels
     fps:float=25.,     # frames per second
 ):
@@ -331,8 +332,8 @@ def check_fit(
     rms, worst = np.sqrt((error**2).mean()), np.argmax(error)
     if not rms <= MOST_PIXELS*size:
         raise InputError(f"no rigid head fits the face: the landmarks are {rms:.1f} pixels away from it (at most "
-                         f"{MOST_PIXELS*size:.1f} at {size} pixels), most at second {worst/fps:.1f}; use a part of the video in which "
-                         "one person is seen from the front, without cuts and zooms")
+                         f"{MOST_PIXELS*size:.1f} at {size} pixels), most at second {frames[worst]/fps:.1f}; "
+                         "use a part of the video in which one person is seen from the front, without cuts and zooms")
 
 def _starting_poses(w2c, focal, focal0, some, adjusted):
     "Head to camera (N, 4, 4) for focal length `focal`: the adjusted poses, elsewhere the first guess moved so that it projects as before."
@@ -367,11 +368,11 @@ def solve_head(
     points = shape[::8]
     bad = outlier_frames(reproject(points, raw, focal, c), floor=.01*size) | ~track.found
     smooth = steady_poses(interpolate_poses(raw, ~bad) if (~bad).any() else raw, points, focal, c, sigma)
-    def error(pose, pts, f):
+    def error(pose, pts, f, rows=some):
         "Root mean square reprojection error of points `pts` in each frame, pixels."
-        return np.sqrt(((xy[some] - reproject(pts, pose[some], f, c))**2).sum(-1).mean(1))
+        return np.sqrt(((xy[rows] - reproject(pts, pose[rows], f, c))**2).sum(-1).mean(1))
     def rms(pose, pts, f):
-        "The same of all frames."
+        "The same of all sampled frames."
         return float(np.sqrt((error(pose, pts, f)**2).mean()))
     def pose_jitter(pose):
         "Mean jitter of the reprojected points, pixels; 0 for fewer than three frames."
@@ -379,6 +380,7 @@ def solve_head(
     quality = dict(
         rms_first=rms(w2c, canonical_face()[ids], f0), rms_fit=rms(raw, shape, focal), rms_px=rms(smooth, shape, focal),
         jitter_before=pose_jitter(raw), jitter_px=pose_jitter(smooth))
-    check_fit(error(raw, shape, focal), size)
+    found = np.flatnonzero(track.found)
+    check_fit(error(raw, shape, focal, found), found, size)
     poses, measured = (np.linalg.inv(w).astype(np.float32) for w in (smooth, raw))
     return HeadPose(poses, measured, focal, shape, ids, bad & track.found, quality)

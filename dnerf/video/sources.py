@@ -8,7 +8,7 @@ __all__ = ['VIDEO_ENDINGS', 'videos_of', 'find_video', 'git_blob_id', 'fetch_oba
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
 import glob, hashlib, os
 from pathlib import Path
-from ..core import InputError, MissingError, check_name, data_dir, recovered, sha256, staged_file
+from ..core import InputError, MissingError, check_name, data_dir, recovered, runs_dir, sha256, staged_file
 from ..subject import Subject, known_subjects, read_protocol, subject_name
 from .demo import demo_video
 
@@ -79,6 +79,9 @@ def _of_size(subject, size): # the subject, if that is its size, or the one it w
     raise InputError(f"subject {subject.name!r} is prepared at {subject.size} pixels, not at {size!r}; leave size out, "
                      f"or prepare its video at that size under another name")
 
+def _runs_without_copy(name): # names of runs of earlier versions, which keep nothing of their subject
+    return sorted(p.parent.name for p in runs_dir().glob(f'{glob.escape(name)}/*/state.json') if not (p.parent/'subject').is_dir())
+
 def open_subject(
     name:str,           # A prepared subject, a video in `data/`, `demo` or `obama`
     size:int|None=None, # Pixels, if it has to be prepared; None: 256 on a CPU, 512 with a GPU
@@ -92,6 +95,10 @@ def open_subject(
     folder = data_dir()/name
     if (folder/'subject.json').is_file():
         its_own = video is not None and outdated(folder) and sha256(video) == read_protocol(folder)['source'].get('sha256')
+        if its_own and (runs := _runs_without_copy(name)):
+            print(f"{name} was prepared by an earlier version and stays as it is, for its runs {', '.join(runs)} need it so; "
+                  "dnerf prepare --force makes it anew")
+            its_own = False
         if not its_own:
             return _of_size(Subject.load(name), size)
     if video is None and name == 'obama':
