@@ -332,12 +332,17 @@ def test_transparent_parts_are_grey(demo, tmp_path):
     assert (shown[0][:20] == 128).all() and (shown[4][:56] == 128).all() and np.array_equal(shown[0][20:], demo[0][0][20:])
 
 
+def passing(steps, frames):
+    "Frames that are taken into account on their way."
+    for frame in frames:
+        steps.add(frame)
+        yield frame
+
+
 def test_still_and_repeated_pictures(awkward, demo, tmp_path):
     def rules(frames, fps=25):
         steps = Steps()
-        for frame in frames:
-            steps.add(frame)
-        still, rate = still_spans(steps)
+        still, rate = still_spans(steps, track_faces(passing(steps, frames)))
         source = dict(fps=fps, variable_fps=False, seconds=steps.n / 25)
         sound = dict(level_db=-20, clipped=0, sync=dict(offset=None, certainty=0.))
         return " ".join(warnings_of(REPORT | sound | dict(source=source, still=still, rate=rate, seconds=99)))

@@ -44,13 +44,19 @@ class Steps:
         self.last, self.n = grey, self.n + 1
 
 # %% ../../nbs/video/02f_shots.ipynb #2addc324
+def _face_moves(track, n): # bool (n,), of the first n steps: those where a face is seen before and after, and moves
+    xy, seen = track.landmarks[:n + 1, :, :2], track.found[:n + 1]
+    moves = np.linalg.norm(np.diff(xy, axis=0), axis=-1).mean(1) > 5e-4*face_heights(track.landmarks[:n + 1])[1:]
+    return np.pad(moves & seen[1:] & seen[:-1], (0, n - len(moves)))
+
 def still_spans(
     steps:Steps, # Of a clip
+    track:Track, # Of the same frames
     least=1.,    # Seconds
 ) -> tuple:      # list of (start, stop) in seconds; different pictures a second elsewhere
     "Where the picture stands still, and how many pictures a second there really are."
     d = np.array(steps.mean)
-    same = (d < .05) & (np.array(steps.top) < 1)
+    same = (d < .05) & (np.array(steps.top) < 1) & ~_face_moves(track, len(d))
     edges = np.flatnonzero(np.diff(np.r_[0, same.astype(np.int8), 0])).reshape(-1, 2)
     spans = [(int(a), int(b)) for a, b in edges if b - a >= least*FPS]
     moving = np.ones(len(same), bool)
@@ -144,7 +150,7 @@ def find_shots(
     length = [sum(b - a for (a, b), w in zip(spans, who) if w == k) for k in range(max(who) + 1)]
     order = np.argsort(np.argsort(-np.array(length), kind='stable'), kind='stable')
     person = np.concatenate([np.full(b - a, order[w]) for (a, b), w in zip(spans, who)])
-    still, rate = still_spans(steps)
+    still, rate = still_spans(steps, track)
     ends = {round(b*FPS) for _, b in still} # the jump after pictures that were lost is no cut
     return Shots(still, rate, [i for i in cuts if i not in ends or person[i] != person[i - 1]], person)
 
