@@ -50,7 +50,7 @@ def lightning_interrupts():
     except SystemExit as e:
         if isinstance(e.__context__, KeyboardInterrupt):
             raise e.__context__ from None
-        if type(e.__context__).__name__ != 'SIGTERMException' and e.code != 128 + signal.SIGTERM:
+        if type(e).__name__ != 'SIGTERMException' and e.code != 128 + signal.SIGTERM:
             raise
         raise Stopped() from None
 
