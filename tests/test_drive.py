@@ -77,7 +77,8 @@ def test_options_in_the_call_of_the_notebook():
     "Every option is passed on by its own name."
     code = [text for text in notebook_cells() if "video = drive(" in text]
     (call,) = [node for node in ast.walk(ast.parse("".join(code))) if isinstance(node, ast.Call) and ast.unparse(node.func) == "drive"]
-    assert {k.arg: ast.unparse(k.value) for k in call.keywords} == {name: name for name in OPTIONS}, "nbs/drive.ipynb, call of drive"
+    wanted = {name: name for name in OPTIONS}
+    assert {k.arg: ast.unparse(k.value) for k in call.keywords} == wanted, "nbs/drive.ipynb, call of drive"
 
 
 def test_options_are_words_of_make():
@@ -464,3 +465,16 @@ def test_files_that_are_no_poses(name, content, words, tmp_path):
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=words):
         read_poses(tmp_path / name)
+
+
+IMPOSSIBLE = [dict(seed=-1), dict(seed=2**32), dict(size=0), dict(size=5000), dict(pitch=np.nan), dict(pitch=-1), dict(rhythm=np.inf),
+              dict(rhythm=0), dict(articulation=np.nan), dict(articulation=-1), dict(blinks=-1), dict(blinks=np.inf),
+              dict(weights="mel=nan"), dict(weights="mel=-1"), dict(weights={"mel": np.inf}), dict(motion="nobody"), dict(motion=""),
+              dict(motion="a/../b"), dict(content="no.wav"), dict(out="x.avi"), dict(size=64, paste=True)]
+
+
+@pytest.mark.parametrize("asked", IMPOSSIBLE, ids=str)
+def test_impossible_options_are_one_sentence(dnerf_home, hello, asked):
+    with pytest.raises((InputError, MissingError)) as e:
+        drive(stand_in(dnerf_home, n=44), hello, progress=False, render=grey, **asked)
+    assert "\n" not in str(e.value) and not list((dnerf_home / "runs").rglob("*.mp4"))

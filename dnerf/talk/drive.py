@@ -20,13 +20,14 @@ from ..nerf.cue import Cue, upper_face_signal
 from ..nerf.cue import recorded_cues
 from ..nerf.playback import render_driven
 from ..nerf.run import PARTS_OF_A_RUN, load_run
+from ..settings import check_settings
 from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
-from .voice import check_controls, driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
+from .voice import driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
 from ..video.media import write_video
 from ..video.pieces import join_videos
 
@@ -194,25 +195,20 @@ def output_path(
         raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
     if out.is_dir():
         raise InputError(f"{out} is a folder; give the name of a file")
-    if out.resolve() == Path(speech).resolve():
-        raise InputError(f"{out} is the speech itself; give the video another name")
     if not next(p for p in out.absolute().parents if p.exists()).is_dir():
         raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
+    if out.resolve() == Path(speech).resolve():
+        raise InputError(f"{out} is the speech itself; give the video another name")
     return out
 
 def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
+    check_settings(DriveOptions, options, leave=('motion', 'content', 'weights', 'badge', 'paste'))
     check_blinks(run, options.blinks)
-    check_controls(options.pitch, options.rhythm)
-    if not 0 <= options.articulation <= 3:
-        raise InputError(f"articulation={options.articulation:g} cannot be; "
-                         "give a number from 0 (the mouth is still) over 1 (as the person) to 3")
     if options.articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]):
         raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, "
                          "so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
     if options.size is not None and options.paste:
         raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
-    if options.size is not None and not 32 <= options.size <= 4096:
-        raise InputError(f"size is {options.size}; give a number of pixels from 32 to 4096")
 
 # %% ../../nbs/talk/00e_drive.ipynb #7db9fc85
 def _finish(i, image, paster, size, badge): # uint8 picture of frame i
