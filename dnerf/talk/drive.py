@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, beside, locked, need_space, read_json
+from ..core import InputError, beside, data_dir, locked, need_space, read_json
 from ..core import sha256, staged_file, user_path, write_json, progress as progress_bar
 from ..nerf.mouth import mouth_signal
 from ..nerf.cue import Cue, upper_face_signal
@@ -25,11 +25,14 @@ from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
+from .output import check_output
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
 from .voice import driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
+from ..video.demo import demo_video
 from ..video.media import write_video
 from ..video.pieces import join_videos
+from ..video.sources import videos_of
 
 # %% ../../nbs/talk/00e_drive.ipynb #79998fd9
 class ByFrame:
@@ -188,6 +191,8 @@ def output_path(
     run,    # A trained run
     speech, # The speech's file
     out=None, # Path that was asked for
+    reads=(), # Further files that are read
+    overwrite:bool=False, # Replace a file that this package did not make
 ) -> Path:  # An .mp4
     "Path of the video, by default `speech/<name>.mp4` in the run's folder; `InputError` for one that cannot be written."
     out = user_path(out) if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
@@ -197,9 +202,14 @@ def output_path(
         raise InputError(f"{out} is a folder; give the name of a file")
     if not next(p for p in out.absolute().parents if p.exists()).is_dir():
         raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
-    if out.resolve() == Path(speech).resolve():
-        raise InputError(f"{out} is the speech itself; give the video another name")
+    check_output(out, [speech, *reads], [run.folder, run.subject.folder], [run.folder/'speech', run.folder/'control'], overwrite)
     return out
+
+def _reads(run, options): # files beside the speech that a request reads, and the person's own videos
+    named = [p for p in (options.motion, options.content, options.paste) if isinstance(p, (str, Path)) and str(p)]
+    people = [run.subject.name, *(str(p) for p in named if Path(p).name == str(p))]     # a motion can be that of another subject
+    source = run.subject.protocol.get('source', {}).get('file')
+    return [*named, demo_video(), *([data_dir()/source] if source else []), *(video for name in people for video in videos_of(name))]
 
 def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
     check_settings(DriveOptions, options, leave=('motion', 'content', 'weights', 'badge', 'paste'))
@@ -242,6 +252,7 @@ def drive(
     *,
     progress:bool=True, # Show progress
     device:str='auto', # Where to render: auto, cpu, cuda
+    overwrite:bool=False, # Replace a file that this package did not make
     render=render_driven, # Renderer `(run, cues, frames) -> (index, frame), ...`
     **knobs,          # Fields of `DriveOptions`, instead of `options` or changing them
 ) -> Path:            # The mp4
@@ -249,7 +260,7 @@ def drive(
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
     weights = parse_weights(options.weights)
     _check_options(run, options)
-    out, said = output_path(run, speech, out), []
+    out, said = output_path(run, speech, out, _reads(run, options), overwrite), []
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)
