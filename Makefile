@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH = 1
 # Threads that wait for each other must not keep other programs from the cores (see nbs/00_core.ipynb).
 export GOMP_SPINCOUNT ?= 5000
 export SUBJECT AUDIO PRESET MINUTES STEPS SEED SEEDS ROWS JOBS CONDITIONS NAME OVERRIDES VIDEO SIZE RUN SPLIT MEASURES REPORTS NOW
-export SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT ARTICULATION WEIGHTS BADGE PASTE
+export SPEECH OUT MOTION BLINKS PITCH RHYTHM CONTENT ARTICULATION WEIGHTS BADGE PASTE OVERWRITE
 
 # name on the command line -> papermill parameter; `-r` keeps text that looks like a number as text
 text = $(if $($(1)),-r $(2) "$$$(1)")
@@ -45,11 +45,11 @@ prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE= FORC
 	@.ci/notebook prepare $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call number,SIZE,size) $(call number,FORCE,force)
 
 # the options are listed in nbs/talk/00_options.ipynb, and a test compares them with these words
-drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= ARTICULATION= WEIGHTS= BADGE= PASTE= SIZE= SEED=]
+drive: $(STAMP) ## let a trained run speak: RUN=subject/name SPEECH=file [OUT= MOTION= BLINKS= PITCH= RHYTHM= CONTENT= ARTICULATION= WEIGHTS= BADGE= PASTE= SIZE= SEED= OVERWRITE=]
 	@.ci/notebook drive $(call text,RUN,run) $(call text,SPEECH,speech) $(call text,OUT,out) $(call text,MOTION,motion) \
 	  $(call number,BLINKS,blinks) $(call number,PITCH,pitch) $(call number,RHYTHM,rhythm) $(call text,CONTENT,content) \
 	  $(call number,ARTICULATION,articulation) $(call text,WEIGHTS,weights) $(call number,BADGE,badge) $(call number,PASTE,paste) \
-	  $(call number,SIZE,size) $(call number,SEED,seed)
+	  $(call number,SIZE,size) $(call number,SEED,seed) $(call number,OVERWRITE,overwrite)
 
 evaluate: $(STAMP) ## measure a trained run, with figures and a page: RUN=subject/name [SPLIT=test MEASURES=]
 	@.ci/notebook evaluate $(call text,RUN,run) $(call text,SPLIT,split) $(call text,MEASURES,measures)

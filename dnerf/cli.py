@@ -63,13 +63,14 @@ def drive(
     out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given
     *,
     device:str='auto',     # auto, cpu, cuda
+    overwrite:bool=False,  # Replace a file that dnerf did not make; what is read for the video is never replaced
     **knobs,               # Fields of `DriveOptions`
 ):
     "Let the person of a run say something new."
     from dnerf.nerf.run import load_run
     from dnerf.talk.drive import drive
     from dnerf.video.demo import demo_video
-    video = drive(load_run(run, device), speech or demo_video(), out or None, **knobs)
+    video = drive(load_run(run, device), speech or demo_video(), out or None, overwrite=overwrite, **knobs)
     print(f'the video is {video}')
 
 # %% ../nbs/90_cli.ipynb #07fbe444

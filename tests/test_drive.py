@@ -77,18 +77,20 @@ def test_options_in_the_call_of_the_notebook():
     "Every option is passed on by its own name."
     code = [text for text in notebook_cells() if "video = drive(" in text]
     (call,) = [node for node in ast.walk(ast.parse("".join(code))) if isinstance(node, ast.Call) and ast.unparse(node.func) == "drive"]
-    assert {k.arg: ast.unparse(k.value) for k in call.keywords} == {name: name for name in OPTIONS}, "nbs/drive.ipynb, call of drive"
+    wanted = {name: name for name in (*OPTIONS, "overwrite")}
+    assert {k.arg: ast.unparse(k.value) for k in call.keywords} == wanted, "nbs/drive.ipynb, call of drive"
 
 
 def test_options_are_words_of_make():
     "In the help, in the recipe (as text where only text is meant), and exported to it."
     make = (ROOT / "Makefile").read_text(encoding="utf-8")
     target = re.search(r"^drive: .*\n(?:\t.*\n)+", make, re.M)[0]
-    words = [name.upper() for name in ("out", *OPTIONS)]
+    words = [name.upper() for name in ("out", *OPTIONS, "overwrite")]
     assert re.search(r"\[(.*)\]", target)[1].split() == [f"{word}=" for word in words], "Makefile, help of drive"
     kinds = {f.name: set(get_args(f.type) or [f.type]) - {type(None)} for f in fields(DriveOptions)}
     wanted = {(name.upper(), name, "text" if kind == {str} else "number") for name, kind in kinds.items()}
     wanted |= {(name.upper(), name, "text") for name in ("run", "speech", "out")}
+    wanted.add(("OVERWRITE", "overwrite", "number"))
     calls = re.findall(r"\$\(call (\w+),(\w+),(\w+)\)", target)
     assert {(word, name, kind) for kind, word, name in calls} == wanted, "Makefile, recipe of drive"
     exported = {word for line in re.findall(r"^export ([A-Z ]+)$", make, re.M) for word in line.split()}
@@ -464,3 +466,44 @@ def test_files_that_are_no_poses(name, content, words, tmp_path):
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=words):
         read_poses(tmp_path / name)
+
+
+IMPOSSIBLE = [dict(seed=-1), dict(seed=2**32), dict(size=0), dict(size=5000), dict(pitch=np.nan), dict(pitch=-1), dict(rhythm=np.inf),
+              dict(rhythm=0), dict(articulation=np.nan), dict(articulation=-1), dict(blinks=-1), dict(blinks=np.inf),
+              dict(weights="mel=nan"), dict(weights="mel=-1"), dict(weights={"mel": np.inf}), dict(motion="nobody"), dict(motion=""),
+              dict(motion="a/../b"), dict(content="no.wav"), dict(out="x.avi"), dict(size=64, paste=True)]
+
+
+@pytest.mark.parametrize("asked", IMPOSSIBLE, ids=str)
+def test_impossible_options_are_one_sentence(dnerf_home, hello, asked):
+    with pytest.raises((InputError, MissingError)) as e:
+        drive(stand_in(dnerf_home, n=44), hello, progress=False, render=grey, **asked)
+    assert "\n" not in str(e.value) and not list((dnerf_home / "runs").rglob("*.mp4"))
+
+
+def test_nothing_that_is_read_or_kept_is_replaced(dnerf_home, hello, monkeypatch):
+    "Under whatever name it goes; a video of somebody else only on request, one of our own always."
+    run = stand_in(dnerf_home, n=44)
+    monkeypatch.chdir(dnerf_home)
+    film = write_video(dnerf_home / "film.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3, wav=read_audio(hello))
+    own, other = (write_video(dnerf_home / "data" / f"{name}.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3) for name in ("toy", "other"))
+    kept = run.folder / "video.mp4"
+    os.link(own, dnerf_home / "hard.mp4")
+    (dnerf_home / "soft.mp4").symlink_to(film)
+    said = drive(run, hello, "said.mp4", motion="still", progress=False, render=grey)
+    kept.write_bytes(said.read_bytes())
+    os.link(kept, dnerf_home / "linked.mp4")
+    before = {p: p.read_bytes() for p in dnerf_home.rglob("*.mp4")}
+    for out, knobs, words in (
+            ("data/../film.mp4", dict(speech=film), "is read"), ("soft.mp4", dict(speech=film), "is read"),
+            ("film.mp4", dict(motion=film), "is read"),
+            ("film.mp4", dict(content=film), "is read"), ("film.mp4", dict(paste=str(film)), "is read"),
+            (own, {}, "is read"),
+            ("hard.mp4", {}, "is read"), (other, dict(motion="other"), "is read"), (kept, {}, "which is kept"),
+            ("linked.mp4", {}, "which is kept"), ("film.mp4", dict(overwrite=False), "add overwrite")):
+        asked = dict(speech=hello, overwrite=True) | knobs
+        with pytest.raises(InputError, match=words):
+            drive(run, out=out, progress=False, render=grey, **asked)
+    assert before == {p: p.read_bytes() for p in dnerf_home.rglob("*.mp4")}
+    assert drive(run, hello, "said.mp4", seed=1, motion="still", progress=False, render=grey) == said
+    assert count_frames(drive(run, hello, "film.mp4", motion="still", overwrite=True, progress=False, render=grey)) == 38

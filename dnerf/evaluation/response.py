@@ -17,6 +17,7 @@ from ..core import InputError, progress as progress_bar
 from ..face import eye_opening, mouth_opening
 from ..subject import FPS, write_wav
 from ..talk.drive import drive
+from ..talk.output import MADE_HERE, check_output
 from ..video.demo import Speech, make_demo
 from ..video.media import count_frames, iter_frames, read_audio, write_video
 from ..video.tracking import track_faces
@@ -98,7 +99,8 @@ def side_by_side(
     together = zip(*(iter_frames(v) for v in videos.values()))
     pictures = (np.concatenate([_named(frame, name, max(map(len, frames))) for name, frame in zip(videos, frames)], 1)
                 for frames in together)
-    metadata = {'title': 'Synthetic talking heads side by side', 'comment': f"SYNTHETIC: {', '.join(videos)}"}
+    metadata = {'title': 'Synthetic talking heads side by side', 'comment': f"{MADE_HERE}, side by side: {', '.join(videos)}"}
+    check_output(Path(out), videos.values())
     return write_video(out, pictures, fps=FPS, wav=read_audio(next(iter(videos.values()))), metadata=metadata)
 
 # %% ../../nbs/evaluation/06_response.ipynb #83c84431

@@ -119,11 +119,9 @@ def check_blinks(
     run,               # A trained run
     blinks:float|None=None, # Blinks per minute; None: as the person
 ):
-    "`InputError` for a rate outside 0 to 60, or for a run that is not conditioned on eyelids."
+    "`InputError` for a run that is not conditioned on eyelids."
     if blinks is None:
         return
-    if not 0 <= blinks <= 60:
-        raise InputError(f"blinks={blinks:g} cannot be; give blinks per minute from 0 to 60, people have about 15")
     if blinks and not lid_columns(run):
         raise InputError("this run was trained without eyelids (portrait.eyelids), so it cannot blink on demand; "
                          "leave blinks out, or train with portrait.eyelids=true")

@@ -13,22 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, beside, locked, need_space, read_json
+from ..core import InputError, beside, data_dir, locked, need_space, read_json
 from ..core import sha256, staged_file, user_path, write_json, progress as progress_bar
 from ..nerf.mouth import mouth_signal
 from ..nerf.cue import Cue, upper_face_signal
 from ..nerf.cue import recorded_cues
 from ..nerf.playback import render_driven
 from ..nerf.run import PARTS_OF_A_RUN, load_run
+from ..settings import check_settings
 from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
+from .output import check_output
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
-from .voice import check_controls, driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
+from .voice import driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
+from ..video.demo import demo_video
 from ..video.media import write_video
 from ..video.pieces import join_videos
+from ..video.sources import videos_of
 
 # %% ../../nbs/talk/00e_drive.ipynb #79998fd9
 class ByFrame:
@@ -187,6 +191,8 @@ def output_path(
     run,    # A trained run
     speech, # The speech's file
     out=None, # Path that was asked for
+    reads=(), # Further files that are read
+    overwrite:bool=False, # Replace a file that this package did not make
 ) -> Path:  # An .mp4
     "Path of the video, by default `speech/<name>.mp4` in the run's folder; `InputError` for one that cannot be written."
     out = user_path(out) if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
@@ -194,25 +200,25 @@ def output_path(
         raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
     if out.is_dir():
         raise InputError(f"{out} is a folder; give the name of a file")
-    if out.resolve() == Path(speech).resolve():
-        raise InputError(f"{out} is the speech itself; give the video another name")
     if not next(p for p in out.absolute().parents if p.exists()).is_dir():
         raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
+    check_output(out, [speech, *reads], [run.folder, run.subject.folder], [run.folder/'speech', run.folder/'control'], overwrite)
     return out
 
+def _reads(run, options): # files beside the speech that a request reads, and the person's own videos
+    named = [p for p in (options.motion, options.content, options.paste) if isinstance(p, (str, Path)) and str(p)]
+    people = [run.subject.name, *(str(p) for p in named if Path(p).name == str(p))]     # a motion can be that of another subject
+    source = run.subject.protocol.get('source', {}).get('file')
+    return [*named, demo_video(), *([data_dir()/source] if source else []), *(video for name in people for video in videos_of(name))]
+
 def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
+    check_settings(DriveOptions, options, leave=('motion', 'content', 'weights', 'badge', 'paste'))
     check_blinks(run, options.blinks)
-    check_controls(options.pitch, options.rhythm)
-    if not 0 <= options.articulation <= 3:
-        raise InputError(f"articulation={options.articulation:g} cannot be; "
-                         "give a number from 0 (the mouth is still) over 1 (as the person) to 3")
     if options.articulation != 1 and not (run.config.portrait.mouth and mouth_signal(run.subject).shape[1]):
         raise InputError("this run was trained without portrait.mouth, or its subject has no scores of the mouth, "
                          "so articulation cannot be changed; train with portrait.mouth=true, or scale the speech itself by weights")
     if options.size is not None and options.paste:
         raise InputError("size cannot be used with paste, which keeps the size of the source video; leave one of them out")
-    if options.size is not None and not 32 <= options.size <= 4096:
-        raise InputError(f"size is {options.size}; give a number of pixels from 32 to 4096")
 
 # %% ../../nbs/talk/00e_drive.ipynb #7db9fc85
 def _finish(i, image, paster, size, badge): # uint8 picture of frame i
@@ -246,6 +252,7 @@ def drive(
     *,
     progress:bool=True, # Show progress
     device:str='auto', # Where to render: auto, cpu, cuda
+    overwrite:bool=False, # Replace a file that this package did not make
     render=render_driven, # Renderer `(run, cues, frames) -> (index, frame), ...`
     **knobs,          # Fields of `DriveOptions`, instead of `options` or changing them
 ) -> Path:            # The mp4
@@ -253,7 +260,7 @@ def drive(
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
     weights = parse_weights(options.weights)
     _check_options(run, options)
-    out, said = output_path(run, speech, out), []
+    out, said = output_path(run, speech, out, _reads(run, options), overwrite), []
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)

@@ -8,22 +8,23 @@ __all__ = ['DriveOptions', 'with_options']
 # %% ../../nbs/talk/00_options.ipynb #5a0c71f2
 import inspect
 from dataclasses import dataclass
+from ..settings import ranged
 
 # %% ../../nbs/talk/00_options.ipynb #5a0c71f5
 @dataclass(frozen=True)
 class DriveOptions:
     "What a new video can be asked for; every field changes the video."
     motion:str='loop'      # loop: the head as in training, to and fro; still; a file of poses; another subject, or a video of somebody
-    blinks:float|None=None # Blinks per minute; as the person blinks if not given
-    pitch:float=1.0        # Scales the melody that the portrait hears; 0 is a monotone; for runs with SpeechSplit's codes
-    rhythm:float=1.0       # Stretches time; 1.2 is a fifth slower
+    blinks:float|None=ranged(None, 0, 60) # Blinks per minute; as the person blinks if not given
+    pitch:float=ranged(1.0, 0, 5) # Scales the melody that the portrait hears; 0 is a monotone; for runs with SpeechSplit's codes
+    rhythm:float=ranged(1.0, .5, 2) # Stretches time; 1.2 is a fifth slower
     content:str|None=None  # A file with other speech, whose content moves the lips
-    articulation:float=1.0 # How far the mouth moves; 1 as far as the person's (the picture shows less, see README), 0 not at all
+    articulation:float=ranged(1.0, 0, 3) # How far the mouth moves; 1 as far as the person's (the picture shows less), 0 not at all
     weights:str=''         # Factors by component of speech, e.g. 'content=1 rhythm=.5 pitch=0'
     badge:bool=False       # Write "SYNTHETIC" into the picture
     paste:bool|str=False   # Put the portrait back into the video that the person was prepared from, or into the one that is named
-    size:int|None=None     # Pixels of the video; those of the run if not given
-    seed:int=0             # Of the blinks, and of where the motion begins
+    size:int|None=ranged(None, 32, 4096) # Pixels of the video; those of the run if not given
+    seed:int=ranged(0, 0, 2**32 - 1) # Of the blinks, and of where the motion begins
 
 # %% ../../nbs/talk/00_options.ipynb #5a0c71f8
 def with_options(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'block_level', 'speech_db', 'match_level', 'quiet_steps', 'silence', 'own_silence', 'fade_to_silence',
-           'stretch_sound', 'parse_weights', 'check_controls', 'Windows', 'speech_windows', 'frames_of',
-           'driving_features', 'sound_of', 'read_speech']
+           'stretch_sound', 'parse_weights', 'Windows', 'speech_windows', 'frames_of', 'driving_features', 'sound_of',
+           'read_speech']
 
 # %% ../../nbs/talk/00c_voice.ipynb #891d8581
 import math
@@ -126,28 +126,17 @@ def parse_weights(
     text, # `'content=1 rhythm=.5'`, or a dictionary
 ) -> dict[str, float]: # By component
     "Factors of the components of speech; `InputError` for a text that cannot be read, or factors beyond 10."
-    if isinstance(text, dict):
-        return {str(k): float(v) for k, v in text.items()}
+    given = text if isinstance(text, dict) else dict(
+        item.partition('=')[::2] for item in str(text or '').replace(',', ' ').split())
     out = {}
-    for item in str(text or '').replace(',', ' ').split():
-        name, _, value = item.partition('=')
+    for name, value in given.items():
         try:
-            out[name] = float(value)
-        except ValueError:
-            raise InputError(f"the weight {item!r} cannot be read; write for example 'content=1 rhythm=.5 pitch=0'") from None
-    if not all(abs(v) <= 10 for v in out.values()):
-        raise InputError(f"weights are factors of at most 10 (now {text!r})")
+            out[str(name)] = float(value)
+        except (ValueError, TypeError):
+            raise InputError(f"the weight {name}={value} cannot be read; write for example 'content=1 rhythm=.5 pitch=0'") from None
+    if not all(0 <= v <= 10 for v in out.values()):
+        raise InputError(f"weights are factors from 0 to 10 (now {text!r}); write for example 'content=1 rhythm=.5 pitch=0'")
     return out
-
-def check_controls(
-    pitch:float,  # Factor of the melody, 0 to 5
-    rhythm:float, # Factor of the length, 0.5 to 2
-):
-    "`InputError` for factors out of range."
-    if not 0 <= pitch <= 5:
-        raise InputError(f"pitch={pitch:g} cannot be; it scales the melody, from 0 (monotone) over 1 (as it is) to 5")
-    if not .5 <= rhythm <= 2:
-        raise InputError(f"rhythm={rhythm:g} cannot be; it stretches the speech, from 0.5 (twice as fast) over 1 (as it is) to 2")
 
 # %% ../../nbs/talk/00c_voice.ipynb #cea9d93e
 class Windows:
