@@ -379,3 +379,13 @@ def test_cut_to_another_person(awkward, tmp_path):
     made = prepare(awkward("cut_to_other_person.mp4"), "x", size=64, data_dir=tmp_path, progress=False)
     assert made.n_frames == 100 and made.tracked.all() and len(made.wav) == 64000
     assert any("cut to another person from 4.0 to 8.0 s" in w for w in read_json(made.folder / "report.json")["warnings"])
+
+
+def test_sound_of_64_bits(demo, tmp_path):
+    import struct
+
+    x = (demo[1][:SR, None] * [1, 0.5] * 2.0**62).astype("<i8")
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + x.nbytes, b"WAVE", b"fmt ", 16, 1, 2, SR, SR * 16, 16, 64, b"data", x.nbytes)
+    (tmp_path / "wide.wav").write_bytes(head + x.tobytes())
+    wav = read_audio(tmp_path / "wide.wav")
+    assert len(wav) == SR and np.corrcoef(wav, demo[1][:SR])[0, 1] > 0.999
