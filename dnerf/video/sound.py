@@ -20,9 +20,9 @@ def samples(
     frame, # Decoded sound
 ):         # float `(channels, samples)`; integers scaled to [-1, 1), floats as they are
     "The samples of a frame by channel."
-    n, wide = frame.layout.nb_channels, frame.format.name.startswith('s64')
-    planes = [np.frombuffer(p, np.int64, frame.samples*(1 if frame.format.is_planar else n)) for p in frame.planes] if wide else None
-    x = np.stack(planes) if wide else frame.to_ndarray()    # PyAV has no array of 64-bit integers
+    if frame.format.name.startswith('s64'):                # which NumPy does not get from PyAV
+        frame = av.AudioResampler('dblp').resample(frame)[0]
+    x, n = frame.to_ndarray(), frame.layout.nb_channels
     x = x if frame.format.is_planar else x.reshape(-1, n).T
     if x.dtype.kind == 'f':
         return x
