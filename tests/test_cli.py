@@ -112,7 +112,7 @@ def test_wrong_usage(words, part, capsys):
     (["train", "nobody", "--audio", "mel"], "prepared are: toy"),
     (["train", "toy", "--audio", "noise"], "noise"),
     (["train", "../toy"], "cannot be a folder name"),
-    (["train", "toy", "--steps", "-3"], "the budget is -3 steps"),
+    (["train", "toy", "--steps", "-3"], "the setting steps is -3, not a whole number"),
     (["train", "toy", "--", "data.rayz=1"], "rayz"),
     (["train", "toy", "--preset", "tpu"], "the presets are"),
     (["drive", "toy/nobody", "hello.wav"], "no trained run 'toy/nobody'; known are: none yet"),
@@ -200,9 +200,9 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
 
     asked = []
     toy = toy_subject(dnerf_home / "data" / "toy", n=22)
-    monkeypatch.setattr(room, "prepare", lambda *args: asked.append(args) or toy)
+    monkeypatch.setattr(room, "prepare", lambda *args, force: asked.append((*args, force)) or toy)
     assert main(["prepare", "me.mp4", "--subject", "toy", "--size", "64"]) == 0
-    assert asked == [("me.mp4", "toy", 64)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
+    assert asked == [("me.mp4", "toy", 64, False)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
 
     class StandIn(table.Table):
         "A table that is not filled."
