@@ -80,6 +80,10 @@ def test_other_settings_are_other_cells(dnerf_home, toy):
         assert len(a_table(toy, rows="mel+silence", **changed).todo()) == 2, changed
     about = json.loads((toy.folder / "subject.json").read_text())
     (toy.folder / "subject.json").write_text(json.dumps(about | {"note": "prepared anew"}))
+    assert a_table(Subject.load("toy"), rows="mel+silence").todo() == [], "the content is the same"
+    poses = np.load(toy.folder / "poses.npy")
+    poses[:, 0, 3] += 0.01
+    np.save(toy.folder / "poses.npy", poses)
     assert len(a_table(Subject.load("toy"), rows="mel+silence").todo()) == 2
 
 
