@@ -42,6 +42,12 @@ def failing_after(n, error):
     return render
 
 
+def lose(run, first, last):
+    "Say, in memory and on disk, that frames `first` to `last - 1` show no face."
+    run.subject.protocol["lost"] = [[first, last]]
+    (run.subject.folder / "subject.json").write_text(json.dumps(run.subject.protocol))
+
+
 @pytest.fixture
 def run(tmp_path):
     "A run of a toy subject, as training leaves it."
@@ -146,7 +152,7 @@ def test_identical_frames_have_a_reason_not_infinity(run):
 
 
 def test_frames_without_a_face_have_no_lips(run):
-    run.subject.protocol["lost"] = [[100, 110]]
+    lose(run, 100, 110)
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     assert metrics["psnr"]["frame"] == pytest.approx(20, abs=1e-3)
     assert metrics["psnr"]["lips"] is None and "no frame has a pixel" in metrics["reasons"]["psnr.lips"]
@@ -262,7 +268,7 @@ def test_the_file_of_frames_is_removed_whatever_happens(run, error):
 
 
 def test_frames_csv_pools_to_the_psnr(run):
-    run.subject.protocol["lost"] = [[102, 104]]
+    lose(run, 102, 104)
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     rows = list(csv.DictReader((run.folder / "frames.csv").open()))
     assert [int(row["index"]) for row in rows] == list(run.subject.split("test")) and rows[1]["second"] == "0.04"
@@ -272,7 +278,7 @@ def test_frames_csv_pools_to_the_psnr(run):
 
 
 def test_a_clip_without_a_face_has_no_patches_but_a_page(run):
-    run.subject.protocol["lost"] = [[100, 110]]
+    lose(run, 100, 110)
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     assert set(metrics["figures"]) == {"comparison.png", "loss.png"}
     assert "figures/heat.png" not in files(run) and "report.html" in files(run)
