@@ -200,7 +200,7 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
 
     asked = []
     toy = toy_subject(dnerf_home / "data" / "toy", n=22)
-    monkeypatch.setattr(room, "prepare", lambda *args: asked.append(args) or toy)
+    monkeypatch.setattr(room, "prepare", lambda *args, force: asked.append(args) or toy)
     assert main(["prepare", "me.mp4", "--subject", "toy", "--size", "64"]) == 0
     assert asked == [("me.mp4", "toy", 64)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
 
