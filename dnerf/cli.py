@@ -100,9 +100,10 @@ def table1(
 ):
     "Make the paper's Table 1; the same words go on with a table that was stopped."
     from dnerf.evaluation.statistics import findings, show_differences, show_table
-    from dnerf.evaluation.table import Table
+    from dnerf.evaluation.table import Table, chosen_jobs
     from dnerf.video.sources import open_subject
-    table = Table(open_subject(subject, size), rows, seeds, preset, minutes, steps, overrides, conditions)
+    jobs, table = chosen_jobs(jobs), Table(subject, rows, seeds, preset, minutes, steps, overrides, conditions)
+    table.subject = open_subject(subject, size)            # once it is known that the request can be met
     for row, reason in table.embed().items():
         print(f"{row} is missing: {reason.split(';')[0]}")
     table.fill(jobs)

@@ -13,6 +13,7 @@ from dnerf.audio.speechsplit import SpeechSplitConfig, as_config
 from dnerf.audio.speechsplit_training import TrainingOptions
 from dnerf.cli import main
 from dnerf.core import InputError
+from dnerf.evaluation.benchmark import Numbers, chosen_numbers, chosen_parts
 from dnerf.nerf.batches import RayBatches
 from dnerf.nerf.config import Config, check_config, compose_config
 from dnerf.nerf.field import FastFieldConfig, MLPFieldConfig
@@ -179,3 +180,25 @@ def test_settings_of_speechsplit():
     for given in (dict(steps=-1), dict(minutes=math.nan), dict(seed=-1), dict(steps=0), dict(save_every_s=math.inf), dict(minutes="soon")):
         with pytest.raises(InputError):
             TrainingOptions(**given).resolved()
+
+
+@pytest.mark.parametrize("asked", [
+    dict(seeds="-1"), dict(seeds="10000000000"), dict(seeds="\u00b2"), dict(seeds="0 4294967296"), dict(seeds="1.5"), dict(seeds=0),
+    dict(rows="mel nothing"), dict(rows="+"), dict(steps="-1"), dict(minutes="nan"), dict(jobs="0"), dict(conditions="real")])
+def test_impossible_tables_are_refused_before_a_subject_is_prepared(dnerf_home, asked, capsys):
+    (dnerf_home / "data" / "me.mp4").touch()
+    words = [w for k, v in asked.items() for w in ([f"--{k}={v}"])]
+    assert main(["table1", "me", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and ("me.mp4" not in err) and not (dnerf_home / "runs").exists()
+
+
+def test_impossible_benchmarks():
+    for wrong in ("", "1 x", "nan", "-1", "0", "1e9"):
+        with pytest.raises(InputError, match="no list of numbers from 1 to 100"):
+            chosen_numbers("sizes", wrong, 1, 100)
+    with pytest.raises(InputError, match="no part"):
+        chosen_parts("")
+    for wrong in (dict(threads=-1), dict(rounds=0), dict(factor=0), dict(memory_size=0), dict(speech_seconds=math.nan)):
+        with pytest.raises(InputError, match="not a"):
+            check_settings(Numbers, vars(Numbers()) | wrong)
