@@ -389,3 +389,20 @@ def test_sound_of_64_bits(demo, tmp_path):
     (tmp_path / "wide.wav").write_bytes(head + x.tobytes())
     wav = read_audio(tmp_path / "wide.wav")
     assert len(wav) == SR and np.corrcoef(wav, demo[1][:SR])[0, 1] > 0.999
+
+
+def test_jump_that_is_stored_as_a_length(demo, tmp_path):
+    path = tmp_path / "jump.mp4"
+    with av.open(str(path), "w") as out:
+        video, sound = out.add_stream("mpeg4", rate=25), out.add_stream("aac", rate=SR, layout="mono")
+        video.height, video.width, video.pix_fmt = *demo[0][0].shape[:2], "yuv420p"
+        for i, image in enumerate(demo[0]):
+            frame = av.VideoFrame.from_ndarray(image, "rgb24")
+            frame.pts, frame.time_base = i + (15000 if i > 37 else 0), Fraction(1, 25)
+            out.mux(video.encode(frame))
+            block = av.AudioFrame.from_ndarray((32767 * demo[1][None, 640 * i : 640 * i + 640]).astype(np.int16), "s16", "mono")
+            block.sample_rate, block.pts, block.time_base = SR, 640 * i, Fraction(1, SR)
+            out.mux(sound.encode(block))
+        for stream in (video, sound):
+            out.mux(stream.encode(None))
+    assert abs(count_frames(path) - 75) <= 1 and "jump" in " ".join(probe(path).said)

@@ -57,7 +57,7 @@ def _jumps(p): # indices of the packets that begin a new stretch
     out, last = [], 0
     def goes_on(t):
         "Do these times continue the last regular one?"
-        step = t - p.time[last] - p.length[last]
+        step = t - p.time[last] - min(p.length[last], AHEAD)
         return (step >= -BACK) & (step <= AHEAD)
     for i in range(1, len(p.time)):
         if not goes_on(p.time[i]):
@@ -69,7 +69,7 @@ def _jumps(p): # indices of the packets that begin a new stretch
 
 def _covered(a, b, other): # is there more than half of the time from a to b in the other stream?
     inside = (other.start >= a - 1) & (other.start < b)
-    return other.length[inside].sum() > (b - a)/2
+    return np.minimum(other.length[inside], AHEAD).sum() > (b - a)/2
 
 def stretches(
     p,          # `Packets` of a stream
