@@ -11,7 +11,7 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is loaded
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-LONGEST = ["demo_table", "site", "table", "audio", "run_notebooks", "train", "benchmark", "old_runs", "sweeps", "prepare", "paper"]
+LONGEST = ["demo_table", "site", "kills", "table", "audio", "run_notebooks", "train", "benchmark", "old_runs", "sweeps", "paper"]
 
 
 def pytest_collection_modifyitems(items):

@@ -447,6 +447,21 @@ def show(r: Result, width: int) -> None:
     print(shown.encode("ascii", "backslashreplace").decode()[:width], flush=True)
 
 
+def run(base: Path, numbers, args: argparse.Namespace) -> int:
+    "Make these draws and print what came of them; 1 if one failed."
+    results, start = [], time.monotonic()
+    for number in numbers:
+        results.append(draw(base, number, args.seed, args.kinds, args.keep))
+        if not args.quiet or args.only:
+            show(results[-1], 2000 if args.only else 300)
+    used = sum(r.seconds for r in results)
+    bad = sum(r.outcome in BAD for r in results)
+    said = failures(results, args.seed).encode("ascii", "backslashreplace").decode()
+    print(table(results), *([said] if said else []), sep="\n")
+    print(f"{bad} of {len(results)} draws failed; {time.monotonic() - start:.0f} s, of which the verbs computed {used:.0f} s", flush=True)
+    return 1 if bad else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="try damaged files on every verb")
     parser.add_argument("--draws", type=int, default=400)
@@ -457,18 +472,8 @@ def main() -> int:
     parser.add_argument("--base", type=Path, help="a folder for the small home, used again if it is there")
     parser.add_argument("--quiet", action="store_true", help="no line for each draw")
     args = parser.parse_args()
-    results, start = [], time.monotonic()
     with small_home(args.base) as base:
-        for number in args.only or range(args.draws):
-            results.append(draw(base, number, args.seed, args.kinds, args.keep))
-            if not args.quiet or args.only:
-                show(results[-1], 2000 if args.only else 300)
-    used = sum(r.seconds for r in results)
-    bad = sum(r.outcome in BAD for r in results)
-    said = failures(results, args.seed).encode("ascii", "backslashreplace").decode()
-    print(table(results), *([said] if said else []), sep="\n")
-    print(f"{bad} of {len(results)} draws failed; {time.monotonic() - start:.0f} s, of which the verbs computed {used:.0f} s")
-    return 1 if bad else 0
+        return run(base, args.only or range(args.draws), args)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,22 @@ def after_signal(box, call: Call, name: str, before: dict, ended: tuple, said: s
     return faults
 
 
+def run(base: Path, numbers, seed: int, verbs: list) -> int:
+    "Make these draws and print what came of them; 1 if one failed."
+    start, counts, references = time.monotonic(), Counter(), {}
+    for number in numbers:
+        verb = verbs[number % len(verbs)]
+        references[verb] = references.get(verb) or undisturbed(base, verb)
+        note, faults = kill(base, verb, references[verb], random.Random(f"{seed}/{verb}/{number}"))
+        counts[verb, not faults] += 1
+        print(f"{number:4d} {verb}: {note}: {'; '.join(faults) or 'went on, the same result'}"[:1500], flush=True)
+    for verb in verbs:
+        print(f"{verb:9s} {counts[verb, True]:3d} of {counts[verb, True] + counts[verb, False]} went on to the same result")
+    bad = sum(n for (_, good), n in counts.items() if not good)
+    print(f"{bad} of {sum(counts.values())} draws failed, {time.monotonic() - start:.0f} s", flush=True)
+    return 1 if bad else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="kill and stop verbs, and call them again")
     parser.add_argument("--draws", type=int, default=30)
@@ -167,19 +183,8 @@ def main() -> int:
     parser.add_argument("--verbs", nargs="*", choices=list(VERBS), default=list(VERBS))
     parser.add_argument("--base", type=Path, help="a folder for the small home, used again if it is there")
     args = parser.parse_args()
-    start, counts, bad, references = time.monotonic(), Counter(), 0, {}
     with small_home(args.base) as base:
-        for number in args.only or range(args.draws):
-            verb = args.verbs[number % len(args.verbs)]
-            references[verb] = references.get(verb) or undisturbed(base, verb)
-            note, faults = kill(base, verb, references[verb], random.Random(f"{args.seed}/{verb}/{number}"))
-            counts[verb, "good" if not faults else "bad"] += 1
-            bad += bool(faults)
-            print(f"{number:4d} {verb}: {note}: {'; '.join(faults) or 'went on, the same result'}"[:1500], flush=True)
-    for verb in args.verbs:
-        print(f"{verb:9s} {counts[verb, 'good']:3d} of {counts[verb, 'good'] + counts[verb, 'bad']} went on to the same result")
-    print(f"{bad} of {sum(counts.values())} draws failed, {time.monotonic() - start:.0f} s")
-    return 1 if bad else 0
+        return run(base, args.only or range(args.draws), args.seed, args.verbs)
 
 
 if __name__ == "__main__":

@@ -82,22 +82,26 @@ def pair(base: Path, names: tuple, rng: random.Random) -> tuple:
     return outcomes, faults
 
 
+def run(base: Path, numbers, seed: int) -> int:
+    "Try these pairs and print what came of them; 1 if one failed."
+    start, bad = time.monotonic(), 0
+    for number in numbers:
+        outcomes, faults = pair(base, PAIRS[number], random.Random(f"{seed}/{number}"))
+        bad += bool(faults)
+        ends = ", ".join(f"{name}: {outcome}" for name, outcome in zip(PAIRS[number], outcomes))
+        print(f"{number:3d} {ends}{'; FAILED: ' if faults else ''}{'; '.join(faults)}"[:900], flush=True)
+    print(f"{bad} of {len(numbers)} pairs failed, {time.monotonic() - start:.0f} s", flush=True)
+    return 1 if bad else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="two verbs at once on one subject and run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help=f"numbers of pairs, of {len(PAIRS)}")
     parser.add_argument("--base", type=Path, help="a folder for the small home, used again if it is there")
     args = parser.parse_args()
-    start, bad = time.monotonic(), 0
-    numbers = args.only or range(len(PAIRS))
     with small_home(args.base) as base:
-        for number in numbers:
-            outcomes, faults = pair(base, PAIRS[number], random.Random(f"{args.seed}/{number}"))
-            bad += bool(faults)
-            ends = ", ".join(f"{name}: {outcome}" for name, outcome in zip(PAIRS[number], outcomes))
-            print(f"{number:3d} {ends}{'; FAILED: ' if faults else ''}{'; '.join(faults)}"[:900].replace(str(Path.cwd()), "."), flush=True)
-    print(f"{bad} of {len(numbers)} pairs failed, {time.monotonic() - start:.0f} s")
-    return 1 if bad else 0
+        return run(base, args.only or range(len(PAIRS)), args.seed)
 
 
 if __name__ == "__main__":
