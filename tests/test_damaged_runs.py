@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from dnerf.audio.embedding import embed_subject, speech_steps
 from dnerf.audio.speechsplit import load_speechsplit, new_speechsplit, save_speechsplit
 from dnerf.checkpoint import load_sealed, save_sealed
-from dnerf.core import DnerfError
+from dnerf.core import DnerfError, InputError
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import load_run, read_config
 from dnerf.nerf.training import train
@@ -79,6 +79,22 @@ def test_a_configuration_that_is_none(home, kind):
 def test_configurations_of_earlier_versions_are_read_as_they_were(home):
     folder = home / "runs" / "toy" / "steps-2"
     assert OmegaConf.to_container(read_config(folder)) == OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+
+
+def test_a_run_opens_whatever_it_was_trained_with(home, monkeypatch):
+    "Ranges of what only training needs, and the memory that it took, are not asked again."
+    path = home / "runs" / "toy" / "steps-2" / "config.yaml"
+    config = OmegaConf.load(path)
+    OmegaConf.update(config, "optim.lr_grid", 1e30)
+    OmegaConf.update(config, "data.rays", 10**9)
+    OmegaConf.save(config, path)
+    monkeypatch.setattr("dnerf.nerf.config.memory_of", lambda device: 1)
+    with pytest.raises(InputError, match="GB of memory"):
+        compose_config("tiny")
+    assert load_run("toy/steps-2", "cpu").config.data.rays == 10**9
+    OmegaConf.update(config, "field.code_dim", 10**9)
+    OmegaConf.save(config, path)
+    assert "field.code_dim" in one_sentence(lambda: load_run("toy/steps-2", "cpu"))
 
 
 @pytest.mark.parametrize("name", ["state.json", "inputs.json", "subject/kept.json"])

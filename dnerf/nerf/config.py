@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'STRATEGIES', 'PRECISIONS', 'RECOGNISED', 'DataConfig', 'OptimConfig', 'TrainerConfig', 'Config',
            'register_configs', 'overridden', 'contradiction', 'settle_budget', 'compose_config', 'parameter_bytes',
-           'batch_bytes', 'memory_of', 'check_memory', 'check_config', 'pick_precision', 'autocast']
+           'batch_bytes', 'memory_of', 'check_memory', 'check_trained', 'check_config', 'pick_precision', 'autocast']
 
 # %% ../../nbs/nerf/03a_config.ipynb #f5d5ca7e
 import contextlib, dataclasses, os, re, shlex
@@ -242,7 +242,7 @@ def _check_grids(name, c):
         raise InputError(f"{name}.resolutions={list(c.resolutions)} and {name}.channels={list(c.channels)} are of different lengths; "
                          "give one number of channels for each resolution")
 
-def _check_rays(d, o): # which are drawn, and what is compared on them
+def _check_rays(d, o, p): # which are drawn, and what is compared on them
     shares = d.face + d.lips + d.eyes + d.head
     if shares > 1 + 1e-9:
         raise InputError(f"the shares data.face, data.lips, data.eyes and data.head are {shares:g} in all; give at most 1")
@@ -252,7 +252,7 @@ def _check_rays(d, o): # which are drawn, and what is compared on them
     if d.patch**2 > d.rays:
         raise InputError(f"a patch of data.patch={d.patch} pixels has {d.patch**2} rays but data.rays={d.rays}; give more rays")
 
-def _check_parts(p, f, o): # of the portrait
+def _check_parts(p, f): # of the portrait
     if f.kind == 'mlp' and p.n_coarse < 3:
         raise InputError(f"portrait.n_coarse={p.n_coarse} are too few to place further samples by (field=mlp); give at least 3")
     if p.near >= p.far:
@@ -262,8 +262,6 @@ def _check_parts(p, f, o): # of the portrait
     if p.backdrop != 'plate' and p.head_alone:
         raise InputError(f"portrait.backdrop={p.backdrop} needs the mask losses of a head; "
                          "it cannot be used with portrait.head_alone (presets paper, adnerf)")
-    if o.ssim and p.torso_nerf:
-        raise InputError("optim.ssim cannot be used with portrait.torso_nerf, whose rays are no patches; leave one of them out")
 
 # %% ../../nbs/nerf/03a_config.ipynb #9b1f0c15
 def parameter_bytes(
@@ -315,22 +313,37 @@ def check_memory(
     return config
 
 # %% ../../nbs/nerf/03a_config.ipynb #9b1f0c16
-def check_config(
-    config:DictConfig, # Composed; changed in place
-) -> DictConfig:       # The same, with a name
-    "Name the run and check the settings; `InputError` for values that cannot be used."
+_TRAINING = ('data', 'optim', 'minutes', 'steps', 'workers', 'val_frames', 'val_rays', 'checks', 'save_every')
+
+def _values(config): # as a dictionary
     values = OmegaConf.to_container(config, throw_on_missing=True)
     assert isinstance(values, dict)
-    check_settings(Config, values, leave=('defaults',))
-    if not config.name:
-        config.name = f'{config.audio}-{config.preset}'           # the resolved ones: the name says what was trained
+    return values
+
+def check_trained(
+    config:DictConfig, # Of a run that was trained, with a name
+) -> DictConfig:       # The same
+    "Check what builds and renders a portrait, not how it was trained; `InputError` for values that cannot be used."
+    values = {k: v for k, v in _values(config).items() if k not in _TRAINING}
+    check_settings(Config, values, leave=('defaults', *_TRAINING))
     check_name(config.name, 'run')
     check_name(config.subject)
     check_name(config.audio, 'embedding')
     _check_field(config.field)
     _check_grids('portrait.torso', config.portrait.torso)
-    _check_rays(config.data, config.optim)
-    _check_parts(config.portrait, config.field, config.optim)
+    _check_parts(config.portrait, config.field)
+    return config
+
+# %% ../../nbs/nerf/03a_config.ipynb #9b1f0c1a
+def check_config(
+    config:DictConfig, # Composed; changed in place
+) -> DictConfig:       # The same, with a name
+    "Name the run and check the settings; `InputError` for values that cannot be used."
+    check_settings(Config, _values(config), leave=('defaults',))
+    if not config.name:
+        config.name = f'{config.audio}-{config.preset}'           # the resolved ones: the name says what was trained
+    check_trained(config)
+    _check_rays(config.data, config.optim, config.portrait)
     return config
 
 # %% ../../nbs/nerf/03a_config.ipynb #a279cb90

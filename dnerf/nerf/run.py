@@ -16,8 +16,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..checkpoint import load_sealed, weights
-from ..core import DnerfError, InputError, MissingError, check_name, check_tree, pick_device, read_json, runs_dir
-from .config import Config, check_config
+from ..core import DnerfError, InputError, MissingError, check_tree, pick_device, read_json, runs_dir
+from .config import Config, check_trained
 from .field import FastFieldConfig, MLPFieldConfig
 from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint, fingerprint
 from .portrait import Portrait, build_portrait
@@ -68,10 +68,9 @@ def read_config(
     path = Path(folder)/'config.yaml'
     try:
         config = _completed(OmegaConf.create(_plain_yaml(path)))
-        check_name(config.audio, 'embedding')
-        here = OmegaConf.merge(config, dict(device='auto', workers=0, name=config.name or 'old'))
+        here = OmegaConf.merge(config, dict(device='auto', name=config.name or 'old'))
         assert isinstance(here, DictConfig)
-        check_config(here)
+        check_trained(here)
         return config
     except (OmegaConfBaseException, ValueError, AttributeError, TypeError) as e:
         what = ' '.join(str(e).split(';')[0].split())[:200]
