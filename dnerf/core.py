@@ -265,6 +265,7 @@ def _bring_back(final): # a folder that stepped aside for one that never came
     if old.is_dir() and not old.is_symlink() and not final.exists():
         old.rename(final)
 
+# %% ../nbs/00_core.ipynb #ef27423b
 def recovered(
     folder:Path, # That may have been replaced by a process that was killed meanwhile
 ) -> Path:       # The folder
@@ -275,6 +276,7 @@ def recovered(
             _bring_back(final)
     return Path(folder)
 
+# %% ../nbs/00_core.ipynb #59395079
 @contextlib.contextmanager
 def staged_dir(
     final:Path, # Where the folder shall be in the end

@@ -68,6 +68,7 @@ _REASONS = {
     errno.ENOTCONN: "the disk is not connected; connect it"}
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|Cannot allocate memory|can't start new thread|Unable to allocate")
 
+# %% ../nbs/00_errors.ipynb #72abe37c
 def in_words(
     error:BaseException,  # What was raised
     where:Path|None=None, # What was being written, if that is known
@@ -93,6 +94,7 @@ def in_words(
         return StorageError(f"could not write {path}: {_REASONS[code]} and run the same command again (nothing half-written was kept)")
     return StorageError(f"could not {f'use {path}' if path else 'go on'}: {_REASONS[code]} and run the same command again")
 
+# %% ../nbs/00_errors.ipynb #172a2f85
 @contextlib.contextmanager
 def os_errors(
     where:Path|None=None, # What is being written, if that is known

@@ -64,6 +64,7 @@ def optional(
     "A value or null."
     return lambda value: '' if value is None else rule(value)
 
+# %% ../nbs/00a_schema.ipynb #522f17e2
 def each(
     rule,          # For every element
     n:int|None=None, # How many there are, if that is fixed

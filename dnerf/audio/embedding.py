@@ -259,6 +259,46 @@ def _embedding_key(subject, name, checkpoint): # depends on the audio, the split
         model=sha256(checkpoint) if checkpoint else None, functions=functions, layout=(WINDOW, STEPS_PER_FRAME, _METHOD))
 
 # %% ../../nbs/audio/04_embedding.ipynb #12b819b1
+def _seal(note): # hash of its other entries
+    return _key(**{k: json.dumps(v) for k, v in note.items() if k != 'seal'})
+
+def _write_note(subject, note, path): # complete
+    note = note | _origin(subject, note['name'], path)
+    write_json(path.with_suffix('.json'), note | dict(seal=_seal(note)))
+
+def _origin(subject, name, path): # what decides whether features of new speech are made alike, on any Python, and the hash of the array
+    parts = {p: REGISTRY[p].identity for p in parse_embedding(name)}
+    return dict(sha256=sha256(path), audio=sha256(subject.folder/'audio.wav'), python=sys.implementation.cache_tag, method=_METHOD,
+                identities={p: identity() for p, identity in parts.items() if identity})
+
+# %% ../../nbs/audio/04_embedding.ipynb #9a69ada8
+_NOTE = record(dict(
+    name=text(300), key=text(400), dims=whole(1, 10**5), model=optional(text(64)),
+    mean=each(number(-1e30, 1e30)), std=each(number(1e-30, 1e30)),
+    sha256=text(64), audio=text(64), python=text(50), method=whole(), identities=record({}), seal=text(64)),
+    may_lack=('sha256', 'audio', 'python', 'method', 'identities', 'seal'))
+
+def _read_note(path): # what is known of an embedding
+    note = read_record(path, _NOTE, 'delete it and train again')
+    if not len(note['mean']) == len(note['std']) == note['dims']:
+        raise InputError(f"{path} has not {note['dims']} means and standard deviations; delete it and train again")
+    if note.get('seal') not in (None, _seal(note)):
+        raise InputError(f"{path} is damaged; delete it and train again")
+    return note
+
+# %% ../../nbs/audio/04_embedding.ipynb #133bcf11
+def _valid(subject, name, key): # the note of an array that is as it was written and has this key, or was imported; else None
+    path = subject.folder/'embeddings'/f'{name}.npy'
+    try:
+        note, array = _read_note(path.with_suffix('.json')), subject.embedding(name)
+    except DnerfError:
+        if (subject.protocol.get('adnerf') or {}).get('features') == name:
+            raise           # it came with an imported subject and cannot be made again as it was
+        return None
+    intact = array.shape[-1] == note['dims'] and note.get('sha256') in (None, sha256(path))
+    return note if intact and (note['key'] == key or 'imported' in note) else None
+
+# %% ../../nbs/audio/04_embedding.ipynb #6a3a3c8e
 def _needs_codes(name):
     return any(REGISTRY[p].codes for p in parse_embedding(name))
 
@@ -287,43 +327,6 @@ def _embed(subject, name, device, force, options):
     elif 'sha256' not in note:                                                       # of a version up to 0.3
         _write_note(subject, note, path)
     return subject.embedding(name)
-
-def _write_note(subject, note, path): # complete
-    note = note | _origin(subject, note['name'], path)
-    write_json(path.with_suffix('.json'), note | dict(seal=_seal(note)))
-
-def _origin(subject, name, path): # what decides whether features of new speech are made alike, on any Python, and the hash of the array
-    parts = {p: REGISTRY[p].identity for p in parse_embedding(name)}
-    return dict(sha256=sha256(path), audio=sha256(subject.folder/'audio.wav'), python=sys.implementation.cache_tag, method=_METHOD,
-                identities={p: identity() for p, identity in parts.items() if identity})
-
-_NOTE = record(dict(
-    name=text(300), key=text(400), dims=whole(1, 10**5), model=optional(text(64)),
-    mean=each(number(-1e30, 1e30)), std=each(number(1e-30, 1e30)),
-    sha256=text(64), audio=text(64), python=text(50), method=whole(), identities=record({}), seal=text(64)),
-    may_lack=('sha256', 'audio', 'python', 'method', 'identities', 'seal'))
-
-def _seal(note): # hash of its other entries
-    return _key(**{k: json.dumps(v) for k, v in note.items() if k != 'seal'})
-
-def _read_note(path): # what is known of an embedding
-    note = read_record(path, _NOTE, 'delete it and train again')
-    if not len(note['mean']) == len(note['std']) == note['dims']:
-        raise InputError(f"{path} has not {note['dims']} means and standard deviations; delete it and train again")
-    if note.get('seal') not in (None, _seal(note)):
-        raise InputError(f"{path} is damaged; delete it and train again")
-    return note
-
-def _valid(subject, name, key): # the note of an array that is as it was written and has this key, or was imported; else None
-    path = subject.folder/'embeddings'/f'{name}.npy'
-    try:
-        note, array = _read_note(path.with_suffix('.json')), subject.embedding(name)
-    except DnerfError:
-        if (subject.protocol.get('adnerf') or {}).get('features') == name:
-            raise           # it came with an imported subject and cannot be made again as it was
-        return None
-    intact = array.shape[-1] == note['dims'] and note.get('sha256') in (None, sha256(path))
-    return note if intact and (note['key'] == key or 'imported' in note) else None
 
 # %% ../../nbs/audio/04_embedding.ipynb #82353dc7
 def _write_embedding(subject, name, path, key, model, model_hash, block=1500): # one minute of windows at a time
@@ -364,6 +367,7 @@ class SpeechChanges:
     content_from: np.ndarray|None = None # waveform at the same rate whose content code is used
     weights: dict|None = None      # factors by component, e.g. `{'pitch': 0}`, see `component_columns`
 
+# %% ../../nbs/audio/04_embedding.ipynb #f339575c
 def _made_alike(subject, name, note, checkpoint): # whether today's functions are those of a note
     if note['key'] == _embedding_key(subject, name, checkpoint):
         return True
@@ -385,12 +389,14 @@ def _fitted(subject, name, device): # note of the subject's embedding and the Sp
                          "or with other weights (DNERF_WHISPER), than there are now; set them as they were, or train with it again")
     return note, model
 
+# %% ../../nbs/audio/04_embedding.ipynb #bf41a9ef
 def _weight(steps, name, columns, weights): # multiplies columns in place
     for component, factor in (weights or {}).items():
         if component not in columns:
             raise InputError(f"the embedding {name!r} has no component {component!r} to weigh; it has {', '.join(columns)}")
         steps[:, columns[component]] *= factor
 
+# %% ../../nbs/audio/04_embedding.ipynb #3b5fc8b8
 def speech_steps(
     subject:Subject,        # The speaker the model was trained on; `embed_subject` was called before
     name:str,               # Name of the embedding

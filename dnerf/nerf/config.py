@@ -38,6 +38,7 @@ class DataConfig:
     patch: int = ruled(0, whole(0, 4096))   # pixels; if not 0, the last rays of a frame are a square around lips or eyes, for `optim.ssim`
     torso_rays: int = ruled(0, whole(0, 10**7)) # rays of a torso NeRF from each frame, anywhere in it
 
+# %% ../../nbs/nerf/03a_config.ipynb #0dbaef11
 @dataclass
 class OptimConfig:
     "How the parameters are changed (Adam), and the weights of the loss terms."
@@ -55,6 +56,7 @@ class OptimConfig:
     blends: float = ruled(.02, number(0, 1e4))       # weight of the term that keeps the blendshapes of a fast field smooth
     recoveries: int = ruled(2, whole(0, 100))        # how often a training that has diverged is continued at half the rates
 
+# %% ../../nbs/nerf/03a_config.ipynb #d6cb3c5b
 @dataclass
 class TrainerConfig:
     "Where a run computes: Lightning's names."
@@ -63,6 +65,7 @@ class TrainerConfig:
     strategy: str = ruled('auto', words(*STRATEGIES))     # how they work together; `auto` with several is DDP
     precision: str = ruled('32-true', words(*PRECISIONS)) # the arithmetic; `auto`: bfloat16 where the processor has units for it
 
+# %% ../../nbs/nerf/03a_config.ipynb #8729965d
 @dataclass
 class Config:
     "Everything that a run depends on."
@@ -277,6 +280,7 @@ def parameter_bytes(
         n += f.blends*(4*f.blend_resolution**3 + 3*f.moves**3) + (f.plane_channels + 4)*f.plane**2
     return 16*n
 
+# %% ../../nbs/nerf/03a_config.ipynb #744d0d88
 def batch_bytes(
     config:DictConfig, # Of a run
 ) -> int:              # Bytes, at least
@@ -287,6 +291,7 @@ def batch_bytes(
         return d.frames*max(d.rays, d.torso_rays)*(p.n_coarse*2 + p.n_fine)*sample
     return d.frames*d.rays*(100*p.n_coarse + p.n_fine*16*f.width) + d.frames*(d.torso_rays + d.rays)*100
 
+# %% ../../nbs/nerf/03a_config.ipynb #59c0d3d5
 def memory_of(
     device:torch.device, # Where it will compute
     limit:Path=Path('/sys/fs/cgroup/memory.max'), # Where a Linux container has its limit
@@ -301,6 +306,7 @@ def memory_of(
     text = limit.read_text().strip() if limit.is_file() else ''
     return min(total, int(text)) if text.isdigit() else total
 
+# %% ../../nbs/nerf/03a_config.ipynb #3e874f75
 def check_memory(
     config:DictConfig, # Composed
 ) -> DictConfig:       # The same

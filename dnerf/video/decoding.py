@@ -86,6 +86,7 @@ def frame_length(
     rates = (Fraction(rate) for rate in (video.average_rate, video.guessed_rate) if rate)
     return 1/next((rate for rate in rates if 1 <= rate <= 1000), Fraction(25))
 
+# %% ../../nbs/video/00b_decoding.ipynb #6b621590
 def check_size(
     stream, # A stream
 ):
@@ -98,6 +99,7 @@ def check_size(
         raise InputError(f"the sound of {stream.container.name} claims {ctx.sample_rate} samples a second, which cannot be right; "
                          "export it again, for example at 16000")
 
+# %% ../../nbs/video/00b_decoding.ipynb #e634f95b
 def decoded_frames(
     container, # Open container
     stream,    # One of its streams

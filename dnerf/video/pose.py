@@ -62,6 +62,7 @@ def _cost(xy, points, w2c, focal, centre):
         r = np.linalg.norm(xy - reproject(points, w2c, focal, centre), axis=-1)
     return np.where((z < 0) & np.isfinite(r), np.where(r < 1, r**2, 2*r - 1), np.inf)
 
+# %% ../../nbs/video/01a_pose.ipynb #7bfce0a9
 def _normal(J, r, w):
     "Weighted normal equations of each frame: J (N, K, 2, P), r (N, K, 2), w (N, K) -> (N, P, P), (N, P)."
     s = np.sqrt(w)[..., None]
@@ -69,6 +70,7 @@ def _normal(J, r, w):
     At = A.swapaxes(1, 2)
     return At @ A, (At @ b)[..., 0]
 
+# %% ../../nbs/video/01a_pose.ipynb #be5af31b
 CHUNK = 1000 # frames that `fit_poses` solves at a time, which bounds its memory
 
 def _fit_chunk(xy, points, pose, focal, centre, n_iters, guide, strength):
@@ -98,6 +100,7 @@ def _fit_chunk(xy, points, pose, focal, centre, n_iters, guide, strength):
             break
     return pose
 
+# %% ../../nbs/video/01a_pose.ipynb #e02b8989
 def fit_poses(
     xy:np.ndarray,     # (N, K, 2) observed landmarks, pixels
     points:np.ndarray, # (K, 3) the same landmarks in head space, metres
@@ -159,6 +162,7 @@ def align(
     s = np.trace(np.diag(S) @ sign)/(a**2).sum()
     return s, R, target.mean(0) - s*R @ points.mean(0)
 
+# %% ../../nbs/video/01a_pose.ipynb #e5fb97f3
 def bundle_adjust(
     xy:np.ndarray,      # (N, K, 2) observed landmarks, pixels; a few hundred frames are plenty
     points:np.ndarray,  # (K, 3) canonical positions, metres
@@ -335,6 +339,7 @@ def check_fit(
                          f"{MOST_PIXELS*size:.1f} at {size} pixels), most at second {frames[worst]/fps:.1f}; "
                          "use a part of the video in which one person is seen from the front, without cuts and zooms")
 
+# %% ../../nbs/video/01a_pose.ipynb #505aa3c3
 def _starting_poses(w2c, focal, focal0, some, adjusted):
     "Head to camera (N, 4, 4) for focal length `focal`: the adjusted poses, elsewhere the first guess moved so that it projects as before."
     out = w2c.copy()
@@ -342,6 +347,7 @@ def _starting_poses(w2c, focal, focal0, some, adjusted):
     out[some] = adjusted
     return out
 
+# %% ../../nbs/video/01a_pose.ipynb #7494cb7a
 def solve_head(
     track:Track,        # output of the landmarker, full-frame pixels
     crop:tuple,         # (x, y, side) of the square crop, in the track's pixels

@@ -183,6 +183,7 @@ def _check_track(track, video):
     if len(track) < MIN_SECONDS*FPS:
         raise InputError(f"only {len(track)/FPS:.1f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
 
+# %% ../../nbs/video/03_prepare.ipynb #47d037da
 def _make_files(folder, video, info, name, want, asked, digest, show):
     "Make all files of a subject in `folder`; returns the report."
     steps = Steps()
@@ -220,6 +221,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
         prepare=dict(method=METHOD, asked=asked, crop=list(crop)), tracking=head.quality)
     return report
 
+# %% ../../nbs/video/03_prepare.ipynb #5aa56fec
 def _write_png(path, image):
     ok, data = cv2.imencode('.png', image[..., ::-1])
     path.write_bytes(data.tobytes())
