@@ -60,7 +60,7 @@ def train(
 def drive(
     run:str='demo', # A trained run, `subject/name`, or its folder; a subject's name alone is its newest run
     speech:str='',         # A file with sound, of any kind; without one, the speech of the bundled demo clip
-    out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given
+    out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given, numbered beside other videos
     *,
     device:str='auto',     # auto, cpu, cuda
     overwrite:bool=False,  # Replace a file that dnerf did not make; what is read for the video is never replaced

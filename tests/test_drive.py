@@ -23,7 +23,7 @@ from dnerf.audio.embedding import embed_subject
 from dnerf.audio.mel import synthetic_speech
 from dnerf.checkpoint import save_sealed
 from dnerf.cli import VERBS
-from dnerf.core import InputError, MissingError, StorageError, read_json, sha256, write_json
+from dnerf.core import DnerfError, InputError, MissingError, StorageError, read_json, sha256, write_json
 from dnerf.nerf.portrait import PortraitConfig
 from dnerf.nerf.run import load_run
 from dnerf.subject import Subject, toy_subject, write_wav
@@ -507,3 +507,44 @@ def test_nothing_that_is_read_or_kept_is_replaced(dnerf_home, hello, monkeypatch
     assert before == {p: p.read_bytes() for p in dnerf_home.rglob("*.mp4")}
     assert drive(run, hello, "said.mp4", seed=1, motion="still", progress=False, render=grey) == said
     assert count_frames(drive(run, hello, "film.mp4", motion="still", overwrite=True, progress=False, render=grey)) == 38
+
+
+def test_recordings_of_one_name_get_videos_of_their_own(dnerf_home, hello):
+    "As recorders name them: day1/REC.wav, day2/REC.wav. The same request uses its own again, unfinished or not."
+    run, wav = stand_in(dnerf_home, n=44), read_audio(hello)
+    for day in ("day1", "day2"):
+        (dnerf_home / day).mkdir()
+    first, second = (write_wav(dnerf_home / day / "REC.wav", wav[::step]) for day, step in (("day1", 1), ("day2", -1)))
+
+    def spoken(speech, render=grey, **options):
+        return drive(run, speech, progress=False, render=render, motion="still", **options).name
+
+    def broken(run, rows, frames):
+        yield from grey(run, rows, frames[:30])
+
+    assert spoken(first) == "REC.mp4"
+    before = (run.folder / "speech" / "REC.mp4").read_bytes()
+    with pytest.raises(DnerfError, match="nothing more"):
+        spoken(second, broken)
+    assert spoken(first, size=64) == "REC-3.mp4"
+    assert spoken(second) == "REC-2.mp4" and spoken(second) == "REC-2.mp4"
+    assert (run.folder / "speech" / "REC.mp4").read_bytes() == before and spoken(first) == "REC.mp4"
+    assert sorted(p.name for p in (run.folder / "speech").iterdir()) == ["REC-2.mp4", "REC-3.mp4", "REC.mp4"]
+    write_video(run.folder / "speech" / "hello.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3)
+    assert spoken(hello) == "hello-2.mp4"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_pieces_are_never_written_through_a_link(dnerf_home, hello, inside):
+    run, elsewhere, pieces = stand_in(dnerf_home, n=44), dnerf_home / "elsewhere", dnerf_home / ".out.mp4.pieces"
+    elsewhere.mkdir()
+    (elsewhere / "job.json").write_text('{"key": "1"}')
+    (elsewhere / "precious").write_text("kept")
+    if inside:
+        pieces.mkdir()
+        (pieces / "00000.mp4").symlink_to(elsewhere / "precious")
+    else:
+        pieces.symlink_to(elsewhere)
+    with pytest.raises((InputError, StorageError), match="is a link"):
+        drive(run, hello, dnerf_home / "out.mp4", progress=False, render=grey)
+    assert {p.name: p.read_text() for p in elsewhere.iterdir()} == {"job.json": '{"key": "1"}', "precious": "kept"}

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, beside, data_dir, locked, need_space, read_json
+from ..core import InputError, StorageError, data_dir, locked, need_space, read_json
 from ..core import sha256, staged_file, user_path, write_json, progress as progress_bar
 from ..nerf.mouth import mouth_signal
 from ..nerf.cue import Cue, upper_face_signal
@@ -25,7 +25,7 @@ from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
-from .output import check_output
+from .output import check_output, own_path, pieces_folder, request_note
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
 from .voice import driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
@@ -142,13 +142,19 @@ def job_settings(
         content=None if content is None else hashlib.sha256(content.data).hexdigest(), paste=str(paster.path) if paster else None)
 
 # %% ../../nbs/talk/00e_drive.ipynb #2423f91d
-def _open_job(folder, key): # the folder of the pieces, emptied if they have another key
-    if (folder/'job.json').is_file() and read_json(folder/'job.json').get('key') != key:
-        for path in folder.iterdir():
-            if not path.name.endswith('.lock'):
-                path.unlink()
-    if not (folder/'job.json').is_file():
-        write_json(folder/'job.json', dict(key=key))
+@contextmanager
+def _job(run, out, key, given): # the folder of the pieces, for this process alone, emptied if they have another key
+    folder = pieces_folder(out)
+    with run.subject.held(), locked(run.folder, f'the run {run_name(run)}', shared=True), locked(folder/'job', f'the video {out}'):
+        if not given and own_path(out, key) != out:
+            raise StorageError(f"another process has just used the name {out}; run the same command again")
+        if (folder/'job.json').is_file() and read_json(folder/'job.json').get('key') != key:
+            for path in folder.iterdir():
+                if not path.name.endswith('.lock'):
+                    path.unlink()
+        if not (folder/'job.json').is_file():
+            write_json(folder/'job.json', dict(key=key))
+        yield folder
 
 @contextmanager
 def _removed_on_error(folder): # an error before there is a piece or features removes the folder
@@ -190,12 +196,12 @@ def write_pieces(
 def output_path(
     run,    # A trained run
     speech, # The speech's file
-    out=None, # Path that was asked for
+    out,    # Path that was asked for
     reads=(), # Further files that are read
     overwrite:bool=False, # Replace a file that this package did not make
 ) -> Path:  # An .mp4
-    "Path of the video, by default `speech/<name>.mp4` in the run's folder; `InputError` for one that cannot be written."
-    out = user_path(out) if out else run.folder/'speech'/f'{Path(speech).stem}.mp4'
+    "Path of the video; `InputError` for one that cannot be written."
+    out = user_path(out)
     if out.suffix.lower() != '.mp4':
         raise InputError(f"{out} is not an .mp4; give a name that ends in .mp4")
     if out.is_dir():
@@ -203,6 +209,12 @@ def output_path(
     if not next(p for p in out.absolute().parents if p.exists()).is_dir():
         raise InputError(f"{out} cannot be written: part of its path is a file; choose another folder")
     check_output(out, [speech, *reads], [run.folder, run.subject.folder], [run.folder/'speech', run.folder/'control'], overwrite)
+    return out
+
+def _default_path(run, speech, key, said): # for the video of a request that names none; `said` gets a sentence if it has a number
+    first = run.folder/'speech'/f'{Path(speech).stem}.mp4'
+    out = own_path(first, key)
+    said += [f"{first.name} is that of another request, so this video is {out.name}"]*(out != first)
     return out
 
 def _reads(run, options): # files beside the speech that a request reads, and the person's own videos
@@ -247,7 +259,7 @@ def _announce(run, speech, wav, n, nbytes, render, said): # what was found in th
 def drive(
     run,              # `subject/name`, the path of a run's folder, or an open run
     speech,           # Any file with sound
-    out=None,         # The mp4; by default `speech/<name of the speech>.mp4` in the run's folder
+    out=None,         # The mp4; by default `speech/<name of the speech>.mp4` in the run's folder, with a number if another video has it
     options:DriveOptions|None=None, # What is asked for; None: the defaults
     *,
     progress:bool=True, # Show progress
@@ -260,14 +272,14 @@ def drive(
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
     weights = parse_weights(options.weights)
     _check_options(run, options)
-    out, said = output_path(run, speech, out, _reads(run, options), overwrite), []
+    given, said = output_path(run, speech, out, _reads(run, options), overwrite) if out else None, []
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
-    pieces = beside(out, 'pieces')
-    with run.subject.held(), locked(run.folder, f'the run {run_name(run)}', shared=True), locked(pieces/'job', f'the video {out}'):
-        _open_job(pieces, job_key(run, wav, job_settings(options, motion, weights, content, paster)))
+    key = job_key(run, wav, job_settings(options, motion, weights, content, paster))
+    out = given or _default_path(run, speech, key, said)
+    with _job(run, out, key, given) as pieces:
         with _removed_on_error(pieces):
             nbytes = video_bytes(n, _pixels(run, paster, options.size))
             need_space(out, 2*nbytes, f"the video {out.name}")
@@ -285,6 +297,7 @@ def drive(
             if progress:
                 print('stopped; run the same command again to go on')
             raise
-        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, synthetic_metadata(run, f'driven by {Path(speech).name}'))
+        marks = synthetic_metadata(run, f'driven by {Path(speech).name}, {request_note(key)}')
+        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, marks)
         shutil.rmtree(pieces)
     return out
