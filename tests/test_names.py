@@ -9,6 +9,7 @@ import pytest
 from dnerf.core import DnerfError, InputError, MissingError, read_json, sha256, write_json
 from dnerf.subject import Subject, subject_name, toy_subject, write_wav
 from dnerf.video import prepare as module
+from dnerf.video import sources
 from dnerf.video.media import count_frames, read_audio, write_video
 from dnerf.video.prepare import METHOD, prepare
 from dnerf.video.sources import open_subject
@@ -45,7 +46,7 @@ def person(film, path, k=0):
 def test_another_video_of_the_same_name_does_not_replace_a_subject(film, home, capsys):
     ann, ben = person(film, home / "a" / "me.mp4"), person(film, home / "b" / "me.mp4", 1)
     before = sha256(prepare(ann).folder / "subject.json")
-    with pytest.raises(InputError, match="'me' already, and it was prepared from another video, 'me.mp4'; give .*--subject.*--force"):
+    with pytest.raises(InputError, match="'me' already, and it was prepared from another video, 'me.mp4'; prepare .*--subject.*--force"):
         prepare(ben)
     with pytest.raises(InputError, match="another video"):
         prepare(ben, "me", size=64)
@@ -71,7 +72,7 @@ def test_a_damaged_subject_is_prepared_again_from_its_own_video_only(film, home)
             prepare(ben)
         assert prepare(ann).n_frames == 44
     (folder / "subject.json").write_text("{")
-    with pytest.raises(InputError, match="is damaged, so that nobody knows"):
+    with pytest.raises(InputError, match="is damaged, so that its video cannot be told"):
         prepare(ann)
     assert prepare(ann, force=True).n_frames == 44
     (folder / "notes").symlink_to("/etc")
@@ -79,14 +80,61 @@ def test_a_damaged_subject_is_prepared_again_from_its_own_video_only(film, home)
         prepare(ann, size=64)
 
 
-def test_an_outdated_subject_is_made_again_from_its_own_video_only(film, home):
-    video = person(film, home / "data" / "me.mp4")
+def test_an_outdated_subject_is_made_again_from_its_own_video(film, home):
+    person(film, home / "data" / "me.mp4")
     made = open_subject("me")
     write_json(made.folder / "subject.json", made.protocol | dict(prepare=dict(method=1, asked=None, crop=[0, 0, 32])))
-    person(film, video, 1)
-    assert open_subject("me").protocol["prepare"]["method"] == 1           # as it is: the video is another
-    person(film, video, 0)
     assert open_subject("me").protocol["prepare"]["method"] == METHOD
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_subject_whose_video_was_replaced_is_not_opened_as_if_it_were_the_new_one(film, home, stamped):
+    "Size and time of the file are compared first, where the subject has them; else its content."
+    video = person(film, home / "data" / "me.mp4")
+    made = open_subject("me")
+    if stamped:
+        write_json(made.folder / "subject.json", made.protocol | dict(source=made.protocol["source"] | sources.file_stamp(video)))
+    before = sha256(made.folder / "subject.json")
+    assert open_subject("me").name == "me"
+    os.utime(video, (1, 1))                                                # copied
+    assert open_subject("me").name == "me"
+    for k, more in ((1, b""), (0, b"more")):
+        video.write_bytes(person(film, video, k).read_bytes() + more)
+        with pytest.raises(InputError, match="another video, 'me.mp4'; prepare .*--subject.*--force.* or move it away to go on"):
+            open_subject("me")
+    assert sha256(made.folder / "subject.json") == before
+    video.unlink()
+    assert open_subject("me").name == "me"
+
+
+def test_a_video_that_did_not_change_is_not_read_again(film, home, monkeypatch):
+    video = person(film, home / "data" / "me.mp4")
+    made = open_subject("me")
+    write_json(made.folder / "subject.json", made.protocol | dict(source=made.protocol["source"] | sources.file_stamp(video)))
+    monkeypatch.setattr(sources, "sha256", None)
+    assert open_subject("me").name == "me"
+
+
+def test_a_subject_that_came_without_a_video_is_opened_beside_one(film, home):
+    toy_subject(home / "data" / "toy")
+    person(film, home / "data" / "toy.mp4")
+    assert open_subject("toy").n_frames == 44
+    with pytest.raises(InputError, match="'toy' already, and it was not prepared from a video; prepare"):
+        prepare(home / "data" / "toy.mp4")
+
+
+def test_of_two_videos_of_one_name_it_is_said_which_is_used(film, home, capsys):
+    person(film, home / "data" / "me.mov"), person(film, home / "data" / "me.mp4", 1)
+    assert open_subject("me").protocol["source"]["file"] == "me.mp4"
+    assert "me: me.mp4 is used, not me.mov; move away what is not meant" in capsys.readouterr().out
+    (home / "data" / "me.mp4").unlink()
+    with pytest.raises(InputError, match="another video, 'me.mp4'"):
+        open_subject("me")
+    prepare(home / "data" / "me.mov", force=True)
+    person(film, home / "data" / "me.mp4", 1)
+    capsys.readouterr()
+    assert open_subject("me").protocol["source"]["file"] == "me.mov"       # the subject's own, though the other ending comes first
+    assert "me: me.mov, of which the subject was prepared, is used, not me.mp4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["IMG_1.MOV", "00001.MTS", "clip.m2ts", "GX010001.MP4", "a.b.3gp"])

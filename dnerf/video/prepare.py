@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from ..core import DnerfError, InputError, asset, check_name, check_tree, data_dir as default_data_dir, need_space, pick_device
-from ..core import progress as progress_bar, read_json, sha256, staged_dir, user_path, write_json
+from ..core import progress as progress_bar, sha256, staged_dir, user_path, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, subject_name, write_subject_json, write_wav
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
@@ -21,6 +21,7 @@ from .parallel import StoredRows, ordered_map, prefetch
 from .pose import crop_landmarks, solve_head
 from .search import better_region, reduced, search_region
 from .shots import Steps, find_shots, of_one_person
+from .sources import file_stamp, refuse_another
 from .report import measure_face, measure_shots, measure_sound, report_text, sharpness, training_estimate, warnings_of
 from .torso import torso_modes, torso_motion
 from .tracking import track_faces
@@ -129,6 +130,9 @@ def check_request(
                          "and 2 to 5 minutes are good")
     return info
 
+# %% ../../nbs/video/03_prepare.ipynb #be07885b
+METHOD = 5 # version of the method; raised when the same video would give another subject
+
 def _up_to_date(final, digest, size):
     "Is the prepared subject in `final` whole, and made from the same video in the same way?"
     try:
@@ -137,20 +141,6 @@ def _up_to_date(final, digest, size):
         return False                        # there is none, or it is to be prepared again
     same_method = made.get('prepare', {}).get('method') == METHOD
     return made['source'].get('sha256') == digest and same_method and size in (None, made['prepare'].get('asked'), made['size'])
-
-def _refuse_another(final, digest, video):
-    "A subject is not replaced by another person; the file that it was made of is compared, not its name."
-    path = final/'subject.json'
-    try:
-        source = read_json(path)['source'] if path.exists() else dict(sha256=digest)
-        other = source.get('sha256') != digest and f"was prepared from another video, {source.get('file')!r}"
-    except (InputError, KeyError, TypeError, AttributeError):
-        other = "is damaged, so that nobody knows of which video it was made"
-    if other:
-        raise InputError(f"there is a subject {final.name!r} already, and it {other}; give {video} a name of its own (--subject NAME), "
-                         "or say --force to replace that person for good")
-
-METHOD = 5 # version of the method; raised when the same video would give another subject
 
 # %% ../../nbs/video/03_prepare.ipynb #3f2e0835
 PREPARED_FILES = { # files and folders that `prepare` and later stages make
@@ -217,7 +207,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
     _write_png(folder/'background.png', plate.image())
     write_subject_json(
         folder, name=name, n_frames=len(track), size=size, focal=head.focal, lost=report['lost'], blendshape_names=track.names,
-        source=dict(file=video.name, sha256=digest, width=info.width, height=info.height, fps=info.fps),
+        source=dict(file=video.name, sha256=digest, width=info.width, height=info.height, fps=info.fps, **file_stamp(video)),
         prepare=dict(method=METHOD, asked=asked, crop=list(crop)), tracking=head.quality)
     return report
 
@@ -248,11 +238,13 @@ def prepare(
         if progress:
             print(f"{name} is already prepared from {video.name} in {final}")
         return Subject(final)
+    if not force:
+        refuse_another(final, video, digest)
     want = size or (512 if pick_device().type == 'cuda' else 256)
     need_space(final, _bytes_needed(count_frames(video), min(want, info.width, info.height)), f"preparing {name}")
     with staged_dir(final) as folder:
         if not force:
-            _refuse_another(final, digest, video)
+            refuse_another(final, video, digest)         # another process may have made one meanwhile
         check_tree(final, exempt='video.*')
         report = _make_files(folder, video, info, name, want, size, digest, progress)
         _keep_files(final, folder)
