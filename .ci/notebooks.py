@@ -7,9 +7,7 @@ loaded the libraries, so that a hundred notebooks do not load them a hundred tim
 """
 import argparse
 import faulthandler
-import importlib
 import os
-import pkgutil
 import signal
 import sys
 import tempfile
@@ -17,6 +15,8 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from libraries import load
 
 LIMIT = 600.  # seconds
 LIBRARIES = ("torch", "lightning", "scipy.signal", "librosa", "matplotlib.pyplot", "av", "hydra", "torchmetrics", "IPython")
@@ -50,15 +50,6 @@ class Attempt:
         "Its output and how it ended."
         self.output.seek(0)
         print(self.output.read().decode(errors="replace"), f"{self.sentence()} after {self.seconds:.0f} s", sep="\n", flush=True)
-
-
-def load() -> None:
-    "Import what the notebooks import, here, where no thread may begin: only then processes can be forked safely."
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    import dnerf
-    for module in pkgutil.walk_packages(dnerf.__path__, "dnerf."):
-        importlib.import_module(module.name)
 
 
 def run_here(path: Path, flags: list) -> bool:
@@ -147,7 +138,7 @@ def main() -> int:
     from nbdev.config import get_config
     from nbdev.doclinks import nbglob
     paths = [Path(p).resolve() for path in args.paths or [None] for p in sorted(nbglob(path, as_path=True))]
-    load()
+    load(LIBRARIES)
     done = check(paths, get_config().tst_flags.split(), args.jobs)
     for attempt in sorted(done, key=lambda a: -a.seconds)[:args.slowest]:
         print(f"{attempt.seconds:5.0f} s {attempt.peak:5.1f} GB  {attempt.path.name}")

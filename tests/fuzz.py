@@ -12,9 +12,7 @@ import contextlib
 import ctypes
 import faulthandler
 import hashlib
-import importlib
 import os
-import pkgutil
 import random
 import re
 import resource
@@ -29,6 +27,9 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / ".ci"))
+import libraries
 
 CPU, WALL = 60, 300  # seconds that a draw may compute, and that it may take where other programs have the cores
 MEMORY = 4 << 30  # bytes of address space above what the libraries take
@@ -101,13 +102,8 @@ class Result:
 
 
 def load() -> None:
-    "Import what the verbs import, here, where no thread may begin: only then processes can be forked safely."
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    import dnerf
-
-    for module in pkgutil.walk_packages(dnerf.__path__, "dnerf."):
-        importlib.import_module(module.name)
+    "Load what the verbs import, and what they compile."
+    libraries.load(LIBRARIES)
     from dnerf.audio.mel import compiled_librosa
     compiled_librosa()
     for thread in threading.enumerate()[1:]:
