@@ -18,8 +18,8 @@ from ..core import InputError, check_name, did_you_mean, pick_device
 from .field import FastFieldConfig, MLPFieldConfig
 from .portrait import PortraitConfig
 from .torso import TorsoConfig
-from ..schema import number, whole
-from ..settings import check_settings, one_of, ruled, words
+from ..schema import number, whole, words
+from ..settings import check_settings, one_of, ruled
 
 # %% ../../nbs/nerf/03a_config.ipynb #a3520fd1
 PRESETS = ('cpu', 'gpu', 'paper', 'adnerf', 'tiny')

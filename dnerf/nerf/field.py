@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..schema import number, whole
-from ..settings import ruled, several, words
+from ..schema import each, number, whole, words
+from ..settings import ruled
 
 # %% ../../nbs/nerf/01_field.ipynb #3af790d5
 def positional_encoding(
@@ -141,8 +141,8 @@ def plane_lookup(
 class FastFieldConfig:
     "Sizes of the fast field."
     kind: str = ruled('fast', words('fast'))
-    resolutions: tuple[int, ...] = ruled((32, 64, 112), several(whole(2, 512), 1, 16)) # nodes along each side of the feature grids
-    channels: tuple[int, ...] = ruled((8, 4, 4), several(whole(1, 256), 1, 16)) # features in each grid
+    resolutions: tuple[int, ...] = ruled((32, 64, 112), each(whole(2, 512), 1, 16)) # nodes along each side of the feature grids
+    channels: tuple[int, ...] = ruled((8, 4, 4), each(whole(1, 256), 1, 16)) # features in each grid
     density_resolution: int = ruled(64, whole(2, 512)) # nodes along each side of the density grid
     sharpness: float = ruled(30., number(.01, 1e5))  # density per unit of the density grid's value, 1/m
     width: int = ruled(64, whole(1, 4096))           # units of the small network

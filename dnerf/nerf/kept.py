@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 from ..core import InputError, MissingError, data_dir, inside, read_json, sha256, staged_dir, write_json
-from ..schema import read_record, record, whole
+from ..schema import named, read_record, record, whole
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03c_kept.ipynb #616fd931
@@ -72,12 +72,7 @@ def hexadecimal(value) -> str: # Empty, or the fault
 INPUTS = record(dict(subject=hexadecimal, embedding=hexadecimal, content=record(dict.fromkeys([*HASHED, 'protocol'], hexadecimal))),
                 may_lack=('content',))
 
-def _hashes(value): # a rule: file to hash
-    if not isinstance(value, dict) or len(value) > 100:
-        return ' is not a table of files'
-    return next((f'[{name!r}]{fault}' for name, digest in value.items() if (fault := hexadecimal(digest))), '')
-
-KEPT = record(dict(schema=whole(1, 1), inputs=INPUTS, files=_hashes))
+KEPT = record(dict(schema=whole(1, 1), inputs=INPUTS, files=named(hexadecimal)))
 
 # %% ../../nbs/nerf/03c_kept.ipynb #7ba31f6b
 def windows_of_steps(

@@ -22,8 +22,8 @@ from .rays import camera_rays
 from .losses import HeadAlone, Joint, Rendered, TwoStages
 from .rendering import Layer
 from .torso import TorsoConfig, TorsoNeRF, TorsoPicture, head_anchors
-from ..schema import number, whole
-from ..settings import ruled, several, words
+from ..schema import each, number, whole, words
+from ..settings import ruled
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03_portrait.ipynb #8409775c
@@ -32,7 +32,7 @@ class PortraitConfig:
     "What a portrait is made of."
     n_coarse: int = ruled(32, whole(1, 4096)) # density look-ups (fast) or coarse samples (mlp) on each ray
     n_fine: int = ruled(10, whole(1, 4096)) # network evaluations (fast) or further samples (mlp) on each ray
-    frame_samples: tuple[int, int] = ruled((12, 8), several(whole(1, 4096), 2, 2)) # fast only: the same when whole frames are rendered
+    frame_samples: tuple[int, int] = ruled((12, 8), each(whole(1, 4096), 2)) # fast only: the same when whole frames are rendered
     near: float = ruled(-.2, number(-10, 10)) # mlp only: begin, metres from the mean depth of the head
     far: float = ruled(.4, number(-10, 10)) # mlp only: end, metres from the mean depth of the head
     eyelids: bool = True                 # condition on the eyelids' opening beside speech

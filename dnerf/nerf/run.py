@@ -21,7 +21,7 @@ from .config import Config, check_trained
 from .field import FastFieldConfig, MLPFieldConfig
 from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint, fingerprint
 from .portrait import Portrait, build_portrait
-from ..schema import anything, each, number, optional, read_record, record, text, whole
+from ..schema import any_number, anything, each, number, optional, read_record, record, text, whole
 from ..subject import Subject
 
 # %% ../../nbs/nerf/04b_run.ipynb #5e7a0c41
@@ -148,12 +148,9 @@ def renamed(
     return out
 
 # %% ../../nbs/nerf/04b_run.ipynb #5e7a0c43
-def _float(value): # a rule: any number, also one that is not finite
-    return '' if isinstance(value, (int, float)) else ' is not a number'
-
 _OF = record(dict(inputs=INPUTS, settings=record(dict(subject=text(200), audio=text(200), preset=text(200)))))
 _STAMP = dict(of=_OF, version=text(50))
-BEST = record(dict(portrait=weights, step=whole(), val_psnr=_float, **_STAMP), may_lack=('step', 'val_psnr', *_STAMP))
+BEST = record(dict(portrait=weights, step=whole(), val_psnr=any_number, **_STAMP), may_lack=('step', 'val_psnr', *_STAMP))
 LAST = record(dict(
     state_dict=weights, global_step=whole(), seconds=number(0, 1e12), recoveries=whole(), epoch=whole(), **_STAMP,
     optimizer_states=each(record(dict(state=record({}), param_groups=each(record({}))))), lr_schedulers=each(anything), loops=record({})),

@@ -20,8 +20,8 @@ from .field import MLPFieldConfig, positional_encoding
 from .head import CoarseFine
 from .rays import camera_rays
 from .rendering import Layer
-from ..schema import number, whole
-from ..settings import ruled, several
+from ..schema import each, number, whole
+from ..settings import ruled
 from ..subject import TORSO, Subject, training_frames
 
 # %% ../../nbs/nerf/02f_torso.ipynb #5d741de3
@@ -95,8 +95,8 @@ def _inverse(A): # of an affine map (2, 3)
 @dataclass
 class TorsoConfig:
     "Sizes of the torso layer."
-    resolutions: tuple[int, ...] = ruled((32, 96, 256), several(whole(1, 4096), 1, 16)) # cells along each side of its feature grids
-    channels: tuple[int, ...] = ruled((8, 8, 4), several(whole(1, 256), 1, 16))         # features in each grid
+    resolutions: tuple[int, ...] = ruled((32, 96, 256), each(whole(1, 4096), 1, 16)) # cells along each side of its feature grids
+    channels: tuple[int, ...] = ruled((8, 8, 4), each(whole(1, 256), 1, 16))         # features in each grid
     width: int = ruled(48, whole(1, 4096))                                              # units of its networks
     bend: float = ruled(.05, number(0, 2))                                              # scale of the learned displacement, in half images
 
