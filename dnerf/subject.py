@@ -294,6 +294,7 @@ def wav(self:Subject): # float32 `(640 N,)`
     "The speech, 16 kHz."
     return read_wav(self.folder/'audio.wav', self.n_frames*SAMPLES_PER_FRAME)
 
+# %% ../nbs/01_subject.ipynb #3c0e2c02
 @patch(as_prop=True)
 def tracked(self:Subject): # bool `(N,)`
     "False where no face was found; pose and landmarks are interpolated there."
@@ -302,6 +303,16 @@ def tracked(self:Subject): # bool `(N,)`
         ok[a:b] = False
     return ok
 
+@patch
+def split(self:Subject,
+    name:str, # `train`, `val` or `test`
+) -> range:   # Frame indices
+    "The frames of one split."
+    if name not in self.protocol['splits']:
+        raise InputError(f"there is no split {name!r}; the splits are {', '.join(self.protocol['splits'])}")
+    return range(*self.protocol['splits'][name])
+
+# %% ../nbs/01_subject.ipynb #f4736b03
 @patch
 def _stored_embedding(self:Subject, name, *shapes): # memory-mapped, of one of the shapes
     path, remedy = inside(self.folder/'embeddings', f'{name}.npy'), 'delete it and train again'
@@ -316,15 +327,6 @@ def embedding(self:Subject,
 ) -> np.ndarray: # float32 `(N, 16, D)`, memory-mapped
     "Speech features, one window of 16 steps per frame."
     return self._stored_embedding(name, (self.n_frames, 16, None))
-
-@patch
-def split(self:Subject,
-    name:str, # `train`, `val` or `test`
-) -> range:   # Frame indices
-    "The frames of one split."
-    if name not in self.protocol['splits']:
-        raise InputError(f"there is no split {name!r}; the splits are {', '.join(self.protocol['splits'])}")
-    return range(*self.protocol['splits'][name])
 
 # %% ../nbs/01_subject.ipynb #5cad4773
 def subject_name(
