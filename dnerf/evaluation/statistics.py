@@ -211,6 +211,7 @@ def _audio_finding(rows, r, found): # what a row has learned whose lips are not 
                 "it has learned from the audio, and PSNR does not reward it.")
     return f"{start}: it has not learned from the audio.{f' (Its lips follow the real ones {numbers}.)'*bool(lips)}"
 
+# %% ../../nbs/evaluation/04a_statistics.ipynb #ad941f0f
 def audio_findings(
     rows:dict, # Measured rows of `summarise`
 ) -> list[str]: # Sentences
@@ -224,6 +225,7 @@ def audio_findings(
         return ['Every row but the controls is better than silence around the lips.']
     return [_audio_finding(rows, r, f) for r, f in not_better.items()]
 
+# %% ../../nbs/evaluation/04a_statistics.ipynb #8b504165
 def _order_finding(measure, found): # the agreement with the paper's order
     start = f"Order of {measure} against the paper's: "
     if not found:
