@@ -61,6 +61,7 @@ def experiment(
 def _same(a, b): # two of `experiment`
     return a['settings'] == b['settings'] and not changed_inputs(a['inputs'], b['inputs'])
 
+# %% ../../nbs/nerf/04b_run.ipynb #a20e79d1
 def read_config(
     folder:Path, # Of a run
 ) -> DictConfig: # As it was trained; a setting that is newer than the run has the default of its class
@@ -88,6 +89,7 @@ def _completed(saved): # with the types of the classes
     settings['field'] = _settings(OmegaConf.merge(OmegaConf.structured(_FIELDS[kind]), merged.field))
     return OmegaConf.create(settings)
 
+# %% ../../nbs/nerf/04b_run.ipynb #b7a6bac3
 def same_experiment(
     folder:Path,       # Of a run
     config:DictConfig, # Of another
