@@ -351,7 +351,8 @@ def test_papermill_names_a_run_that_is_not_there(dnerf_home):
 
 
 @pytest.mark.parametrize("text", [
-    "step,train/loss\n" + "1,2\n" * 150_000, "step," + "train/loss," * 100_000 + "\n" + "1," * 100_001, "step,train/loss\n1,2\n" + "3" * 200_000,
+    "step,train/loss\n" + "1,2\n" * 150_000, "step," + "train/loss," * 100_000 + "\n" + "1," * 100_001,
+    "step,train/loss\n1,2\n" + "3" * 200_000,
     "step,seconds,train/loss\n1e308,-1e308,1e308\n-1e308,1e308,-1e308\n"], ids=["rows", "columns", "field", "numbers"])
 def test_a_log_of_any_size_is_read_and_drawn_in_bounds(tmp_path, text):
     from dnerf.evaluation import report
