@@ -44,12 +44,13 @@ def train(
     from dnerf.audio.embedding import embed_subject, parse_embedding
     from dnerf.evaluation.report import evaluate_run, summary
     from dnerf.nerf.config import compose_config, overridden
-    from dnerf.nerf.training import train
+    from dnerf.nerf.training import check_processes, train
     from dnerf.video.sources import open_subject
     audio = '+'.join(parse_embedding(audio)) if audio else None
     given = dict(subject=subject or None, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
     config = compose_config(preset, overrides, **given)
     parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
+    check_processes(config)
     person = open_subject(config.subject, size)
     named = 'name' in overridden(overrides) or bool(name)
     run = train(person, embed_subject(person, config.audio, device=config.device), config, named=named)

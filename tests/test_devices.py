@@ -168,3 +168,22 @@ def test_impossible_numbers_of_devices_are_refused():
         compose_config("cpu", "trainer.devices=0")
     with pytest.raises(InputError, match="trainer"):
         compose_config("cpu", "trainer.gpus=2")
+
+
+def test_several_machines_need_something_that_connects_them(dnerf_home, monkeypatch):
+    "Refused before anything is written; one process ignores what a cluster has started around it."
+    toy, runs = keep_speech(toy_subject(dnerf_home / "data" / "toy")), dnerf_home / "runs"
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "NODE_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def trained(overrides):
+        return train(toy, toy.embedding("made"), compose_config("tiny", overrides, subject="toy", audio="made", steps=1), show=False)
+
+    with pytest.raises(InputError, match="trainer.num_nodes=2, but nothing tells the machines of each other"):
+        trained("trainer.num_nodes=2")
+    for name, value in (("JOB_ID", 7), ("NTASKS", 4), ("JOB_NAME", "x"), ("PROCID", 0), ("LOCALID", 0), ("NODEID", 0), ("NNODES", 1)):
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    with pytest.raises(InputError, match="2 processes on each of 1 machines cannot be trained here .*agree with what was started"):
+        trained("trainer.devices=2")
+    assert not runs.exists()
+    assert (trained("") / "state.json").is_file()

@@ -548,3 +548,19 @@ def test_pieces_are_never_written_through_a_link(dnerf_home, hello, inside):
     with pytest.raises((InputError, StorageError), match="is a link"):
         drive(run, hello, dnerf_home / "out.mp4", progress=False, render=grey)
     assert {p.name: p.read_text() for p in elsewhere.iterdir()} == {"job.json": '{"key": "1"}', "precious": "kept"}
+
+
+def test_requests_that_were_typed_in_haste(dnerf_home, hello, monkeypatch, capsys):
+    "A path that is not there is no subject of that name; `~` and capital endings are understood everywhere; a refusal comes first."
+    monkeypatch.setenv("HOME", str(dnerf_home))
+    run = stand_in(dnerf_home, n=44)
+    np.save(dnerf_home / "one.npy", np.array(run.subject.poses[:3]))
+    (dnerf_home / "one.npy").rename(dnerf_home / "one.NPY")
+    os.mkfifo(dnerf_home / "pipe")
+    assert len(open_motion(run, "~/one.NPY").c2w) == 3 and open_motion(run, "loop ").own
+    for asked, words in ((dict(motion="./gone.mp4"), r"there is no file (\./)?gone.mp4"), (dict(motion="~/gone.mp4"), "no file .*/gone.mp4; check"),
+                         (dict(speech=dnerf_home), "is a folder, not a file"), (dict(speech=dnerf_home / "pipe"), "is a pipe or a device"),
+                         (dict(out="~/one.mp4", motion="~/one.mp4"), "is read"), (dict(weights="content=1"), "no component 'content'")):
+        with pytest.raises((InputError, MissingError), match=words):
+            drive(run, **(dict(speech=hello, render=grey) | asked))
+    assert "rendering takes" not in capsys.readouterr().out

@@ -348,3 +348,17 @@ def test_papermill_evaluates_a_run(dnerf_home):
 def test_papermill_names_a_run_that_is_not_there(dnerf_home):
     done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/nothing")
     assert done.returncode != 0 and "there is no trained run 'toy/nothing'" in done.stderr
+
+
+@pytest.mark.parametrize("text", [
+    "step,train/loss\n" + "1,2\n" * 150_000, "step," + "train/loss," * 100_000 + "\n" + "1," * 100_001,
+    "step,train/loss\n1,2\n" + "3" * 200_000,
+    "step,seconds,train/loss\n1e308,-1e308,1e308\n-1e308,1e308,-1e308\n"], ids=["rows", "columns", "field", "numbers"])
+def test_a_log_of_any_size_is_read_and_drawn_in_bounds(tmp_path, text):
+    from dnerf.evaluation import report
+
+    (tmp_path / "metrics.csv").write_text(text)
+    curves = report.read_curves(tmp_path / "metrics.csv")
+    assert len(curves) < 50 and all(len(c["value"]) <= report.MOST_ROWS for c in curves.values())
+    if figure := report.curves_figure(tmp_path / "metrics.csv"):
+        report.save_figure(figure, tmp_path / "loss.png")

@@ -252,13 +252,15 @@ def _threads(n): # torch on n CPU threads for a while
         torch.set_num_threads(before)
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #ade08c0d
-def _trainer(c, device, callbacks): # Lightning's, for one device
+def _trainer(c, device, callbacks): # Lightning's, for one device and one process, whatever a cluster has started
+    from lightning.pytorch.plugins.environments import LightningEnvironment
     device = pick_device(device)
     cuda = device.type == 'cuda'
     return L.Trainer(
         accelerator='gpu' if cuda else device.type, devices=[device.index or 0] if cuda else 1, max_epochs=-1,
         val_check_interval=c.val_every, check_val_every_n_epoch=None, gradient_clip_val=c.clip or None, callbacks=callbacks,
-        plugins=checkpoint_io(), logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        plugins=[checkpoint_io(), LightningEnvironment()],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0)
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #eeb7035e

@@ -218,7 +218,7 @@ def _default_path(run, speech, key, said): # for the video of a request that nam
     return out
 
 def _reads(run, options): # files beside the speech that a request reads, and the person's own videos
-    named = [p for p in (options.motion, options.content, options.paste) if isinstance(p, (str, Path)) and str(p)]
+    named = [user_path(p) for p in (options.motion, options.content, options.paste) if isinstance(p, (str, Path)) and str(p)]
     people = [run.subject.name, *(str(p) for p in named if Path(p).name == str(p))]     # a motion can be that of another subject
     source = run.subject.protocol.get('source', {}).get('file')
     return [*named, demo_video(), *([data_dir()/source] if source else []), *(video for name in people for video in videos_of(name))]
@@ -246,6 +246,11 @@ def _pixels(run, paster, size): # of a frame of the video
     return source['width']*source['height'] if paster else (size or run.subject.size)**2
 
 # %% ../../nbs/talk/00e_drive.ipynb #5a0c7200
+def _try_changes(run, wav, options, content, weights): # the error for a change of the speech that this run cannot follow
+    if options.pitch != 1 or content is not None or weights:
+        second = slice(SAMPLE_RATE)
+        driving_features(run, wav[second], options.pitch, 1., None if content is None else content[second], weights)
+
 def _announce(run, speech, wav, n, nbytes, render, said): # what was found in the speech, what will be made, and how long it takes
     for sentence in dict.fromkeys(said):
         print(sentence)
@@ -274,6 +279,7 @@ def drive(
     _check_options(run, options)
     given, said = output_path(run, speech, out, _reads(run, options), overwrite) if out else None, []
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
+    _try_changes(run, wav, options, content, weights)
     n = frames_of(wav, options.rhythm)
     motion = open_motion(run, options.motion, options.seed, n)
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import InputError, MissingError
+from ..core import InputError, MissingError, user_path
 from ..face import head_points, is_rigid, second_difference
 from ..nerf.cue import Cue, gaze_columns, gaze_signal, torso_signal, upper_face_signal
 from ..schema import each, number, open_npy, read_record, record
@@ -215,7 +215,7 @@ def read_poses(
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"there is no file of poses {path}; check the path")
-    if path.suffix == '.json':
+    if path.suffix.lower() == '.json':
         frames = read_record(path, _POSES, _POSES_REMEDY)['frames']
         poses = [f['transform_matrix'] for f in sorted(frames, key=lambda f: f.get('img_id', 0))]
     else:
@@ -275,18 +275,16 @@ def open_motion(
     n_frames:int|None=None, # Length of the new video; another's motion that is as long is played once, from its first frame
 ) -> Motion:         # Of any length
     "A motion by name; `MissingError` for an unknown one."
-    if motion == 'loop':
-        return recorded_motion(run, seed)
-    if motion == 'still':
-        return still_motion(run)
-    path, gaze = Path(motion), None
-    if path.suffix in ('.npy', '.json'):
+    if (word := str(motion).strip()) in ('loop', 'still'):
+        return recorded_motion(run, seed) if word == 'loop' else still_motion(run)
+    path, gaze = user_path(motion), None
+    if path.suffix.lower() in ('.npy', '.json'):
         poses = read_poses(path)
-    elif path.is_file():
+    elif path.is_file() or path.name != word and not (path/'subject.json').is_file():           # a path, not a name
         poses = poses_of_video(path)
     else:
         try:
-            other = Subject.load(str(motion))
+            other = Subject.load(str(path))
         except MissingError as e:
             raise MissingError(f"there is no motion {str(motion)!r}: it is 'loop', 'still', a file of poses (.npy, .json), a video, "
                                f"or a prepared subject ({str(e).split('; ')[-1]})") from None

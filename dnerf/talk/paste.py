@@ -11,7 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 import cv2
 import numpy as np
-from ..core import InputError, MissingError, data_dir, sha256
+from ..core import InputError, MissingError, data_dir, sha256, user_path
 from ..subject import HEAD, Subject
 from ..video.demo import demo_video
 from ..video.pieces import read_frames
@@ -28,11 +28,12 @@ def find_source(
     if not crop or not made.get('sha256'):
         raise MissingError(f"subject {subject.name!r} was not cut out of a video by prepare, so there is no picture to paste back into")
     if given is not None:
-        if not Path(given).is_file():
+        given = user_path(given)
+        if not given.is_file():
             raise MissingError(f"there is no video {given} to paste back into; check the path")
         if sha256(given) != made['sha256']:
             raise InputError(f"{given} is not the video that subject {subject.name!r} was prepared from ({file!r}); give that one")
-        return Path(given)
+        return given
     for path in (data_dir()/Path(file).name, *videos_of(subject.name), demo_video()):     # a name, wherever the subject comes from
         if os.path.isfile(path) and sha256(path) == made['sha256']:
             return path

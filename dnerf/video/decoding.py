@@ -25,7 +25,9 @@ def open_media(
 ):        # An open container
     "Open `path` for reading; an `InputError` or `MissingError` states in one sentence why it cannot be read."
     path = user_path(path)
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is a {'folder' if path.is_dir() else 'pipe or a device'}, not a file; give a video or a sound file")
+    if not path.exists():
         raise MissingError(f"there is no file {path}; check the path")
     if not path.stat().st_size:
         raise InputError(f"{path} is empty (0 bytes); copy or record it again")
