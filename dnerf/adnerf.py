@@ -14,7 +14,7 @@ from .adnerf_head import BLINKS, blink_scores, fill, fill_poses, mesh_landmarks,
 from .core import (InputError, MissingError, check_name, data_dir as default_data_dir, need_space, progress, read_json, sha256,
                         staged_dir, user_path, write_json)
 from .face import is_rigid
-from .schema import check_finite, each, number, open_npy, read_record, record, whole
+from .schema import check_finite, damage_in_words, each, number, open_npy, read_record, record, whole
 from .subject import (BACKGROUND, FPS, HEAD, SAMPLE_RATE, SAMPLES_PER_FRAME, TORSO, NpyWriter, Subject, split_frames,
                            write_subject_json, write_wav)
 
@@ -189,20 +189,15 @@ def _read_points(folder, ids):
 # %% ../nbs/02b_adnerf.ipynb #0c2000f0
 def _read_sound(path, n):
     "The speech of `n` frames, float32 `(640 n,)`."
-    import struct
     from math import gcd
     from scipy.io import wavfile
     from scipy.signal import resample_poly
-    try:
+    remedy = 'extract it from the video: ffmpeg -i video.mp4 -ar 16000 aud.wav'
+    with damage_in_words(path, 'a WAV file that can be read', remedy):
         sr, wav = wavfile.read(path)
-    except FileNotFoundError:
-        raise MissingError(f"there is no sound {path}; extract it from the video: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
-    except (ValueError, EOFError, struct.error, ArithmeticError, UnboundLocalError, IndexError, IsADirectoryError) as e:
-        raise InputError(f"{path} is not a WAV file that can be read ({e or 'it ends too early'}); "
-                         "extract it again: ffmpeg -i video.mp4 -ar 16000 aud.wav") from None
     if not 4000 <= sr <= 400_000 or not np.isfinite(wav).all() or (wav.dtype.kind == 'f' and wav.size and abs(wav).max() > 2):
         raise InputError(f"{path} holds no sound ({sr} samples a second, {len(wav)} samples, perhaps not finite or above full scale); "
-                         "extract it again: ffmpeg -i video.mp4 -ar 16000 aud.wav")
+                         f"{remedy}")
     wav = (wav - 128)/127 if wav.dtype == np.uint8 else wav/np.iinfo(wav.dtype).max if wav.dtype.kind == 'i' else wav
     wav = wav.mean(1) if wav.ndim > 1 else wav
     if sr != SAMPLE_RATE:

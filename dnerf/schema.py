@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['whole', 'number', 'any_number', 'text', 'folder_name', 'truth', 'words', 'anything', 'optional', 'each', 'named',
-           'record', 'check_record', 'read_record', 'open_npy', 'check_finite']
+           'record', 'check_record', 'read_record', 'open_npy', 'damage_in_words', 'PackedArrays', 'check_finite']
 
 # %% ../nbs/00a_schema.ipynb #05f04207
-import math, os, reprlib, tokenize
+import contextlib, math, os, reprlib, tokenize, zipfile
 from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
+from .errors import in_words
 from .core import DnerfError, InputError, MissingError, check_name, read_json
 
 # %% ../nbs/00a_schema.ipynb #0e724664
@@ -156,6 +157,14 @@ def _header(file, size): # (shape, Fortran order?, type, where the numbers begin
         raise ValueError(f'{size} bytes long instead of {needs}')
     return shape, fortran, dtype, file.tell()
 
+def _check_array(found, dtype, shapes, dtypes, path, remedy): # `InputError` for an array of another shape or type
+    kind = dtype.name if dtype.isnative else f'{dtype.name} in the byte order of other machines'
+    fits = (len(shape) == len(found) and all(n in (None, m) for n, m in zip(shape, found)) for shape in shapes)
+    if kind not in dtypes.split() or not any(fits):
+        asked = ' or '.join(str(shape).replace('None', 'any') for shape in shapes)
+        raise InputError(f"{path} holds {kind} of the shape {found}, not {' or '.join(dtypes.split())} of {asked}; {remedy}")
+
+# %% ../nbs/00a_schema.ipynb #ce424b84
 def open_npy(
     path:Path,                   # The file
     *shapes:tuple,               # One or several that the array may have; None for any size
@@ -170,14 +179,55 @@ def open_npy(
         raise MissingError(f"{path} is missing; {remedy}") from None
     except (ValueError, EOFError, IsADirectoryError) as e:
         raise InputError(f"{path} is damaged ({' '.join(str(e).split())[:120] or 'it ends too early'}); {remedy}") from None
-    kind = dtype.name if dtype.isnative else f'{dtype.name} in the byte order of other machines'
-    fits = (len(shape) == len(found) and all(n in (None, m) for n, m in zip(shape, found)) for shape in shapes)
-    if kind not in dtypes.split() or not any(fits):
-        asked = ' or '.join(str(shape).replace('None', 'any') for shape in shapes)
-        raise InputError(f"{path} holds {kind} of the shape {found}, not {' or '.join(dtypes.split())} of {asked}; {remedy}")
+    _check_array(found, dtype, shapes, dtypes, path, remedy)
     if not math.prod(found):
         return np.zeros(found, dtype)          # nothing to map
     return np.memmap(path, dtype, 'r', begin, found, 'F' if fortran else 'C')
+
+# %% ../nbs/00a_schema.ipynb #da4a9e02
+@contextlib.contextmanager
+def damage_in_words(
+    path:Path,  # The file that is read inside the `with`
+    what:str,   # What it should be, e.g. `a WAV file`
+    remedy:str, # What to do if it is not
+):
+    "`MissingError` if the file is absent, the system's error in words, `InputError` for any other that reading it raises."
+    try:
+        yield
+    except FileNotFoundError:
+        raise MissingError(f"{path} is missing; {remedy}") from None
+    except Exception as e: # a file that was made to harm can raise any error
+        if not isinstance(e, IsADirectoryError) and (words := in_words(e)):
+            raise words from e
+        reason = ' '.join(str(e).split()).replace(str(path), path.name)[:120]
+        raise InputError(f"{path} is not {what} ({reason or 'it ends too early'}); {remedy}") from None
+
+# %% ../nbs/00a_schema.ipynb #da4a9e05
+class PackedArrays:
+    "Arrays of an `.npz` file by name; `MissingError` or `InputError` if they are not those that must be there."
+    def __init__(self,
+        path:Path,           # The file
+        shapes:dict,         # Name to the shape that the array must have; None for any size
+        dtypes:str='uint8',  # Types that they may have
+        remedy:str='make it again', # What to do if they have not
+    ):
+        self.path, self.remedy = Path(path), remedy
+        with self._words():
+            self.archive = zipfile.ZipFile(path)
+            for name, shape in shapes.items():
+                about = self.archive.getinfo(f'{name}.npy')
+                with self.archive.open(about) as f:
+                    found, _, dtype, _ = _header(f, about.file_size)
+                _check_array(found, dtype, [shape], dtypes, f'{name} of {path}', remedy)
+
+    def _words(self):
+        return damage_in_words(self.path, 'an archive of the arrays that belong there', self.remedy)
+
+    def __getitem__(self,
+        name:str, # Of an array
+    ) -> np.ndarray: # In memory
+        with self._words(), self.archive.open(f'{name}.npy') as f:
+            return npy_format.read_array(f, allow_pickle=False)
 
 # %% ../nbs/00a_schema.ipynb #1a0bcfe7
 def check_finite(

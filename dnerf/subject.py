@@ -8,7 +8,7 @@ __all__ = ['FPS', 'SAMPLE_RATE', 'SAMPLES_PER_FRAME', 'BACKGROUND', 'TORSO', 'HE
            'subject_name', 'known_subjects', 'training_frames', 'toy_subject', 'toy_home']
 
 # %% ../nbs/01_subject.ipynb #0387fc4c
-import hashlib, os, re, reprlib, struct, unicodedata, wave, zlib
+import hashlib, os, re, reprlib, unicodedata, wave
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.lib import format as npy_format
 from fastcore.basics import patch
 from .core import InputError, MissingError, check_name, check_tree, data_dir, inside, locked, read_json, recovered, write_json
 from .face import is_rigid
-from .schema import check_finite, check_record, each, folder_name, number, open_npy, optional, record, text, whole
+from .schema import check_finite, check_record, damage_in_words, each, folder_name, number, open_npy, optional, record, text, whole
 
 # %% ../nbs/01_subject.ipynb #43cf9c54
 FPS = 25                                  # frames per second of every subject
@@ -93,14 +93,9 @@ def read_wav(
     n:int|None=None, # Samples that it must have; None for any number
 ) -> np.ndarray:     # float32 `(samples,)` in [-1, 1]
     "Read it back; `MissingError` or `InputError` for what is not such a file."
-    try:
-        with wave.open(str(path), 'rb') as f:
-            channels, width, sr, says = f.getparams()[:4]
-            data = f.readframes(says) if (channels, width, sr) == (1, 2, SAMPLE_RATE) else b''
-    except FileNotFoundError:
-        raise MissingError(f"{path} is missing; {_AGAIN}") from None
-    except (wave.Error, EOFError, ValueError, RuntimeError, OverflowError, IsADirectoryError) as e:
-        raise InputError(f"{path} is not a WAV file of plain samples ({e or 'it ends too early'}); {_AGAIN}") from None
+    with damage_in_words(path, 'a WAV file of plain samples', _AGAIN), wave.open(str(path), 'rb') as f:
+        channels, width, sr, says = f.getparams()[:4]
+        data = f.readframes(says) if (channels, width, sr) == (1, 2, SAMPLE_RATE) else b''
     if not data and says:
         channels = '1 channel' if channels == 1 else f'{channels} channels'
         raise InputError(f"{path} has {channels} of {8*width}-bit samples at {sr} Hz, not one of 16-bit samples at {SAMPLE_RATE} Hz; "
@@ -145,13 +140,14 @@ def write_subject_json(
         source=source or {}, versions=software_versions(), **more))
 
 # %% ../nbs/01_subject.ipynb #c8cf2faa
-_RANGE = each(whole(), 2)
+_RANGE, _PIXELS = each(whole(), 2), whole(1, 65536)
 PROTOCOL = record(dict( # the entries of subject.json that are used
     schema=whole(SCHEMA, SCHEMA), name=folder_name, fps=whole(FPS, FPS), sample_rate=whole(SAMPLE_RATE, SAMPLE_RATE),
     n_frames=whole(1, 10**7), size=whole(4, 8192), focal=number(1e-3, 1e7), lost=each(_RANGE), blendshape_names=each(text(100)),
     splits=record(dict(train=_RANGE, val=_RANGE, test=_RANGE)),
-    source=record(dict(file=text(printable=False), sha256=text(64)), may_lack=('file', 'sha256')),
-    prepare=record(dict(method=whole(), asked=optional(whole()), crop=each(whole(-10**6), 3)), may_lack=('method', 'asked', 'crop')),
+    source=record(dict(file=text(printable=False), sha256=text(64), width=_PIXELS, height=_PIXELS, bytes=whole(0, 2**63), mtime_ns=whole(
+        -2**63, 2**63)), may_lack=('file', 'sha256', 'width', 'height', 'bytes', 'mtime_ns')),
+    prepare=record(dict(method=whole(), asked=optional(whole()), crop=each(whole(0, 65536), 3)), may_lack=('method', 'asked', 'crop')),
     versions=record({}), tracking=record({}), adnerf=record({})), may_lack=('prepare', 'versions', 'tracking', 'adnerf'))
 
 def _unfit(p): # what entries are not to each other, in words; nothing if all is well
@@ -169,6 +165,10 @@ def _unfit(p): # what entries are not to each other, in words; nothing if all is
         return f"lost has {wrong}, which is not a range of its {n} frames"
     if not .1 <= p['focal']/p['size'] <= 1000:
         return f"focal is {p['focal']:g} pixels, which no camera has for pictures of {p['size']} pixels"
+    x, y, side = p.get('prepare', {}).get('crop', (0, 0, 1))
+    width, height = (p['source'].get(k, 65536) for k in ('width', 'height'))
+    if side < 1 or max(x + side - width, y + side - height) > 0:
+        return f"prepare.crop is {[x, y, side]} (x, y, side), which is no square in a picture of {width}x{height} pixels"
     if len(set(p['blendshape_names'])) < len(p['blendshape_names']):
         return "blendshape_names has a name twice"
 
@@ -279,15 +279,10 @@ def background(self:Subject): # uint8 `(H, W, 3)`
     "The empty room behind the person."
     import PIL.Image
     path = self.folder/'background.png'
-    try:
-        with PIL.Image.open(path, formats=['PNG']) as image:
-            if image.size != (self.size, self.size) or image.mode not in ('RGB', 'RGBA', 'L', 'P'):
-                raise ValueError(f'{image.size} pixels of mode {image.mode} instead of {(self.size, self.size)} of mode RGB')
-            return np.array(image.convert('RGB'))
-    except FileNotFoundError:
-        raise MissingError(f"{path} is missing; {_AGAIN}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError) as e:
-        raise InputError(f"{path} is not a picture that can be used ({str(e).split(':')[0]}); {_AGAIN}") from None
+    with damage_in_words(path, 'a picture that can be used', _AGAIN), PIL.Image.open(path, formats=['PNG']) as image:
+        if image.size != (self.size, self.size) or image.mode not in ('RGB', 'RGBA', 'L', 'P'):
+            raise ValueError(f'{image.size} pixels of mode {image.mode} instead of {(self.size, self.size)} of mode RGB')
+        return np.array(image.convert('RGB'))
 
 @patch(as_prop=True)
 def wav(self:Subject): # float32 `(640 N,)`

@@ -240,7 +240,7 @@ def write_sound(folder, seconds):
     (lambda f: (f / "parsing/4.png").unlink(), MissingError, "parsing/4.png is missing"),
     (lambda f: (f / "bc.jpg").unlink(), MissingError, "bc.jpg is missing"),
     (lambda f: cv2.imwrite(str(f / "bc.jpg"), np.zeros((64, 48, 3), np.uint8)), InputError, "square"),
-    (lambda f: (f / "aud.wav").unlink(), MissingError, "no sound"),
+    (lambda f: (f / "aud.wav").unlink(), MissingError, "aud.wav is missing; extract it"),
     (lambda f: (f / "aud.wav").write_bytes(b"mp3"), InputError, "not a WAV"),
     (lambda f: write_sound(f, 9), InputError, "another frame rate"),
     (lambda f: np.save(f / "aud.npy", np.zeros((N, 16))), InputError, "of .any, 16, any.; extract"),

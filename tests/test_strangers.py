@@ -1,11 +1,19 @@
 """Runs and portraits that someone else made: names, links and figures in them lead nowhere else, and pages show what they say as text."""
 import json
+import zipfile
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from toys import speech_of
 
-from dnerf.core import DnerfError, InputError
+from dnerf.core import DnerfError, InputError, read_json, sha256, write_json
 from dnerf.evaluation.metrics import empty_metrics
 from dnerf.evaluation.page import html_report
+from dnerf.nerf.kept import KeptSubject, fingerprint, keep_subject
+from dnerf.subject import Subject, toy_subject
+from dnerf.talk.paste import Paster
+from dnerf.video.media import write_video
 
 SECRET = "the content of another file"
 EVIL = "<img src=x onerror=alert(1)>'\"><script>alert(2)</script>"
@@ -142,3 +150,72 @@ def test_names_in_a_stored_configuration(parts, entry):
     (parts / "config.yaml").write_text("\n".join(entry if line.startswith(f"{key}:") else line for line in text.splitlines()))
     with pytest.raises(InputError, match="name"):
         load_run("toy/first")
+
+
+@pytest.fixture
+def copy(dnerf_home):
+    "What a run keeps of a subject that was cut out of a film of 48x40 pixels, and the film."
+    film = write_video(dnerf_home / "data" / "toy.mp4", np.zeros((44, 40, 48, 3), np.uint8))
+    toy = toy_subject(dnerf_home / "data" / "toy")
+    source = dict(file=film.name, sha256=sha256(film), width=48, height=40)
+    write_json(toy.folder / "subject.json", toy.protocol | dict(source=source, prepare=dict(crop=[4, 2, 36])))
+    toy, config = Subject(toy.folder), SimpleNamespace(audio="mel", portrait=SimpleNamespace(gaze=False))
+    return keep_subject(dnerf_home / "run", toy, speech_of(toy), config, fingerprint(toy, speech_of(toy)))
+
+
+def sign(folder):
+    "The hashes of a copy that somebody changed, as somebody can write them."
+    kept = read_json(folder / "kept.json")
+    files = {name: sha256(folder / name) for name in kept["files"] if (folder / name).is_file()}
+    write_json(folder / "kept.json", kept | dict(files=files))
+
+
+def long_block(path):
+    "The numbers of a block end before its header says."
+    with zipfile.ZipFile(path) as z:
+        data = z.read("0.npy")
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("0.npy", data[:-9])
+
+
+def pickled(path):
+    np.savez(path, **{"0": np.array([print] * 44, dtype=object)})
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda p: np.savez_compressed(p, **{"0": np.zeros((44, 8, 8), np.uint8)}), lambda p: p.unlink(),
+    lambda p: np.savez_compressed(p, **{"7": np.zeros((44, 32, 32), np.uint8)}), lambda p: p.write_bytes(b"no zip"),
+    lambda p: np.savez_compressed(p, **{"0": np.zeros((44, 32, 32))}), long_block, pickled,
+    lambda p: p.write_bytes(p.read_bytes()[:-40])], ids=range(8))
+def test_masks_of_a_stranger_are_compared_with_the_protocol(copy, spoil):
+    assert KeptSubject(copy, "toy/run").masks[43].shape == (32, 32)
+    spoil(copy / "masks.npz")
+    sign(copy)
+    with pytest.raises(DnerfError, match="masks.npz .*; copy the run again"):
+        KeptSubject(copy, "toy/run")
+
+
+def test_masks_whose_numbers_are_damaged_end_in_one_sentence(copy):
+    "What only decompression finds."
+    path = copy / "masks.npz"
+    with zipfile.ZipFile(path) as z:
+        at, packed = z.getinfo("0.npy").header_offset + 60, bytearray(path.read_bytes())
+    packed[at + 60:at + 80] = bytes(20)
+    path.write_bytes(packed)
+    sign(copy)
+    with pytest.raises(InputError, match="masks.npz is not an archive .*; copy the run again"):
+        KeptSubject(copy, "toy/run").masks[0]
+
+
+@pytest.mark.parametrize("source, sentence", [
+    (dict(width=64), "48x40 pixels, but 64x40 by subject.json"), (dict(width=None), "source.width is None"),
+    (dict(width=20), "prepare.crop is .4, 2, 36."), (dict(width=...), "was not cut out of a video")])
+def test_a_source_that_the_protocol_does_not_fit(copy, source, sentence):
+    motion = SimpleNamespace(source=lambda i: i, own=True)
+    assert Paster(KeptSubject(copy, "toy/run"), motion)(3, np.zeros((32, 32, 3), np.uint8)).shape == (40, 48, 3)
+    made = read_json(copy / "subject.json")
+    made["source"] = {k: v for k, v in (made["source"] | source).items() if v is not ...}
+    write_json(copy / "subject.json", made)
+    sign(copy)
+    with pytest.raises(DnerfError, match=sentence):
+        Paster(KeptSubject(copy, "toy/run"), motion)

@@ -54,6 +54,9 @@ WRONG += [("focal", v) for v in (0, 1e-4, 1e300, float("inf"), "64", 1e5)] + [("
 WRONG += [("lost", v) for v in ([[0, 99]], [[5, 2]], [[0, 1, 2]], [3], [["a", "b"]])]
 WRONG += [("blendshape_names", v) for v in (["a"] * 52, [1] * 52, ["a\x1b[2J"] * 52)]
 WRONG += [("source", {"file": 5}), ("prepare", {"method": "x"}), ("prepare", {"method": 4, "crop": [1, 2]})]
+WRONG += [("prepare", {"method": 4, "crop": v}) for v in ([0, 0, 0], [-1, 0, 32], [0, 0, 10**6], [0, 0.5, 32], ["a", 0, 32])]
+WRONG += [("source", {"width": 64, "height": 64} | v) for v in (
+    {"width": 10**9}, {"width": "wide"}, {"height": 0}, {"height": None}, {"bytes": -1}, {"mtime_ns": 0.5})]
 WRONG += [("adnerf", 3), ("tracking", "x")]
 WRONG += [("splits", v) for v in (
     dict(train=[0, 30], val=[30, 36]), splits([0, 40]), splits(test=[10, 20]), splits(test=[40, 45]), splits(test=[44, 40]),
@@ -66,6 +69,15 @@ def test_a_wrong_entry_is_one_sentence(tmp_path, made, key, value):
     (tmp_path / "subject.json").write_text(json.dumps({k: v for k, v in about.items() if v is not ...}))
     sentence = refused(tmp_path)
     assert key in sentence or (key == "schema" and "another version" in sentence), sentence
+
+
+def test_a_crop_lies_in_the_picture(toy):
+    for crop, good in (([8, 0, 56], True), ([9, 0, 56], False), ([0, 30, 35], False), ([5000, 5000, 256], False)):
+        change(toy, source={"width": 64, "height": 64}, prepare={"crop": crop})
+        if good:
+            Subject.load(toy.folder)
+        else:
+            refused(toy.folder, r"prepare.crop is .* which is no square in a picture of 64x64 pixels; prepare")
 
 
 def test_a_split_may_not_be_longer_than_the_recording(toy):
@@ -87,7 +99,7 @@ def test_a_protocol_that_is_none(toy, content):
 
 def test_more_entries_and_newer_ones_are_no_fault(toy):
     "What a later version adds, and what an earlier one did not write."
-    change(toy, later={"a": [1]}, versions=..., prepare={"method": 1, "asked": None, "crop": [-3, 0, 40], "new": 1})
+    change(toy, later={"a": [1]}, versions=..., prepare={"method": 1, "asked": None, "crop": [3, 0, 40], "new": 1})
     assert Subject.load("toy").protocol["later"] == {"a": [1]}
 
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..core import InputError, MissingError, data_dir, inside, read_json, sha256, staged_dir, write_json
-from ..schema import named, read_record, record, whole
+from ..core import InputError, MissingError, data_dir, inside, read_json, recovered, sha256, staged_dir, write_json
+from ..schema import PackedArrays, named, read_record, record, whole
 from ..subject import Subject
 
 # %% ../../nbs/nerf/03c_kept.ipynb #616fd931
@@ -93,17 +93,21 @@ def packed_embedding(
 
 # %% ../../nbs/nerf/03c_kept.ipynb #1d9caae9
 _BLOCK = 64 # frames
+_AGAIN = 'copy the run again from where it is whole, or train it again'
 
 def _pack_masks(path, masks):
     blocks: dict[str, Any] = {str(k): np.asarray(masks[k:k + _BLOCK]) for k in range(0, len(masks), _BLOCK)}
     np.savez_compressed(path, **blocks)
 
 class PackedMasks:
-    "Masks by frame number, decompressed block by block."
+    "Masks by frame number, decompressed block by block; `MissingError` or `InputError` if they are not those of all frames."
     def __init__(self,
         path:Path, # `masks.npz`
+        n:int,     # Frames
+        size:int,  # H = W, pixels
     ):
-        self.blocks, self.first, self.block = np.load(path), -1, np.zeros(0)
+        blocks = {str(k): (min(_BLOCK, n - k), size, size) for k in range(0, n, _BLOCK)}
+        self.blocks, self.first, self.block = PackedArrays(path, blocks, remedy=_AGAIN), -1, np.zeros(0)
 
     def __getitem__(self,
         i:int, # Frame number
@@ -114,7 +118,6 @@ class PackedMasks:
         return self.block[int(i) - first]
 
 # %% ../../nbs/nerf/03c_kept.ipynb #65d6bb65
-_AGAIN = 'copy the run again from where it is whole, or train it again'
 _COPIED = ('subject.json', 'poses.npy', 'blendshapes.npy', 'torso.npy', 'torso_modes.npy', 'torso_shape.npy', 'background.png', 'audio.wav')
 
 def keep_subject(
@@ -153,11 +156,16 @@ class KeptSubject(Subject):
     ):
         self.run, self.inputs = run, _checked_copy(Path(folder), run)
         super().__init__(folder)
+        _ = self._masks                     # compared with the protocol, as the other arrays are
+
+    @cached_property
+    def _masks(self):
+        return PackedMasks(self.folder/'masks.npz', self.n_frames, self.size)
 
     @cached_property
     def recording(self) -> Subject: # With frames
         "The subject in `data/` that the run was trained on; one sentence if it is gone or was made anew with other content."
-        if not (data_dir()/self.name/'subject.json').is_file():
+        if not (recovered(data_dir()/self.name)/'subject.json').is_file():
             raise MissingError(f"this needs the recorded frames of subject {self.name!r}, which the run {self.run} does not keep; prepare "
                                f"the same video again with the same settings as {self.name!r} (driving the run works without)")
         subject = Subject.load(self.name)
@@ -170,7 +178,7 @@ class KeptSubject(Subject):
 
     def _array(self, name):
         if name == 'masks':
-            return PackedMasks(self.folder/'masks.npz')
+            return self._masks
         if name in ('frames', 'landmarks') and not (self.folder/f'{name}.npy').is_file():
             return self.recording._array(name)
         return super()._array(name)

@@ -25,7 +25,7 @@ def find_source(
     "The original video of a subject; `MissingError` where there is none, `InputError` for another video."
     made, crop = subject.protocol.get('source', {}), subject.protocol.get('prepare', {}).get('crop')
     file = made.get('file', '')
-    if not crop or not made.get('sha256'):
+    if not crop or not {'sha256', 'width', 'height'} <= made.keys():
         raise MissingError(f"subject {subject.name!r} was not cut out of a video by prepare, so there is no picture to paste back into")
     if given is not None:
         given = user_path(given)
@@ -124,6 +124,10 @@ class Paster:
     ):
         self.subject, self.motion, self.path = subject, motion, find_source(subject, source)
         self.frames, self.crop = SourceFrames(self.path), tuple(subject.protocol['prepare']['crop'])
+        made, (height, width) = subject.protocol['source'], self.frames[0].shape[:2]
+        if (width, height) != (made['width'], made['height']):
+            raise InputError(f"the pictures of {self.path} have {width}x{height} pixels, but {made['width']}x{made['height']} by "
+                             f"subject.json of {subject.name!r}; prepare the subject again, and train again")
 
     def __call__(self,
         i:int,               # Frame of the new video
