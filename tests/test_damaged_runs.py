@@ -1,7 +1,6 @@
 """Files of a run and of an embedding that are damaged, of other kinds, or made to harm: one sentence, quickly, or they work."""
 import json
 import os
-import shutil
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import load_run, read_config
 from dnerf.nerf.training import train
 from dnerf.subject import Subject, toy_subject
-from toys import keep_speech, stopping_at
+from toys import copied_home, home_of_a_module, keep_speech, stopping_at
 
 
 def resume(steps=4):
@@ -30,22 +29,17 @@ def resume(steps=4):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     "A home with a finished run of 2 steps and one that was stopped at 2 of 4."
-    patch = pytest.MonkeyPatch()
-    home = tmp_path_factory.mktemp("made")
-    patch.setenv("DNERF_HOME", str(home))
-    keep_speech(toy_subject(home / "data" / "toy"))
-    resume(2)
-    with stopping_at(2, validate=True):
-        resume(4)
-    yield home
-    patch.undo()
+    with home_of_a_module(tmp_path_factory, "made") as home:
+        keep_speech(toy_subject(home / "data" / "toy"))
+        resume(2)
+        with stopping_at(2, validate=True):
+            resume(4)
+        yield home
 
 
 @pytest.fixture
 def home(made, tmp_path, monkeypatch):
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("DNERF_HOME", str(tmp_path))
-    return tmp_path
+    return copied_home(made, tmp_path, monkeypatch)
 
 
 def one_sentence(action):

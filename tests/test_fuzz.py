@@ -1,13 +1,11 @@
 """Each bad end of a draw of `make fuzz` is noticed."""
 import ast
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+from processes import run_with_tests
+
 ENDS = {  # what a verb may do -> its outcome
     "print('the film is there')": "works",
     "sys.exit('dnerf: there is no file x; check the path')": "sentence",
@@ -45,14 +43,7 @@ print(found)
 """
 
 
-def python(*words) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, cwd=HERE.parent)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked and watched as on Linux")
 def test_bad_ends_are_noticed(tmp_path):
-    done = python("-c", JUDGE % list(ENDS), tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ast.literal_eval(done.stdout.splitlines()[-1]) == ENDS
+    said = run_with_tests("-c", JUDGE % list(ENDS), tmp_path)
+    assert ast.literal_eval(said.splitlines()[-1]) == ENDS

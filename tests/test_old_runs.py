@@ -22,7 +22,7 @@ from dnerf.subject import Subject, toy_subject, write_wav
 from dnerf.talk.drive import drive
 from dnerf.talk.viewer import open_scene
 from dnerf.video.media import iter_frames
-from toys import MLP, keep_speech, stopping_at
+from toys import MLP, copied_home, home_of_a_module, keep_speech, stopping_at
 
 # Names and shapes of the weights of four portraits as version 0.1.0 built them, of the toy subject with two features of speech.
 OLD = json.loads((Path(__file__).parent / "data" / "names_0_1.json").read_text())
@@ -211,18 +211,15 @@ def test_a_run_of_version_0_3_whose_subject_is_another(dnerf_home, change, said)
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     "A run on SpeechSplit's codes and new speech in a home of their own; and the subject's folder, to be deleted or changed by copies."
-    patch = pytest.MonkeyPatch()
-    home = tmp_path_factory.mktemp("kept")
-    patch.setenv("DNERF_HOME", str(home))
-    toy = toy_subject(home / "data" / "toy", n=60)
-    size = dict(channels=16, convs=1, layers=1, units=1)
-    config = dict(content=size, rhythm=size, pitch=size, decoder_units=8)
-    embedding = embed_subject(toy, "speechsplit+mel", steps=2, bar=False, config=config)
-    train(toy, embedding, compose_config("tiny", subject="toy", audio="speechsplit+mel", steps=2, name="kept"), show=False)
-    write_wav(home / "hello.wav", np.roll(toy.wav, 9000)[:16000])
-    film(home / "before.mp4", home)
-    yield home
-    patch.undo()
+    with home_of_a_module(tmp_path_factory, "kept") as home:
+        toy = toy_subject(home / "data" / "toy", n=60)
+        size = dict(channels=16, convs=1, layers=1, units=1)
+        config = dict(content=size, rhythm=size, pitch=size, decoder_units=8)
+        embedding = embed_subject(toy, "speechsplit+mel", steps=2, bar=False, config=config)
+        train(toy, embedding, compose_config("tiny", subject="toy", audio="speechsplit+mel", steps=2, name="kept"), show=False)
+        write_wav(home / "hello.wav", np.roll(toy.wav, 9000)[:16000])
+        film(home / "before.mp4", home)
+        yield home
 
 
 def film(path, home, **knobs):
@@ -233,9 +230,7 @@ def film(path, home, **knobs):
 @pytest.fixture
 def home(kept, tmp_path, monkeypatch):
     "A copy of that home."
-    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("DNERF_HOME", str(tmp_path))
-    return tmp_path
+    return copied_home(kept, tmp_path, monkeypatch)
 
 
 def deleted(toy):

@@ -1,11 +1,9 @@
 """The repository itself: exports and README in sync, notebooks well formed, the package complete and light to import."""
 import ast
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -13,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from processes import ROOT, run
+
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
 PAPERMILL = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.stem != "index" and not re.match(r"\d", p.stem)]
 MODULES = sorted(p for p in (ROOT / "dnerf").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
@@ -30,14 +29,6 @@ def cells(path: Path) -> list:
 
 def source(cell: dict) -> str:
     return "".join(cell["source"])
-
-
-def run(*args, cwd=ROOT, **env) -> str:
-    "Output of a Python process with this interpreter; a failure shows what it printed."
-    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | env
-    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def tracked() -> list:

@@ -1,4 +1,5 @@
 """What tests of training share: speech of the toy subject, small networks for the paper's presets, and runs that are stopped."""
+import shutil
 from contextlib import contextmanager
 from unittest import mock
 
@@ -10,6 +11,22 @@ from dnerf.nerf.watch import Checkpoints
 # With the presets `paper` and `adnerf`, what the preset `tiny` is for the fast field.
 MLP = ("field=mlp_tiny portrait.n_coarse=8 portrait.n_fine=8 portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
        "data.rays=96 val_frames=1")
+
+
+@contextmanager
+def home_of_a_module(tmp_path_factory, name: str):
+    "An empty project home for the fixtures of one module, in effect inside the block."
+    home = tmp_path_factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNERF_HOME", str(home))
+        yield home
+
+
+def copied_home(home, to, monkeypatch):
+    "A copy of a home, for one test to change; it is in effect afterwards."
+    shutil.copytree(home, to, dirs_exist_ok=True)
+    monkeypatch.setenv("DNERF_HOME", str(to))
+    return to
 
 
 def speech_of(toy, dim: int = 3, seed: int = 0) -> np.ndarray:

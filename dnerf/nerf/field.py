@@ -37,9 +37,6 @@ class MLPFieldConfig:
     code_dim: int = ruled(64, whole(1, 4096)) # length of the speech code
 
 # %% ../../nbs/nerf/01_field.ipynb #2786c88d
-def _single(a):
-    return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
-
 class MLPField(nn.Module):
     "AD-NeRF's conditional field: `(x, d, condition) -> (rgb, sigma)` (paper eq. 7)."
     def __init__(self,
@@ -70,29 +67,36 @@ class MLPField(nn.Module):
                 h = torch.cat([e.to(h.dtype), h], -1)      # under autocast `h` is half as wide
         return h
 
-    def density(self,
-        x:Tensor,         # `(P, 3)` metres
-        condition:Tensor, # `(P, C)`
-    ) -> Tensor:          # `(P,)` in 1/m
-        "Density alone, for less."
-        return self._positive(self.features(x, condition))
-
-    def forward(self,
-        x:Tensor,         # `(P, 3)` metres
-        d:Tensor,         # `(P, 3)` unit direction
-        condition:Tensor, # `(P, C)`
-    ) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
-        "Colour and density (paper eq. 7)."
-        h = self.features(x, condition)
-        colour = self.colour(torch.cat([h, positional_encoding(d, self.config.d_octaves).to(h.dtype)], -1))
-        return _single(colour).sigmoid(), self._positive(h)
-
     def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
         "Networks only."
         return dict(networks=list(self.parameters()))
 
-    def _positive(self, h):
-        return F.relu(_single(self.sigma(h).squeeze(-1)))
+# %% ../../nbs/nerf/01_field.ipynb #cee9f074
+def _single(a):
+    return a.to(torch.promote_types(a.dtype, torch.float32)) # what comes out of half precision is not rendered in it
+
+@patch
+def density(self:MLPField,
+    x:Tensor,         # `(P, 3)` metres
+    condition:Tensor, # `(P, C)`
+) -> Tensor:          # `(P,)` in 1/m
+    "Density alone, for less."
+    return self._positive(self.features(x, condition))
+
+@patch
+def forward(self:MLPField,
+    x:Tensor,         # `(P, 3)` metres
+    d:Tensor,         # `(P, 3)` unit direction
+    condition:Tensor, # `(P, C)`
+) -> tuple[Tensor, Tensor]: # `rgb` `(P, 3)` in [0, 1], `sigma` `(P,)` in 1/m
+    "Colour and density (paper eq. 7)."
+    h = self.features(x, condition)
+    colour = self.colour(torch.cat([h, positional_encoding(d, self.config.d_octaves).to(h.dtype)], -1))
+    return _single(colour).sigmoid(), self._positive(h)
+
+@patch
+def _positive(self:MLPField, h):
+    return F.relu(_single(self.sigma(h).squeeze(-1)))
 
 # %% ../../nbs/nerf/01_field.ipynb #bb371bc8
 def grid_lookup(

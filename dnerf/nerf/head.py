@@ -321,43 +321,49 @@ class CoarseFine(nn.Module):
         self.coarse, self.fine = MLPField(field, condition_dim), MLPField(field, condition_dim)
         self.register_buffer('depth', torch.tensor(1.)) # mean depth of the head, metres
 
-    def measure_depth(self,
-        subject:Subject, # The person; only the training split is used
-    ):
-        "Mean depth of the head before the camera."
-        train = subject.split('train')
-        poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
-        self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
-
-    def planes(self,
-        rays:Rays, # P rays
-    ) -> tuple[Tensor, Tensor]: # `near`, `far` `(P,)` metres
-        "Distances of the near and far plane."
-        return near_far(rays.rays_d, rays.axis, *(max(.01, float(self.depth) + a) for a in (self.near, self.far)))
-
-    def layers(self,
-        rays:Rays,        # P rays
-        condition:Tensor, # `(P, C)`
-        generator:torch.Generator|None=None, # Jitters the points
-    ) -> list[Layer]:     # Of the coarse, then of the fine network
-        "AD-NeRF's hierarchical sampling."
-        o, d = rays.rays_o, rays.rays_d
-        t_vals = stratified_points(*self.planes(rays), self.n_coarse, generator)
-        rgb, acc, weights = render_points(self.coarse, o, d, condition, t_vals)
-        middles = (t_vals[:, 1:] + t_vals[:, :-1])/2
-        more = sample_pdf(middles, weights[:, 1:].detach(), self.n_fine, generator)
-        t_vals = torch.cat([t_vals, more], -1).sort(-1).values
-        return [Layer(rgb, acc), Layer(*render_points(self.fine, o, d, condition, t_vals)[:2])]
-
-    def piece(self,
-        device, # Where it is rendered
-    ) -> int:
-        "Rays to render at a time: 2^18 points."
-        return max(64, 2**18//(self.n_coarse + self.n_fine))
-
     def parameter_groups(self) -> dict[str, list]: # Name of a learning rate to parameters
         "Networks only."
         return dict(networks=list(self.parameters()))
+
+# %% ../../nbs/nerf/02e_head.ipynb #0c3e0186
+@patch
+def measure_depth(self:CoarseFine,
+    subject:Subject, # The person; only the training split is used
+):
+    "Mean depth of the head before the camera."
+    train = subject.split('train')
+    poses = torch.from_numpy(np.array(subject.poses[train.start:train.stop]))
+    self.depth.fill_(float((poses[:, :3, 3]*poses[:, :3, 2]).sum(-1).mean()))
+
+@patch
+def planes(self:CoarseFine,
+    rays:Rays, # P rays
+) -> tuple[Tensor, Tensor]: # `near`, `far` `(P,)` metres
+    "Distances of the near and far plane."
+    return near_far(rays.rays_d, rays.axis, *(max(.01, float(self.depth) + a) for a in (self.near, self.far)))
+
+# %% ../../nbs/nerf/02e_head.ipynb #45b308a6
+@patch
+def layers(self:CoarseFine,
+    rays:Rays,        # P rays
+    condition:Tensor, # `(P, C)`
+    generator:torch.Generator|None=None, # Jitters the points
+) -> list[Layer]:     # Of the coarse, then of the fine network
+    "AD-NeRF's hierarchical sampling."
+    o, d = rays.rays_o, rays.rays_d
+    t_vals = stratified_points(*self.planes(rays), self.n_coarse, generator)
+    rgb, acc, weights = render_points(self.coarse, o, d, condition, t_vals)
+    middles = (t_vals[:, 1:] + t_vals[:, :-1])/2
+    more = sample_pdf(middles, weights[:, 1:].detach(), self.n_fine, generator)
+    t_vals = torch.cat([t_vals, more], -1).sort(-1).values
+    return [Layer(rgb, acc), Layer(*render_points(self.fine, o, d, condition, t_vals)[:2])]
+
+@patch
+def piece(self:CoarseFine,
+    device, # Where it is rendered
+) -> int:
+    "Rays to render at a time: 2^18 points."
+    return max(64, 2**18//(self.n_coarse + self.n_fine))
 
 # %% ../../nbs/nerf/02e_head.ipynb #0a9bc4f2
 class CoarseFineHead(CoarseFine):

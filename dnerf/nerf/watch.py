@@ -89,43 +89,49 @@ class Recovery(L.Callback):
             self.schedule.cancel()
             self.recover(trainer, module, reason, self._last_state() if not math.isfinite(loss) else {})
 
-    def recover(self,
-        trainer,    # Lightning's
-        module,     # The `PortraitTraining`
-        reason:str, # From `divergence`
-        state:dict, # `state_dict` of the last checkpoint; empty: begin anew
-    ):
-        "Go back, at half the rates; `DivergedError` when that was tried often enough."
-        stuck = not state and module.portrait.recipe.head_is_fixed(module.portrait.torso)   # a new head would never be trained
-        if trainer.world_size > 1 or module.recoveries >= module.config.optim.recoveries or module.budget.progress >= 1 or stuck:
-            raise self._diverged(trainer, module, reason)
-        module.recoveries += 1
-        if state:
-            module.load_state_dict(state)
-        else:
-            self._begin_anew(trainer, module)
-        module.optimizers().optimizer.state.clear()
-        origin = 'the last checkpoint' if state else 'a new beginning'
-        print(f"step {trainer.global_step}: {reason}; going on from {origin} at {.5**module.recoveries:g} times the learning rates")
+# %% ../../nbs/nerf/04a_watch.ipynb #e17260c4
+@patch
+def _last_state(self:Recovery): # of the last checkpoint; empty if there is none, or if it was saved one step too late
+    last = self.folder/'checkpoints'/'last.ckpt'
+    if not last.exists():
+        return {}
+    state = upgraded(load_sealed(last, 'delete it and train again'))['state_dict']
+    return state if all(v.isfinite().all() for v in state.values()) else {}
 
-    def _last_state(self): # of the last checkpoint; empty if there is none, or if it was saved one step too late
-        last = self.folder/'checkpoints'/'last.ckpt'
-        if not last.exists():
-            return {}
-        state = upgraded(load_sealed(last, 'delete it and train again'))['state_dict']
-        return state if all(v.isfinite().all() for v in state.values()) else {}
+@patch
+def _begin_anew(self:Recovery, trainer, module):
+    self.begun, c = trainer.global_step, module.config
+    torch.manual_seed(c.seed + 1000*module.recoveries)
+    fresh = build_portrait(self.subject, c, self.embedding.shape[-1]).initialise(self.subject, self.embedding)
+    module.portrait.load_state_dict(fresh.state_dict())
 
-    def _begin_anew(self, trainer, module):
-        self.begun, c = trainer.global_step, module.config
-        torch.manual_seed(c.seed + 1000*module.recoveries)
-        fresh = build_portrait(self.subject, c, self.embedding.shape[-1]).initialise(self.subject, self.embedding)
-        module.portrait.load_state_dict(fresh.state_dict())
+# %% ../../nbs/nerf/04a_watch.ipynb #44d93b7e
+@patch
+def recover(self:Recovery,
+    trainer,    # Lightning's
+    module,     # The `PortraitTraining`
+    reason:str, # From `divergence`
+    state:dict, # `state_dict` of the last checkpoint; empty: begin anew
+):
+    "Go back, at half the rates; `DivergedError` when that was tried often enough."
+    stuck = not state and module.portrait.recipe.head_is_fixed(module.portrait.torso)   # a new head would never be trained
+    if trainer.world_size > 1 or module.recoveries >= module.config.optim.recoveries or module.budget.progress >= 1 or stuck:
+        raise self._diverged(trainer, module, reason)
+    module.recoveries += 1
+    if state:
+        module.load_state_dict(state)
+    else:
+        self._begin_anew(trainer, module)
+    module.optimizers().optimizer.state.clear()
+    origin = 'the last checkpoint' if state else 'a new beginning'
+    print(f"step {trainer.global_step}: {reason}; going on from {origin} at {.5**module.recoveries:g} times the learning rates")
 
-    def _diverged(self, trainer, module, reason):
-        o = module.config.optim
-        return DivergedError(f"run {self.folder.name!r}: {reason} after {trainer.global_step} steps "
-                             f"(started again {module.recoveries} times); use a lower learning rate, "
-                             f"for example overrides='optim.lr_grid={o.lr_grid/4:g} optim.lr_net={o.lr_net/4:g}'")
+@patch
+def _diverged(self:Recovery, trainer, module, reason):
+    o = module.config.optim
+    return DivergedError(f"run {self.folder.name!r}: {reason} after {trainer.global_step} steps "
+                         f"(started again {module.recoveries} times); use a lower learning rate, "
+                         f"for example overrides='optim.lr_grid={o.lr_grid/4:g} optim.lr_net={o.lr_net/4:g}'")
 
 # %% ../../nbs/nerf/04a_watch.ipynb #05357eb6
 class Curves(L.Callback):
@@ -220,37 +226,40 @@ class Validation(L.Callback):
         if trainer.is_global_zero and (self.schedule.done or self.schedule.check):
             self.validate(trainer, module)
 
-    @torch.no_grad()
-    def validate(self,
-        trainer, # Lightning's
-        module,  # The `PortraitTraining`
-    ):
-        "Render, compare, and keep the weights if they are the best so far."
-        c, subject, errors = module.config, self.subject, []
-        frames = [i for i in subject.split('val') if subject.tracked[i]]
-        frames = frames[::max(1, len(frames)//c.val_frames)][:c.val_frames]
-        cues = recorded_cues(subject, self.embedding, c)
-        for n, i in enumerate(frames):
-            cue = cues.at(i).to(module.device)
-            with autocast(c.trainer.precision, module.device):
-                if c.val_rays:
-                    image, truth = _some_pixels(module.portrait, cue, subject, i, c.val_rays)
-                else:
-                    image, truth = render_frame(module.portrait, cue), subject.frames[i]
-            errors.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
-            if n == 0 and trainer.logger and not c.val_rays:
-                trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
-        value = -10*math.log10(max(np.mean(errors), 1e-10)) if errors else math.nan    # in this order NaN stays NaN, and is never the best
-        if not errors or value > self.best:
-            self.best = value
-            self._save_weights(trainer, value)
-        self.curves.best = self.best if self.best > 0 else None
-        self.curves.record(trainer, module, **({'val/psnr': value} if errors else {}))
+# %% ../../nbs/nerf/04a_watch.ipynb #aa01a7b8
+@patch
+@torch.no_grad()
+def validate(self:Validation,
+    trainer, # Lightning's
+    module,  # The `PortraitTraining`
+):
+    "Render, compare, and keep the weights if they are the best so far."
+    c, subject, errors = module.config, self.subject, []
+    frames = [i for i in subject.split('val') if subject.tracked[i]]
+    frames = frames[::max(1, len(frames)//c.val_frames)][:c.val_frames]
+    cues = recorded_cues(subject, self.embedding, c)
+    for n, i in enumerate(frames):
+        cue = cues.at(i).to(module.device)
+        with autocast(c.trainer.precision, module.device):
+            if c.val_rays:
+                image, truth = _some_pixels(module.portrait, cue, subject, i, c.val_rays)
+            else:
+                image, truth = render_frame(module.portrait, cue), subject.frames[i]
+        errors.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
+        if n == 0 and trainer.logger and not c.val_rays:
+            trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
+    value = -10*math.log10(max(np.mean(errors), 1e-10)) if errors else math.nan    # in this order NaN stays NaN, and is never the best
+    if not errors or value > self.best:
+        self.best = value
+        self._save_weights(trainer, value)
+    self.curves.best = self.best if self.best > 0 else None
+    self.curves.record(trainer, module, **({'val/psnr': value} if errors else {}))
 
-    def _save_weights(self, trainer, value):
-        weights = trainer.lightning_module.portrait.state_dict()
-        saved = {'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}
-        save_sealed(self.folder/'checkpoints'/'best.ckpt', saved)
+@patch
+def _save_weights(self:Validation, trainer, value):
+    weights = trainer.lightning_module.portrait.state_dict()
+    saved = {'portrait': weights, 'step': trainer.global_step, 'val_psnr': value, 'of': self.of, 'version': __version__}
+    save_sealed(self.folder/'checkpoints'/'best.ckpt', saved)
 
 # %% ../../nbs/nerf/04a_watch.ipynb #c5a820a0
 class Checkpoints(L.Callback):

@@ -268,6 +268,7 @@ def unusual_poses(
     return said + [f"the head turns by up to {turned.max():.0f} degrees from its usual pose ({_spans(far)}), in training by "
                    f"{most:.0f} at most, so that it will look wrong"]*bool(far.any())
 
+# %% ../../nbs/talk/00a_motion.ipynb #595fa98e
 def open_motion(
     run,             # A trained run
     motion='loop',   # `loop`, `still`, a file of poses (`.npy`, `.json`), the name of a prepared subject, or a video

@@ -1,0 +1,20 @@
+"""Python processes that tests start."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*args, cwd=ROOT, **env) -> str:
+    "Output of a Python process with this interpreter; a failure shows what it printed."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | env
+    done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_with_tests(*args) -> str:
+    "The same with the modules of `tests/` within reach."
+    return run(*args, PYTHONPATH=os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]))
