@@ -558,7 +558,8 @@ def test_requests_that_were_typed_in_haste(dnerf_home, hello, monkeypatch, capsy
     (dnerf_home / "one.npy").rename(dnerf_home / "one.NPY")
     os.mkfifo(dnerf_home / "pipe")
     assert len(open_motion(run, "~/one.NPY").c2w) == 3 and open_motion(run, "loop ").own
-    for asked, words in ((dict(motion="./gone.mp4"), r"there is no file (\./)?gone.mp4"), (dict(motion="~/gone.mp4"), "no file .*/gone.mp4; check"),
+    for asked, words in ((dict(motion="./gone.mp4"), r"there is no file (\./)?gone.mp4"),
+                         (dict(motion="~/gone.mp4"), "no file .*/gone.mp4; check"),
                          (dict(speech=dnerf_home), "is a folder, not a file"), (dict(speech=dnerf_home / "pipe"), "is a pipe or a device"),
                          (dict(out="~/one.mp4", motion="~/one.mp4"), "is read"), (dict(weights="content=1"), "no component 'content'")):
         with pytest.raises((InputError, MissingError), match=words):

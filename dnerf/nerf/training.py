@@ -207,7 +207,7 @@ def _trainer(config, folder, callbacks, device):
     kind, t = 'gpu' if device.type == 'cuda' else device.type, config.trainer
     precision: Any = pick_precision(t.precision, device)
     devices = [device.index] if device.index is not None and t.devices == 1 else t.devices
-    plugins = [checkpoint_io()] if t.devices*t.num_nodes > 1 else [checkpoint_io(), LightningEnvironment()]
+    plugins: Any = [checkpoint_io()] if t.devices*t.num_nodes > 1 else [checkpoint_io(), LightningEnvironment()]
     return L.Trainer(
         accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=precision,
         max_epochs=1, max_steps=-1, callbacks=callbacks, plugins=plugins,

@@ -241,6 +241,9 @@ def _finish(i, image, paster, size, badge): # uint8 picture of frame i
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if size < image.shape[0] else cv2.INTER_CUBIC)
     return draw_badge(image) if badge else image
 
+def _marks(run, speech, key): # title and comment of the video
+    return synthetic_metadata(run, f'driven by {Path(speech).name}, {request_note(key)}')
+
 def _pixels(run, paster, size): # of a frame of the video
     source = run.subject.protocol['source'] if paster else {}
     return source['width']*source['height'] if paster else (size or run.subject.size)**2
@@ -303,7 +306,6 @@ def drive(
             if progress:
                 print('stopped; run the same command again to go on')
             raise
-        marks = synthetic_metadata(run, f'driven by {Path(speech).name}, {request_note(key)}')
-        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, marks)
+        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, _marks(run, speech, key))
         shutil.rmtree(pieces)
     return out
