@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from .adnerf_head import BLINKS, blink_scores, fill, fill_poses, mesh_landmarks, read_blinks, to_head_space
-from .core import (InputError, MissingError, check_name, data_dir as default_data_dir, need_space, progress, read_json, sha256,
-                        staged_dir, user_path, write_json)
-from .face import is_rigid
+from .core import (InputError, MissingError, check_name, check_tree, data_dir as default_data_dir, need_space, progress,
+                        read_json, sha256, staged_dir, user_path, write_json)
+from .face import canonical_face, is_rigid, project
 from .schema import check_finite, damage_in_words, each, number, open_npy, read_record, record, whole
 from .subject import (BACKGROUND, FPS, HEAD, SAMPLE_RATE, SAMPLES_PER_FRAME, TORSO, NpyWriter, Subject, split_frames,
                            write_subject_json, write_wav)
@@ -49,9 +49,9 @@ def _read_frame(path, frame):
     i, sound, pose = frame['img_id'], frame['aud_id'], np.array(frame['transform_matrix'], float)
     if sound != i:
         raise InputError(f"{path} pairs picture {i} with sound {sound}; here both must have the same number, that of the video frame")
-    if not is_rigid(pose) or abs(pose[:3, 3]).max() > 1000:
-        raise InputError(f"the transform_matrix of frame {i} in {path} is not a rigid 4x4 camera-to-world matrix with the head in view; "
-                         "track the head of that frame again")
+    if not is_rigid(pose) or abs(pose[:3, 3]).max() > 1000 or pose[:3, 2] @ pose[:3, 3] <= 0:    # the camera looks along -z
+        raise InputError(f"the transform_matrix of frame {i} in {path} is not a rigid 4x4 camera-to-world matrix "
+                         "with the head in front of the camera; track the head of that frame again")
     return i, pose
 
 def read_transforms(
@@ -164,12 +164,15 @@ class _Pictures:
 
 # %% ../nbs/02b_adnerf.ipynb #2cbadb81
 def _write_pictures(out, pictures, n, size, show):
-    "`frames.npy` and `masks.npy`, frame by frame."
+    "`frames.npy` and `masks.npy`, frame by frame; returns in which of them there is a head, bool `(n,)`."
+    heads = np.zeros(n, bool)
     with NpyWriter(out/'frames.npy', (size, size, 3)) as frames, NpyWriter(out/'masks.npy', (size, size)) as masks:
         for i in progress(range(n), desc='reading pictures', unit='frames', disable=not show):
             frame, mask = pictures(i)
             frames.append(_resize(frame, size))
             masks.append(_resize(mask, size, labels=True))
+            heads[i] = (mask == HEAD).any()
+    return heads
 
 def _read_points(folder, ids):
     "Landmarks `(F, 68, 2)` of the frames `ids`; NaN where there is no file."
@@ -187,8 +190,15 @@ def _read_points(folder, ids):
     return out
 
 # %% ../nbs/02b_adnerf.ipynb #0c2000f0
-def _read_sound(path, n):
-    "The speech of `n` frames, float32 `(640 n,)`."
+def _gap(folder, ids): # a gap of over a second in the numbers of the pictures, in words
+    numbers = np.unique([-1, *ids, *_numbers(folder/'ori_imgs', '.jpg')])
+    a, b = max(zip(numbers, numbers[1:]), key=lambda pair: pair[1] - pair[0])
+    if b - a <= FPS:
+        return ''
+    return f"no picture has a number from {a + 1} to {b - 1}: delete {b}.jpg if it is a stray one, or put the others there"
+
+def _read_sound(path, n, ids):
+    "The speech of `n` frames, float32 `(640 n,)`; `ids` are those with a pose."
     from math import gcd
     from scipy.io import wavfile
     from scipy.signal import resample_poly
@@ -203,8 +213,9 @@ def _read_sound(path, n):
     if sr != SAMPLE_RATE:
         wav = resample_poly(wav, SAMPLE_RATE//gcd(sr, SAMPLE_RATE), sr//gcd(sr, SAMPLE_RATE))
     if abs(len(wav)/SAMPLE_RATE - n/FPS) > 1 + .02*n/FPS:
-        raise InputError(f"{path} lasts {len(wav)/SAMPLE_RATE:.1f} s but {n} pictures at {FPS} a second last {n/FPS:.1f} s; "
-                         f"was the video at another frame rate, or cut? convert it (ffmpeg -r {FPS}) and prepare it again")
+        why = _gap(path.parent, ids) or (f'was the video at another frame rate, or cut? convert it (ffmpeg -r {FPS}) '
+                                         'and prepare it again')
+        raise InputError(f"{path} lasts {len(wav)/SAMPLE_RATE:.1f} s but {n} pictures at {FPS} a second last {n/FPS:.1f} s; {why}")
     return np.pad(wav[:n*SAMPLES_PER_FRAME], (0, max(0, n*SAMPLES_PER_FRAME - len(wav)))).astype(np.float32)
 
 # %% ../nbs/02b_adnerf.ipynb #092e8309
@@ -255,6 +266,7 @@ def _check_import(folder, name, size, home, force):
         raise MissingError(f"there is no folder {folder}; give a folder that AD-NeRF, RAD-NeRF or ER-NeRF has prepared")
     if size is not None and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 16 <= size <= 2048):
         raise InputError(f"size is {size!r}; give a whole number of pixels between 16 and 2048")
+    check_tree(folder)
     final = Path(home or default_data_dir())/check_name(name)
     if final.exists() and not force:
         raise InputError(f"there is a subject {name!r} already ({final}); choose another name, or force=True to replace it")
@@ -283,10 +295,6 @@ def _open_folder(folder):
     return t, _read_points(folder, t.ids), plate, int(n), not (t.ids == listed).all()
 
 # %% ../nbs/02b_adnerf.ipynb #7622b4de
-def _ranges(lost): # increasing numbers -> half-open ranges
-    cuts = np.flatnonzero(np.diff(lost) > 1) + 1
-    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(lost, cuts) if len(part)]
-
 def _write_motion(out, folder, t, points, n, own, size):
     "Poses, landmarks and blendshapes; returns the focal length, the names of the blendshapes, and how they were made."
     poses, about = (t.poses, dict(head_space='as exported')) if t.canonical else to_head_space(points, t.poses, t.focal, own)
@@ -303,6 +311,49 @@ def _write_motion(out, folder, t, points, n, own, size):
     about['landmarks'] = 'canonical face, 68 points measured' if some.any() else 'canonical face at the pose, not measured'
     return focal, BLINKS if table or some.any() else (), about
 
+# %% ../nbs/02b_adnerf.ipynb #7622b4d1
+def _ranges(lost): # increasing numbers -> half-open ranges
+    cuts = np.flatnonzero(np.diff(lost) > 1) + 1
+    return [[int(part[0]), int(part[-1]) + 1] for part in np.split(lost, cuts) if len(part)]
+
+def _when(frames): # seconds of frames, in words
+    spans = [f'{a/FPS:.1f}-{b/FPS:.1f} s' for a, b in _ranges(np.asarray(frames))]
+    return ', '.join(spans[:4]) + (f' and {len(spans) - 4} more' if len(spans) > 4 else '')
+
+def _pose_doubts(t, poses, focal, size): # sentences about poses `(n, 4, 4)` in our head space; `t.ids` are those of the folder
+    face = project(canonical_face(), poses[t.ids].astype(float), focal, size)
+    tall, at = np.ptp(face[..., 1], 1), face.mean(1)
+    bad = (tall < .05*size) | (tall > 1.5*size) | (at < 0).any(1) | (at > size).any(1)
+    if bad.any():
+        yield (f"by the poses, the face is outside of the picture, larger than it, or a dot in {bad.sum()} frames ({_when(t.ids[bad])}); "
+               "are they in metres, and of these pictures?")
+    if len(t.ids) > 1 and np.ptp(t.poses, 0).max() < 1e-4*abs(t.poses[0, :3, 3]).max():
+        yield "the head has one pose in all frames, so the model will know it from one side only; if it moves in the video, track it again"
+
+# %% ../nbs/02b_adnerf.ipynb #7622b4d3
+def _point_doubts(ids, points, own, about): # sentences about landmarks `(F, 68, 2)`, pixels
+    at, rms = np.nan_to_num(points.mean(1), nan=own/2), about.get('landmarks_rms_px')
+    outside = ((at < 0) | (at > own)).any(1)
+    if outside.any():
+        yield f"the landmarks lie outside of the picture in {outside.sum()} frames ({_when(ids[outside])}); detect them again"
+    if rms is not None and about['head_space'] != 'fitted to the landmarks':
+        yield (f"the landmarks are {rms:.0f} pixels (root mean square) from where the poses put them, so they were not used; "
+               "do both belong to these pictures?")
+    elif not .5 < about.get('scale', 1) < 2:
+        yield f"the poses are in units of {about['scale']:.3g} m, by the landmarks; they were brought to metres"
+
+def _frame_doubts(ids, heads, sound): # sentences about pictures, and speech `(640 n,)`
+    n = len(heads)
+    if len(lost := np.setdiff1d(np.arange(n), ids)):
+        yield f"{len(lost)} of {n} frames have no pose ({_when(lost)}); they are kept and marked, their pose is interpolated"
+    if not heads.all():
+        yield f"no pixel is head in {(~heads).sum()} of {n} frames ({_when(np.flatnonzero(~heads))}); segment them again"
+    quiet = (sound.reshape(n, -1)**2).mean(1) < 10**-7.5                # -75 dB below full scale
+    if quiet.all():
+        yield "the sound is silent throughout, so no speech can be learned from it and train refuses this subject; extract it again"
+    elif spans := [range(a, b) for a, b in _ranges(np.flatnonzero(quiet)) if b - a >= 3*FPS]:
+        yield f"there is no sound at {_when(np.concatenate(spans))}; the mouth that is seen there belongs to no speech"
+
 # %% ../nbs/02b_adnerf.ipynb #a9ab7484
 def import_adnerf(
     folder,                  # A folder that AD-NeRF, RAD-NeRF or ER-NeRF prepared, or `export_adnerf`
@@ -318,7 +369,7 @@ def import_adnerf(
     name = folder.resolve().name if name is None else name
     final = _check_import(folder, name, size, data_dir, force)
     t, points, plate, n, renumbered = _open_folder(folder)
-    own, splits, sound = len(plate), _splits(n, t.test), _read_sound(folder/'aud.wav', n)     # as long as n pictures
+    own, splits, sound = len(plate), _splits(n, t.test), _read_sound(folder/'aud.wav', n, t.ids)     # as long as n pictures
     size = min(size or own, own)//2*2
     need_space(final, int(1.05*n*(4*size*size + 8000)) + 2_000_000, f"importing {name}")
     with staged_dir(final) as out:
@@ -326,14 +377,21 @@ def import_adnerf(
         focal, names, about = _write_motion(out, folder, t, points, n, own, size)
         write_wav(out/'audio.wav', sound)
         features = _write_features(out, folder, n, range(*splits['train']))
-        _write_pictures(out, pictures, n, size, show)
+        heads = _write_pictures(out, pictures, n, size, show)
+        if not heads[slice(*splits['train'])].any():
+            raise InputError(f"no pixel of {folder/'parsing'} is head (blue) in a training frame, so no head can be learned; "
+                             "segment it again")
         write_png(out/'background.png', _resize(plate, size))
         about |= dict(pictures=pictures.kind, features=features, renumbered=renumbered,
                       splits='theirs' if t.test >= 0 and splits['test'][0] == t.test else 'ours')
+        about['warnings'] = [*_pose_doubts(t, np.load(out/'poses.npy'), focal, size), *_point_doubts(t.ids, points, own, about),
+                             *_frame_doubts(t.ids, heads, sound)]
         write_subject_json(
             out, name=name, n_frames=n, size=size, focal=focal, lost=_ranges(np.setdiff1d(np.arange(n), t.ids)), blendshape_names=names,
             source=dict(file=folder.resolve().name, sha256=sha256(folder/'transforms_train.json'), width=own, height=own, fps=FPS),
             adnerf=about)
         write_json(out/'subject.json', read_json(out/'subject.json') | dict(splits=splits))
         Subject(out)                        # is refused before it takes another's place
+    for sentence in about['warnings'] if show else ():
+        print(f'warning    {sentence}')
     return Subject(final)

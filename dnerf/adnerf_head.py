@@ -48,9 +48,9 @@ def blink_scores(
     def length(a, b):
         "Distance of points `a` and `b` of each eye, `(N, 2)` pixels."
         return np.linalg.norm(eyes[:, :, a] - eyes[:, :, b], axis=-1)
-    shape = (length(1, 5) + length(2, 4))/(2*length(0, 3))
+    shape = (length(1, 5) + length(2, 4))/np.maximum(2*length(0, 3), 1e-6)       # points may fall together
     wide = np.nanquantile(shape, .9, axis=0)
-    return np.clip((wide - shape)/(.7*wide), 0, 1).astype(np.float32)
+    return np.clip((wide - shape)/np.maximum(.7*wide, 1e-6), 0, 1).astype(np.float32)
 
 def read_blinks(
     path:Path,    # `au.csv` of OpenFace

@@ -1,6 +1,8 @@
 """AD-NeRF folders: exported and imported again, hand-made ones of AD-NeRF and RAD-NeRF, damaged ones, and a training on one."""
 import csv
 import json
+import os
+import re
 
 import cv2
 import numpy as np
@@ -266,7 +268,7 @@ FRAMES = [(key, v) for key in ("img_id", "aud_id") for v in (*NO_NUMBER, 2.0, 2.
 
 def test_one_schema_for_their_json(tmp_path):
     "Every wrong value is a sentence that names it; nothing else of the folder is looked at."
-    frames = [dict(img_id=i, aud_id=i, transform_matrix=np.eye(4).tolist()) for i in range(4)]
+    frames = [dict(img_id=i, aud_id=i, transform_matrix=cameras(1)[0].tolist()) for i in range(4)]
     good, path = dict(focal_len=110, cx=32, cy=32.0, frames=frames), tmp_path / "transforms_train.json"
     path.write_text(json.dumps(good))
     assert read_transforms(tmp_path).focal == 110
@@ -283,6 +285,31 @@ def test_one_schema_for_their_json(tmp_path):
 
 def far_picture(folder):
     (folder / "ori_imgs" / "9999999.jpg").write_bytes((folder / "ori_imgs" / "0.jpg").read_bytes())
+
+
+def head_behind(folder):
+    "The head lies behind the camera in frame 2."
+    change_json(folder, lambda meta: meta["frames"][2]["transform_matrix"][2].__setitem__(3, -0.75))
+
+
+def paint(folder, frames, colour):
+    for i in frames:
+        cv2.imwrite(str(folder / f"parsing/{i}.png"), np.full((SIZE, SIZE, 3), colour, np.uint8))
+
+
+def no_head(folder):
+    paint(folder, range(N), 255)
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(path):
+    "The file or folder lies elsewhere."
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.parent.parent / path.name)
 
 
 def put(folder, array):
@@ -303,7 +330,15 @@ def features(**more):
     (lambda f: put(f, np.zeros((0, 16, 29))), "aud.npy has no rows"),
     (lambda f: put(f, np.zeros((N, 16, 29), "int32")), "aud.npy holds int32"),
     (lambda f: put(f, features().astype(object)), "aud.npy is damaged"),
-    (far_picture, "aud.wav lasts 1.6 s but 10000000 pictures"),
+    (far_picture, "aud.wav lasts 1.6 s but 10000000 pictures .* from 40 to 9999998: delete 9999999.jpg if it is a stray"),
+    (head_behind, "frame 2 .* with the head in front of the camera"),
+    (no_head, "parsing is head .blue. in a training frame, so no head"),
+    (lambda f: pipe(f / "transforms_train.json"), "transforms_train.json in .* is neither a file nor a folder"),
+    (lambda f: pipe(f / "aud.wav"), "aud.wav in .* is neither a file nor a folder"),
+    (lambda f: pipe(f / "bc.jpg"), "bc.jpg in .* is neither a file nor a folder"),
+    (lambda f: pipe(f / "ori_imgs/4.lms"), "4.lms in .* is neither a file nor a folder"),
+    (lambda f: link(f / "aud.wav"), "aud.wav in .* is a link that leads out of it; put the file itself there"),
+    (lambda f: link(f / "parsing"), "parsing in .* is a link that leads out of it; put the file itself there"),
     (lambda f: wavfile.write(f / "aud.wav", 1, np.zeros(N * 640, np.int16)), "aud.wav holds no sound .1 samples a second"),
     (lambda f: wavfile.write(f / "aud.wav", 16000, np.full(N * 640, np.nan, np.float32)), "aud.wav holds no sound"),
     (lambda f: wavfile.write(f / "aud.wav", 16000, np.full(N * 640, 9e3, np.float32)), "above full scale"),
@@ -320,6 +355,55 @@ def test_other_damage_is_one_sentence_before_anything_is_written(dnerf_home, spo
     with pytest.raises(DnerfError, match=sentence) as caught:
         load(folder)
     assert str(caught.value).isprintable() and not list((dnerf_home / "data").glob("*guo*[!k]"))     # but a lock
+
+
+def scale_poses(folder, factor):
+    def scale(meta):
+        for row in (row for f in meta["frames"] for row in f["transform_matrix"][:3]):
+            row[3] *= factor
+
+    for name in ("train", "val"):
+        change_json(folder, scale, name)
+
+
+def exported_in_mm(folder):
+    "Poses that say to be in our head space, so that landmarks do not move them."
+    scale_poses(folder, 300)
+    change_json(folder, lambda meta: meta.update(dnerf=1))
+
+
+def same_poses(folder):
+    pose = json.loads((folder / "transforms_train.json").read_text())["frames"][0]["transform_matrix"]
+    for name in ("train", "val"):
+        change_json(folder, lambda meta: [f.update(transform_matrix=pose) for f in meta["frames"]], name)
+
+
+def shift_landmarks(folder):
+    for path in (folder / "ori_imgs").glob("*.lms"):
+        path.write_text("1000 -500\n" * 68)
+
+
+def one_frame(folder):
+    (folder / "transforms_val.json").unlink()
+    change_json(folder, lambda meta: meta.update(frames=meta["frames"][:1]))
+
+
+@pytest.mark.parametrize("spoil, sentences", [
+    (lambda f: None, []), (lambda f: write_sound(f, 1.6), ["silent throughout"]), (same_poses, ["one pose in all frames"]),
+    (lambda f: scale_poses(f, 300), ["in units of 0.003.* m, by the landmarks"]),
+    (exported_in_mm, ["a dot in 39 frames .0.0-0.3 s, 0.3-1.6 s"]),
+    (shift_landmarks, ["the landmarks lie outside of the picture in 39 frames", "pixels .* from where the poses put them"]),
+    (lambda f: paint(f, range(10, 20), 255), ["no pixel is head in 10 of 40 frames .0.4-0.8 s.; segment"]),
+    (one_frame, ["39 of 40 frames have no pose .0.0-1.6 s.; they"])])
+def test_doubtful_folders_are_imported_with_a_warning(dnerf_home, capsys, spoil, sentences):
+    folder = write_layout(dnerf_home / "guo", missing=() if spoil is one_frame else (MISSING,))
+    spoil(folder)
+    load(folder, show=True)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning    ")]
+    expected = sentences if spoil is one_frame else [*sentences, "1 of 40 frames have no pose .0.3-0.3 s.; they"]
+    for sentence in expected:
+        assert any(re.search(sentence, line) for line in said), said
+    assert len(said) <= len(expected) + (spoil is same_poses)                # these do not fit the landmarks
 
 
 def test_wrong_requests(dnerf_home):
