@@ -62,8 +62,11 @@ def check_name(
 ) -> str:               # The same name
     "Return `name` if it is one safe path component, else raise `InputError`."
     if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}', str(name)) or '..' in str(name):
-        raise InputError(f"the {what} name {name!r} cannot be a folder name; "
-                         "use letters, digits, '-', '_', '+' and '.', for example 'obama'")
+        example = dict(subject='obama', run='first').get(what, 'mel')
+        path = what == 'subject' and re.search(r'[/\\~]', str(name))
+        raise InputError(f"the {what} name {name!r} cannot be a folder name"
+                         + " (it is a path: dnerf prepare FILE makes a subject of a video, which then has a name)"*bool(path) +
+                         f"; use letters, digits, '-', '_', '+' and '.', for example {example!r}")
     return str(name)
 
 # %% ../nbs/00_core.ipynb #8ca42b51
@@ -305,6 +308,9 @@ def staged_dir(
             _remove(tmp)
 
 # %% ../nbs/00_core.ipynb #8f63573a
+def _size(nbytes): # in words
+    return f'{nbytes/1e6:.0f} MB' if nbytes >= 1e7 else f'{nbytes/1e3:.0f} kB'
+
 def need_space(
     folder:Path,  # Where something will be written (need not exist yet)
     nbytes:int,   # How much
@@ -316,8 +322,10 @@ def need_space(
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < nbytes:
-        raise StorageError(f"{what} needs {nbytes/1e6:.0f} MB but only {free/1e6:.0f} MB are free in {folder}; "
-                           "free some space or set DNERF_HOME to another disk")
+        if hasattr(os, 'statvfs') and os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise StorageError(f"{what} cannot be written: the disk of {folder} is read-only; choose a place on another disk")
+        raise StorageError(f"{what} needs {_size(nbytes)} but only {_size(free)} are free in {folder}; "
+                           "free some space, or write to another disk (DNERF_HOME, or the path of the video)")
 
 # %% ../nbs/00_core.ipynb #b232c147
 def write_json(

@@ -36,7 +36,7 @@ def did_you_mean(
         "In [0, 1]; of names in the same group only the last part counts."
         (group, _, last), (group2, _, last2) = (n.lstrip('-').rpartition('.') for n in (word, name))
         a, b = (last, last2) if group == group2 else (word, name)
-        return difflib.SequenceMatcher(None, a, b).ratio()*(word.count('.') == name.count('.'))
+        return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()*(word.count('.') == name.count('.'))
     near = max(known, key=similarity, default='')
     return f'; did you mean {near}?' if similarity(near) > .7 else ''
 
@@ -61,7 +61,7 @@ _REASONS = {
     errno.ENOTDIR: "a file is where a folder should be; move it away",
     errno.EEXIST: "a file is where a folder should be; move it away",
     errno.ENOTEMPTY: "another process writes there; stop it",
-    errno.EBUSY: "it is in use, or a disk of its own; choose another folder",
+    errno.EBUSY: "it is in use or is a mount point; choose another folder",
     errno.EXDEV: "it is on another disk than its folder; choose another folder",
     errno.EIO: "the disk reports an error; check it",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
@@ -90,9 +90,10 @@ def in_words(
         return MissingError(f"{path} is not there; give another path, or make it first")
     if code not in _REASONS:
         return None
+    remedy = _REASONS[code] + ' and run the same command again'*('; choose' not in _REASONS[code])      # another place is another command
     if where and path == str(where):
-        return StorageError(f"could not write {path}: {_REASONS[code]} and run the same command again (nothing half-written was kept)")
-    return StorageError(f"could not {f'use {path}' if path else 'go on'}: {_REASONS[code]} and run the same command again")
+        return StorageError(f"could not write {path}: {remedy} (nothing half-written was kept)")
+    return StorageError(f"could not {f'use {path}' if path else 'go on'}: {remedy}")
 
 # %% ../nbs/00_errors.ipynb #172a2f85
 @contextlib.contextmanager

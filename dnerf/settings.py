@@ -67,9 +67,9 @@ def check_settings(
             raise InputError(f"there is no setting {where}{name}{did_you_mean(str(name), fields) or '; leave it out'}")
     for name, field in fields.items():
         if name not in values:
-            raise InputError(f"the setting {where}{name} is missing; it cannot be left out")
+            raise InputError(f"the setting {where}{name} is missing; give {where}{name}=VALUE")
         group = _group(values[name], field, hints[name], where + name)
         if group is not None:
             check_settings(group, values[name], f'{where}{name}.')
         elif fault := _rule(field, hints[name])(values[name]):
-            raise InputError(f"the setting {where}{name}{fault}; give it such a value")
+            raise InputError(f"the setting {where}{name}{fault}; give one")

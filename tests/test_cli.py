@@ -111,7 +111,12 @@ def test_wrong_usage(words, part, capsys):
 @pytest.mark.parametrize("words, part", [
     (["train", "nobody", "--audio", "mel"], "prepared are: toy"),
     (["train", "toy", "--audio", "noise"], "noise"),
-    (["train", "../toy"], "cannot be a folder name"),
+    (["train", "../toy"], "cannot be a folder name (it is a path: dnerf prepare FILE"),
+    (["train", "toy.MP4", "--audio", "mel"], "dnerf prepare toy.MP4, or give the subject's name, 'toy'"),
+    (["train", "Toyy", "--audio", "mel"], "did you mean toy?"),
+    (["train", "toy", "--name", "größe"], "for example 'first'"),
+    (["drive", "toy", "hello.wav"], "no trained run of 'toy' yet; dnerf train toy makes one"),
+    (["drive", __file__, "toy"], "is a file, not a trained run; give the run first, then the speech"),
     (["train", "toy", "--steps", "-3"], "the setting steps is -3, not a whole number"),
     (["train", "toy", "--", "data.rayz=1"], "rayz"),
     (["train", "toy", "--preset", "tpu"], "the presets are"),

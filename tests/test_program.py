@@ -170,3 +170,24 @@ def test_a_file_where_a_folder_should_be_and_the_reverse(tmp_path, monkeypatch, 
         err = [line for line in capsys.readouterr().err.splitlines() if line and not line.startswith("training")]
         assert len(err) == 1 and err[0].startswith("dnerf: "), err
         assert path.read_text() == kind and not list(home.rglob(".*partial"))
+
+
+def test_sentences_name_the_place_and_what_helps(tmp_path, monkeypatch):
+    "Little space in kB, a disk that is read-only as such, and no other place for the same command."
+    import errno
+    import shutil
+    from types import SimpleNamespace
+
+    from dnerf.core import StorageError, need_space
+    from dnerf.errors import in_words
+    from dnerf.evaluation.measures import check_measures
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="needs 2 kB but only 1 kB are free"):
+        need_space(tmp_path, 2000, "the video x.mp4")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(StorageError, match="x.mp4 cannot be written: the disk of .* is read-only"):
+        need_space(tmp_path, 2000, "the video x.mp4")
+    again = {code: "run the same command again" in str(in_words(OSError(code, "", str(tmp_path)))) for code in (errno.EBUSY, errno.ENOSPC)}
+    assert again == {errno.EBUSY: False, errno.ENOSPC: True}
+    assert list(check_measures(" pixels + faces ")) == ["pixels", "faces"] and len(check_measures(" ")) > 2

@@ -163,7 +163,9 @@ def check_measures(
     measures, # Names of `MEASURES`: a list or joined by `+`, all if empty; or a dictionary of names to functions that replace them
 ) -> dict:    # Name to function
     "The measures to take; `InputError` for one that does not exist."
-    measures = measures.split('+') if isinstance(measures, str) and measures else measures or tuple(MEASURES)
+    if isinstance(measures, str):
+        measures = [name.strip() for name in measures.split('+') if name.strip()]
+    measures = measures or tuple(MEASURES)
     if unknown := [name for name in measures if name not in MEASURES]:
         raise InputError(f"there is no measure {unknown[0]!r}; known are: {', '.join(MEASURES)}")
     return dict(measures) if isinstance(measures, dict) else {name: MEASURES[name][0] for name in measures}

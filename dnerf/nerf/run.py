@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..checkpoint import load_sealed, weights
-from ..core import DnerfError, InputError, MissingError, check_tree, pick_device, read_json, runs_dir
+from ..core import DnerfError, InputError, MissingError, check_tree, data_dir, did_you_mean, pick_device, read_json, runs_dir
 from .config import Config, check_trained
 from .field import FastFieldConfig, MLPFieldConfig
 from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint, fingerprint
@@ -221,10 +221,25 @@ PARTS_OF_A_RUN = 'config.yaml', 'inputs.json', 'checkpoints/best.ckpt', 'state.j
 def newest_run(
     subject:str, # Its name
 ) -> str|None:   # `subject/name`; None if there is none
-    "The run of a subject that was finished last; cells of tables, benchmarks and ablations do not count."
-    cells = 'table1', 'benchmark', 'ablation'
-    runs = [p for p in runs_dir().glob(f'{glob.escape(subject)}/*/state.json') if not p.parent.name.startswith(cells)]
-    return max(runs, key=lambda p: p.stat().st_mtime_ns).parent.relative_to(runs_dir()).as_posix() if runs else None
+    "The run of a subject that was finished last; a cell of a table, a benchmark or an ablation only where there is nothing else."
+    def rank(state):
+        "The largest is chosen."
+        return not state.parent.name.startswith(('table1', 'benchmark', 'ablation')), state.stat().st_mtime_ns
+    runs = list(runs_dir().glob(f'{glob.escape(subject)}/*/state.json'))
+    return max(runs, key=rank).parent.relative_to(runs_dir()).as_posix() if runs else None
+
+def _no_run(run, folder): # why nothing is found under a name
+    name, known = run.rstrip('/'), known_runs()
+    known_are = f"known are: {', '.join(known) or 'none yet'}{did_you_mean(name, known)}"
+    begun = sorted(p.parent.name for p in folder.glob('*/config.yaml')) if name else []
+    if begun:
+        return f"no run of {name!r} is finished; begun are: {', '.join(begun)}; train with the same settings again"
+    if Path(run).is_file():
+        return f"{run} is a file, not a trained run; give the run first, then the speech ({known_are})"
+    for person in (Path(name), data_dir()/name) if name else ():
+        if (person/'subject.json').is_file():
+            return f"there is no trained run of {person.name!r} yet; dnerf train {person.name} makes one ({known_are})"
+    return f"there is no trained run {run!r}; {known_are}"
 
 def _find(run): # folder of a complete run, or one sentence
     name = str(run).rstrip('/')
@@ -234,10 +249,7 @@ def _find(run): # folder of a complete run, or one sentence
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
     if len(missing) == len(PARTS_OF_A_RUN) or not name:
-        begun = sorted(p.parent.name for p in folder.glob('*/config.yaml')) if name else []
-        if begun:
-            raise MissingError(f"no run of {name!r} is finished; begun are: {', '.join(begun)}; train with the same settings again")
-        raise MissingError(f"there is no trained run {str(run)!r}; known are: {known}")
+        raise MissingError(_no_run(str(run), folder))
     if missing:
         finished = (folder/'state.json').exists()
         remedy = f'delete {folder} and train again' if finished else 'train with the same settings again'

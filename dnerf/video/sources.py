@@ -9,7 +9,7 @@ __all__ = ['VIDEO_ENDINGS', 'videos_of', 'find_video', 'file_stamp', 'made_of', 
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
 import glob, hashlib, os
 from pathlib import Path
-from ..core import InputError, MissingError, check_name, data_dir, read_json, recovered, runs_dir, sha256, staged_file
+from ..core import InputError, MissingError, check_name, data_dir, did_you_mean, read_json, recovered, runs_dir, sha256, staged_file
 from ..subject import Subject, known_subjects, read_protocol, subject_name
 from .demo import demo_video
 
@@ -171,6 +171,10 @@ def open_subject(
         prepared = ', '.join(known_subjects()) or 'none yet'
         others = sorted(p.name for p in data_dir().glob('[!.]*') if p.suffix.lower() in VIDEO_ENDINGS and p.stem != subject_name(p))[:9]
         others = '; to be prepared first, by dnerf prepare: '*bool(others) + ', '.join(others)
+        if Path(name).suffix.lower() in VIDEO_ENDINGS:
+            raise MissingError(f"there is no subject {name!r}, which is the name of a video: make a subject of it by dnerf prepare {name}, "
+                               f"or give the subject's name, {Path(name).stem!r} (prepared are: {prepared})")
+        others += did_you_mean(name, known_subjects())
         raise MissingError(f"there is no subject {name!r}: put a portrait video with sound at {data_dir()/name}.mp4 "
                            f"(prepared are: {prepared}; 'demo' always works{others})")
     from dnerf.video.prepare import prepare
