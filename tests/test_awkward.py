@@ -1,18 +1,22 @@
 """Files from the world: several tracks, clocks that jump, sound and picture with faults; each is mended and said, or a sentence."""
+from dataclasses import replace
 from fractions import Fraction
 
 import av
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from dnerf.core import InputError
+from dnerf.face import canonical_face
 from dnerf.talk.voice import quiet_steps, read_speech, silence, speech_db
 from dnerf.video.demo import demo_video
 from dnerf.video.media import count_frames, fit_audio, iter_frames, probe, read_audio, write_video
 from dnerf.video.pieces import read_frames
+from dnerf.video.prepare import _check_one_person, _check_track, check_request
 from dnerf.video.report import measure_sound, warnings_of
-from dnerf.video.shots import Steps, find_shots, of_one_person, still_spans
+from dnerf.video.shots import Shots, Steps, find_shots, of_one_person, still_spans
 from dnerf.video.tracking import Track, track_faces
 from dnerf.video.tracks import chosen_tracks
 
@@ -352,6 +356,57 @@ def test_still_and_repeated_pictures(awkward, demo, tmp_path):
     slow = write_video(tmp_path / "slow.mp4", (f for i in range(25) for f in [demo[0][3 * i]] * 3))
     assert "only 8 pictures a second differ" in rules(iter_frames(slow))
     assert not rules(iter_frames(demo_video()))
+
+
+def test_a_small_face_on_a_still_screen_counts_by_its_own_pictures():
+    "The screen is refreshed at once every sixth picture, as codecs do; the face differs in each."
+    rng, steps = np.random.default_rng(0), Steps()
+    for i in range(100):
+        frame = np.full((128, 128, 3), 128 + 20 * (i // 6 % 2), np.uint8)
+        frame[32:56, 64:80] = rng.integers(0, 30, (24, 16, 3)) + 100
+        steps.add(frame)
+    track = replace(faceless(100), found=np.ones(100, bool), width=128, height=128)
+    track.landmarks[:] = rng.uniform([64, 32, 0], [80, 56, 0], (100, 478, 3))
+    assert still_spans(steps, track)[1] == 25 and still_spans(steps, faceless(100))[1] < 10
+
+
+@pytest.mark.parametrize("k, sentence", [
+    (0, ""), (1, "lies on its side, its top to the left, in 60 of 60 .*-vf transpose=1 "), (2, "is upside down in .*-vf hflip,vflip "),
+    (3, "its top to the right, .*-vf transpose=2 ")])
+def test_a_film_that_lies_on_its_side_is_refused(k, sentence):
+    "`k` quarter turns anticlockwise; a head that is tilted by 40 degrees, or lies for a short time, is none."
+    track = replace(faceless(60), found=np.ones(60, bool))
+    tilt = Rotation.from_euler("z", 40 - 90 * k, degrees=True).as_matrix()
+    track.landmarks[:, :468] = (canonical_face() * [1, -1, 1]) @ tilt.T
+    if k == 0:
+        track.landmarks[:20] = track.landmarks[:20] @ Rotation.from_euler("z", 90, degrees=True).as_matrix()
+        _check_track(track, "film.mp4")
+        return
+    with pytest.raises(InputError, match=sentence):
+        _check_track(track, "film.mp4")
+
+
+def test_too_little_of_one_person_is_said_as_such(tmp_path):
+    "Not that the picture cannot be read, nor a length that rounding makes long enough."
+    shots = Shots([], 25.0, [38], (np.arange(75) >= 38).astype(int))
+    track = faceless(38)                                                   # up to the last frame of who is seen longest
+    with pytest.raises(InputError, match="several persons .*change first at 1.52 s, .* longest only until 1.52 s; at least 2 s of one"):
+        _check_one_person(track, shots, "film.mp4")
+    short = write_video(tmp_path / "short.mp4", np.zeros((49, 64, 64, 3), np.uint8), wav=np.zeros(49 * 640))
+    with pytest.raises(InputError, match="only 1.96 s long; at least 2 s"):
+        check_request(short, "x", None)
+
+
+def test_warnings_name_their_spans(demo):
+    "A second face, a head that is cut off, and a sound that no speech is."
+    sound = dict(level_db=-20, clipped=0, sync=dict(offset=None, certainty=0.), source=dict(fps=25, variable_fps=False), seconds=99)
+    seen = dict(with_two_faces=25, two_faces=[(1.0, 2.0)], head_cut=0.1, cut_off=[(0.0, 3.0), (90.0, 99.0)])
+    said = " ".join(warnings_of(REPORT | sound | seen))
+    assert "second face is seen in 25 frames (from 1.0 to 2.0 s); the" in said and "of the frames (until 3.0 s and from 90.0 s on)" in said
+    landmarks, tone = np.zeros((75, 478, 3)), 0.3 * np.sin(2 * np.pi * 440 * np.arange(3 * SR) / SR)
+    for wav, steady in ((tone, True), (np.random.default_rng(0).normal(0, 0.1, 3 * SR), True), (demo[1][: 3 * SR], False)):
+        said = " ".join(warnings_of(REPORT | sound | dict(seconds=3) | measure_sound(wav, landmarks)))
+        assert ("the sound is steady (throughout), as speech never is" in said) == steady, said
 
 
 def test_cuts_and_persons(demo):

@@ -14,6 +14,7 @@ import numpy as np
 from ..core import DnerfError, InputError, asset, check_name, check_tree, data_dir as default_data_dir, need_space, pick_device
 from ..core import progress as progress_bar, sha256, staged_dir, user_path, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, Subject, split_frames, subject_name, write_subject_json, write_wav
+from ..face import CHIN, FOREHEAD
 from .crop import Borders, choose_crop, crop_picture, cut
 from .matting import BackgroundPlate, classify, person_probability, person_segmenter
 from .media import MediaInfo, count_frames, fit_audio, iter_frames, probe, read_audio, write_video
@@ -126,7 +127,7 @@ def check_request(
     if not info.has_audio:
         raise InputError(f"{video} has no sound; a talking head is learned from speech, so give a video with its sound track")
     if count_frames(video) < MIN_SECONDS*FPS:
-        raise InputError(f"{video} is only {info.duration:.1f} s long; at least {MIN_SECONDS:.0f} s are needed, "
+        raise InputError(f"{video} is only {count_frames(video)/FPS:.2f} s long; at least {MIN_SECONDS:.0f} s are needed, "
                          "and 2 to 5 minutes are good")
     return info
 
@@ -166,12 +167,29 @@ def _link(src, dst):
 
 # %% ../../nbs/video/03_prepare.ipynb #bd8883a0
 def _check_track(track, video):
-    "An `InputError` if there is no face, or too little that can be read."
+    "An `InputError` if there is no face, too little that can be read, or a film that lies on its side."
     if not track.found.any():
         raise InputError(f"no face was found in any of the {len(track)} frames of {video}; "
-                         "the face must be in view, from the front, and at least about 50 pixels high")
+                         "the face must be in view, upright, from the front, and at least about 50 pixels high")
     if len(track) < MIN_SECONDS*FPS:
-        raise InputError(f"only {len(track)/FPS:.1f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
+        raise InputError(f"only {len(track)/FPS:.2f} s of the picture of {video} can be read; at least {MIN_SECONDS:.0f} s are needed")
+    turns = _quarter_turns(track.landmarks[track.found])
+    lies, filters = max((1, 2, 3), key=lambda k: (turns == k).sum()), {1: 'transpose=1', 2: 'hflip,vflip', 3: 'transpose=2'}
+    if (turns == lies).mean() > .5:
+        how = {1: 'lies on its side, its top to the left,', 2: 'is upside down', 3: 'lies on its side, its top to the right,'}[lies]
+        raise InputError(f"the head {how} in {(turns == lies).sum()} of {len(turns)} frames of {video}; turn the film first: "
+                         f"ffmpeg -i IN.mp4 -vf {filters[lies]} -c:a copy OUT.mp4")
+
+def _quarter_turns(landmarks): # (N,) quarter turns anticlockwise of the heads of (N, 478, 3) landmarks, 0 to 3
+    x, y = (landmarks[:, CHIN, :2] - landmarks[:, FOREHEAD, :2]).T
+    return np.round(np.arctan2(x, y)/(np.pi/2)).astype(int) % 4
+
+def _check_one_person(track, shots, video):
+    "An `InputError` if the person who is seen longest is seen for too short a time."
+    if len(track) < MIN_SECONDS*FPS:
+        cut = int(np.flatnonzero(np.diff(shots.person))[0] + 1)
+        raise InputError(f"several persons are seen in {video}, who change first at {cut/FPS:.2f} s, and the one who is seen longest only "
+                         f"until {len(track)/FPS:.2f} s; at least {MIN_SECONDS:.0f} s of one person are needed")
 
 # %% ../../nbs/video/03_prepare.ipynb #47d037da
 def _make_files(folder, video, info, name, want, asked, digest, show):
@@ -181,7 +199,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
     _check_track(track, video)
     shots = find_shots(steps, track)
     track = of_one_person(track, shots)
-    _check_track(track, video)
+    _check_one_person(track, shots, video)
     crop = choose_crop(track.landmarks, inside, track.found)
     size = min(want, max(64, crop[2]))//2*2
     head, landmarks = solve_head(track, crop, size), crop_landmarks(track.landmarks, crop, size)
@@ -198,6 +216,7 @@ def _make_files(folder, video, info, name, want, asked, digest, show):
             out.append(a)
     write_wav(folder/'audio.wav', wav)
     report = measure_face(info, track, head, crop, size, inside, sharp) | measure_sound(wav, track.landmarks)
+    report['source']['file'] = video.name
     report |= dict(backdrop_motion=plate.motion(), tracking=head.quality, said=list(dict.fromkeys(said))) | measure_shots(shots)
     report |= dict(training=training_estimate(size, pick_device().type == 'cuda'))
     report['warnings'] = warnings_of(report)

@@ -22,7 +22,7 @@ class Steps:
     def __init__(self,
         most:int=600, # Small frames that are kept
     ):
-        self.mean, self.top, self.share = [], [], []
+        self.mean, self.top, self.share, self.blocks = [], [], [], []
         self.kept, self.every, self.most, self.last, self.n = {}, 6, most, None, 0
 
     def add(self,
@@ -35,7 +35,9 @@ class Steps:
             e = abs(grey - self.last)
             self.mean.append(float(e.mean()))
             self.top.append(float(np.partition(e.ravel(), -164)[-164]))
-            self.share.append(float((cv2.resize(e, (16, 16), interpolation=cv2.INTER_AREA) > 8).mean()))
+            blocks = cv2.resize(e, (16, 16), interpolation=cv2.INTER_AREA)
+            self.share.append(float((blocks > 8).mean()))
+            self.blocks.append(blocks.astype(np.float16))
         if self.n % self.every == 0:
             self.kept[self.n] = small
         if len(self.kept) > self.most:
@@ -48,6 +50,15 @@ def _face_moves(track, n): # bool (n,), of the first n steps: those where a face
     xy, seen = track.landmarks[:n + 1, :, :2], track.found[:n + 1]
     moves = np.linalg.norm(np.diff(xy, axis=0), axis=-1).mean(1) > 5e-4*face_heights(track.landmarks[:n + 1])[1:]
     return np.pad(moves & seen[1:] & seen[:-1], (0, n - len(moves)))
+
+def _face_change(steps, track, mean): # (n,) mean differences in the blocks of the face; of the whole picture where none is seen
+    lo, hi = (f(track.landmarks[..., :2], 1)*16/[track.width, track.height] for f in (np.min, np.max))
+    lo, hi = np.floor(lo).clip(0, 15).astype(int), np.ceil(hi).clip(1, 16).astype(int)
+    near = mean.copy()
+    for i in np.flatnonzero(track.found[1:len(near) + 1]):
+        (x, y), (x1, y1) = lo[i + 1], np.maximum(hi[i + 1], lo[i + 1] + 1)
+        near[i] = steps.blocks[i][y:y1, x:x1].mean(dtype=float)
+    return near
 
 def still_spans(
     steps:Steps, # Of a clip
@@ -62,7 +73,8 @@ def still_spans(
     moving = np.ones(len(same), bool)
     for a, b in spans:
         moving[a:b] = False
-    small = d < .25*maximum_filter1d(d, 7, mode='nearest') if len(d) else same
+    near = _face_change(steps, track, d)
+    small = near < .25*maximum_filter1d(near, 7, mode='nearest') if len(d) else same
     rate = FPS*float(1 - (same | small)[moving].mean()) if moving.any() else 0.
     return [(a/FPS, (b + 1)/FPS) for a, b in spans], rate
 
