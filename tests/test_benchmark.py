@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dnerf.audio.mel import synthetic_speech
+from dnerf.core import InputError
 from dnerf.evaluation.processes import scaling, training_memory
 from dnerf.subject import toy_subject, write_wav
-from notebooks import papermill
+from notebooks import execute
 from toys import MLP
 
 # The benchmark is of the presets `cpu` and `paper`: these in the sizes of `tiny`.
@@ -23,15 +24,14 @@ def toy_with_speech(home, n=88):
     return toy
 
 
-def test_papermill_parts_meet_in_one_file(dnerf_home):
+def test_parts_meet_in_one_file(dnerf_home):
     toy_with_speech(dnerf_home)
     folder = dnerf_home / "runs" / "benchmark"
     folder.mkdir(parents=True)
     (folder / "toy.json").write_text(json.dumps({"e": {"ratio": 1.5, "cores": 2}, "a": {"ratio": -1}}))
-    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", audio="mel", parts="a b c", rounds=2,
-                     paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02, sizes="16 32", factor=2,
-                     paper_overrides=PAPER, cpu_overrides=CPU)
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = execute("benchmark", subject="toy", audio="mel", parts="a b c", rounds=2,
+                      paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02, sizes="16 32", factor=2,
+                      paper_overrides=PAPER, cpu_overrides=CPU)
     results = json.loads((folder / "toy.json").read_text())
     assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e"]
     assert results["e"]["ratio"] == 1.5            # a part that was there and not asked for is kept
@@ -46,14 +46,14 @@ def test_papermill_parts_meet_in_one_file(dnerf_home):
     assert sorted(p.name for p in folder.iterdir()) == ["toy-frames.png", "toy-psnr.png", "toy.json"]
     runs = sorted(p.name for p in (dnerf_home / "runs" / "toy").iterdir() if not p.name.startswith("."))
     assert runs == ["benchmark-cpu", "benchmark-cpu-start", "benchmark-paper"]
-    assert f"results: {folder / 'toy.json'}" in done.stderr
+    assert f"results: {folder / 'toy.json'} and the pictures beside it" in printed
 
 
 def test_a_part_that_does_not_exist_is_refused(dnerf_home):
     toy_subject(dnerf_home / "data" / "toy")
-    done = papermill("benchmark", dnerf_home / "out.ipynb", subject="toy", parts="a g")
-    assert done.returncode != 0 and not (dnerf_home / "runs").exists()
-    assert "no part g; its parts are speech, a" in [line for line in done.stderr.splitlines() if line.strip()][-1]
+    with pytest.raises(InputError, match="no part g; its parts are speech, a"):
+        execute("benchmark", subject="toy", parts="a g")
+    assert not (dnerf_home / "runs").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives the resident memory of a process")

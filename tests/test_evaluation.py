@@ -19,7 +19,7 @@ from dnerf.evaluation.report import evaluate_run, protocol, same_protocol, summa
 from dnerf.subject import SAMPLES_PER_FRAME, toy_subject
 from dnerf.talk.synthesis import render_split, to_uint8
 from dnerf.video.media import iter_frames, probe, read_audio
-from notebooks import papermill
+from notebooks import execute, papermill
 
 PIXELS = ("pixels",)
 FIGURES = ["figures/blink.png", "figures/comparison.png", "figures/heat.png", "figures/loss.png", "figures/strips.png"]
@@ -345,9 +345,9 @@ def test_papermill_evaluates_a_run(dnerf_home):
     assert "report.html" in "".join(done.stderr.strip().splitlines()[-6:])
 
 
-def test_papermill_names_a_run_that_is_not_there(dnerf_home):
-    done = papermill("evaluate", dnerf_home / "out.ipynb", run="toy/nothing")
-    assert done.returncode != 0 and "there is no trained run 'toy/nothing'" in done.stderr
+def test_a_notebook_names_a_run_that_is_not_there(dnerf_home):
+    with pytest.raises(MissingError, match="there is no trained run 'toy/nothing'"):
+        execute("evaluate", run="toy/nothing")
 
 
 @pytest.mark.parametrize("text", [

@@ -187,15 +187,13 @@ def opened(chromium, served, **options):  # noqa: F811
 
 
 def test_every_page_in_a_browser(chromium, served, pages):  # noqa: F811
-    tab, errors = opened(chromium, served, viewport={"width": 1280, "height": 900})
+    tab, errors = opened(chromium, served, viewport={"width": 390, "height": 844})
     found = {}
     for name in pages:
-        tab.set_viewport_size({"width": 1280, "height": 900})
         tab.goto(served + name)
         if tab.locator("main h1").count() < 1 or tab.locator("main").inner_text().strip() == "":
             errors.append("no title is shown")
         errors += tab.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => 'not drawn: ' + i.alt)")
-        tab.set_viewport_size({"width": 390, "height": 844})
         if (width := tab.evaluate("document.documentElement.scrollWidth")) > 390:
             errors.append(f"{width} px wide on a phone of 390")
         if errors:

@@ -46,16 +46,12 @@ def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     assert "metrics.json" in "".join(done.stderr.strip().splitlines()[-6:])
 
 
-@pytest.mark.parametrize("parameters, sentence", [
-    (dict(subject="nobody"), "nobody.mp4"),
-    (dict(subject="toy", audio="telepathy"), "known"),
-])
-def test_wrong_requests_end_in_one_sentence(dnerf_home, parameters, sentence):
+def test_a_wrong_request_ends_in_one_sentence(dnerf_home):
     toy_subject(dnerf_home / "data" / "toy")
-    done = papermill("train", dnerf_home / "out.ipynb", steps=1, **parameters)
+    done = papermill("train", dnerf_home / "out.ipynb", steps=1, subject="toy", audio="telepathy")
     assert done.returncode != 0
     last = [line for line in done.stderr.splitlines() if line.strip()][-1]
-    assert sentence in last, last
+    assert "known" in last, last
     assert not (dnerf_home / "runs").exists()
 
 
