@@ -253,7 +253,7 @@ def _threads(n): # torch on n CPU threads for a while
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #ade08c0d
 def _trainer(c, device, callbacks): # Lightning's, for one device and one process, whatever a cluster has started
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     device = pick_device(device)
     cuda = device.type == 'cuda'
     return L.Trainer(
