@@ -1,4 +1,5 @@
 """Files of a run and of an embedding that are damaged, of other kinds, or made to harm: one sentence, quickly, or they work."""
+import errno
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from dnerf.audio.embedding import embed_subject, speech_steps
 from dnerf.audio.speechsplit import load_speechsplit, new_speechsplit, save_speechsplit
 from dnerf.checkpoint import load_sealed, save_sealed
-from dnerf.core import DnerfError, InputError
+from dnerf.core import DnerfError, InputError, StorageError
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import load_run, read_config
 from dnerf.nerf.training import train
@@ -225,3 +226,23 @@ def test_new_speech_under_another_python(tmp_path):
     assert np.array_equal(speech_steps(toy, "mel+whisper", toy.wav), expected)
     embed_subject(toy, "mel+whisper", bar=False)
     assert json.loads(path.read_text())["identities"] == note["identities"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")], ids=["memory", "disk"])
+def test_a_system_that_fails_is_no_damage(home, monkeypatch, error):
+    "Nobody is told to delete good work, and nothing begins anew over it."
+    from dnerf.audio.speechsplit_training import _resumable
+    from dnerf.evaluation.subject_syncnet import _read
+
+    checkpoints = home / "runs" / "toy" / "steps-4" / "checkpoints"
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    for action in (lambda: load_run("toy/steps-2"), lambda: resume(4), lambda: _read(checkpoints / "last.ckpt"),
+                   lambda: _resumable(checkpoints / "last.ckpt", "")):
+        before = {p: p.read_bytes() for p in checkpoints.iterdir()}
+        with pytest.raises(StorageError) as e:
+            action()
+        assert "delete" not in str(e.value) and before == {p: p.read_bytes() for p in checkpoints.iterdir()}

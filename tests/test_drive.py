@@ -550,6 +550,7 @@ def test_pieces_are_never_written_through_a_link(dnerf_home, hello, inside):
     assert {p.name: p.read_text() for p in elsewhere.iterdir()} == {"job.json": '{"key": "1"}', "precious": "kept"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes of Unix")
 def test_requests_that_were_typed_in_haste(dnerf_home, hello, monkeypatch, capsys):
     "A path that is not there is no subject of that name; `~` and capital endings are understood everywhere; a refusal comes first."
     monkeypatch.setenv("HOME", str(dnerf_home))

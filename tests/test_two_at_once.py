@@ -15,6 +15,8 @@ from dnerf.nerf.training import train
 from dnerf.subject import Subject, toy_subject
 from toys import keep_speech
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and named pipes of Unix")
+
 
 def child(code: str, *words) -> subprocess.Popen:
     "A process that has said `ready`."

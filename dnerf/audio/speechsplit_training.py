@@ -20,9 +20,9 @@ from .mel import MEL, mel_spectrogram, n_frames, to_mono
 from .recording import speech_warnings
 from .speechsplit import SpeechSplit, SpeechSplitConfig, as_config, new_speechsplit, save_speechsplit
 from ..checkpoint import checkpoint_io, load_sealed
-from ..core import DivergedError, DnerfError, InputError, pick_device, progress
+from ..core import DivergedError, InputError, MissingError, pick_device, progress
 from ..program import is_interrupt, lightning_interrupts
-from ..schema import number, optional, whole
+from ..schema import number, optional, record, text, whole
 from ..settings import check_settings, ruled
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #67495c18
@@ -253,7 +253,7 @@ def _threads(n): # torch on n CPU threads for a while
 
 # %% ../../nbs/audio/02b_speechsplit_training.ipynb #ade08c0d
 def _trainer(c, device, callbacks): # Lightning's, for one device and one process, whatever a cluster has started
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     device = pick_device(device)
     cuda = device.type == 'cuda'
     return L.Trainer(
@@ -268,10 +268,12 @@ def _state_key(S, track, train, val, c, seed): # everything that the course of a
     settings = repr((train, val, c, seed)).encode()
     return hashlib.sha256(S.numpy().tobytes() + track.numpy().tobytes() + settings).hexdigest()
 
-def _resumable(path, key): # step of a saved state of this very training, else 0
+_STATE = record(dict(global_step=whole(), training_key=text()), may_lack=('training_key',))
+
+def _resumable(path, key): # step of a saved state of this very training, else 0; an error of the system is no reason to begin anew
     try:
-        state = load_sealed(path, 'train again')
-    except DnerfError:
+        state = load_sealed(path, 'train again', _STATE)
+    except (InputError, MissingError):
         return 0
     return state['global_step'] if state.get('training_key') == key else 0
 
@@ -332,8 +334,8 @@ def _warn(wav, sr, range_s, voiced): # of the recording itself, in the training 
     recorded = np.asanyarray(wav)
     if recorded.ndim > 1 and recorded.shape[0] < recorded.shape[1]:
         recorded = recorded.T
-    for text in speech_warnings(recorded[int(range_s[0]*sr):int(range_s[1]*sr)], sr, voiced):
-        print(f'warning: in the training speech {text}')
+    for sentence in speech_warnings(recorded[int(range_s[0]*sr):int(range_s[1]*sr)], sr, voiced):
+        print(f'warning: in the training speech {sentence}')
 
 def _prepare(x, wav, sr, train_s, val_s, factor): # -> _TrainingSpeech; x: `to_mono(wav, sr)`
     seconds = len(x)/MEL.sr

@@ -17,10 +17,11 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
-from ..checkpoint import load_sealed, save_sealed
-from ..core import DivergedError, DnerfError, InputError, asset, locked, pick_device, progress, sha256
+from ..checkpoint import load_sealed, save_sealed, weights
+from ..core import DivergedError, InputError, MissingError, asset, locked, pick_device, progress, sha256
 from ..face import EYE_CORNERS, LIPS
 from .syncnet import REACH, STEPS, WINDOW, check_landmarks, n_windows, offset_distances, scores
+from ..schema import anything, number, record, text
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, Subject, toy_subject, write_wav
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #a01076d2
@@ -296,10 +297,12 @@ def train_subject_syncnet(
     net.history, net.seconds = saved['history'], saved['seconds']
     return net.to(device).eval().requires_grad_(False)
 
+_SAVED = record(dict(key=text(), history=anything, seconds=number(0, 1e12), state=weights))
+
 def _read(path): # the content of the file; an empty dictionary if there is none or it is damaged
     try:
-        return load_sealed(path, 'train again')
-    except DnerfError:
+        return load_sealed(path, 'train again', _SAVED)
+    except (InputError, MissingError):
         return {}
 
 # %% ../../nbs/evaluation/01a_subject_syncnet.ipynb #b882968d

@@ -178,8 +178,9 @@ def check_processes(
     config:DictConfig, # The run's configuration: `trainer.num_nodes`
 ):
     "`InputError` for several machines where nothing says how they find each other."
-    from lightning.fabric.plugins.environments import LSFEnvironment, MPIEnvironment, SLURMEnvironment, TorchElasticEnvironment
-    n, known = config.trainer.num_nodes, (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    from lightning.fabric.plugins import environments
+    n, names = config.trainer.num_nodes, ('TorchElastic', 'SLURM', 'LSF', 'MPI')
+    known = [getattr(environments, f'{name}Environment') for name in names]
     if n > 1 and not {'MASTER_ADDR', 'NODE_RANK'} <= os.environ.keys() and not any(kind.detect() for kind in known):
         raise InputError(f"trainer.num_nodes={n}, but nothing tells the machines of each other, so each would wait for ever; start "
                          "the same command on all of them by torchrun or srun, or leave trainer.num_nodes out")
@@ -201,7 +202,7 @@ def _in_words(make): # decorator: what Lightning finds wrong in the environment 
 @_in_words
 def _trainer(config, folder, callbacks, device):
     from lightning.pytorch.loggers import TensorBoardLogger
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
         logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
     kind, t = 'gpu' if device.type == 'cuda' else device.type, config.trainer

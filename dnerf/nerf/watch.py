@@ -18,7 +18,7 @@ from ..core import DivergedError, pick_device, progress, write_json
 from .config import autocast
 from .cue import recorded_cues
 from .portrait import build_portrait, render_frame
-from .run import upgraded
+from .run import LAST, upgraded
 from ..program import is_interrupt
 from ..subject import Subject
 
@@ -95,7 +95,7 @@ def _last_state(self:Recovery): # of the last checkpoint; empty if there is none
     last = self.folder/'checkpoints'/'last.ckpt'
     if not last.exists():
         return {}
-    state = upgraded(load_sealed(last, 'delete it and train again'))['state_dict']
+    state = upgraded(load_sealed(last, 'delete it and train again', LAST))['state_dict']
     return state if all(v.isfinite().all() for v in state.values()) else {}
 
 @patch
