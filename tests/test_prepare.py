@@ -224,7 +224,7 @@ def test_bad_files(demo, tmp_path):
         ("absent.mp4", MissingError, "no file"),
         ("text.mp4", InputError, "not a video"),
         ("silent.mp4", InputError, "no sound"),
-        ("second.mp4", InputError, "only 1.0 s long"),
+        ("second.mp4", InputError, "only 1.00 s long"),
     ):
         with pytest.raises(error, match=words) as caught:
             quick(tmp_path / name, tmp_path)

@@ -19,7 +19,8 @@ from .statistics import COLUMNS, CONTROLS, PAPER, dots_figure, findings, show_di
 from ..nerf import sweeps
 from ..nerf.config import compose_config, contradiction, overridden
 from ..nerf.playback import render_frames
-from ..nerf.run import fingerprint, load_run, same_experiment
+from ..nerf.kept import fingerprint
+from ..nerf.run import load_run, same_experiment
 from ..schema import whole
 from ..subject import Subject
 from ..talk.synthesis import to_uint8
