@@ -19,7 +19,7 @@ from ..checkpoint import load_sealed, weights
 from ..core import DnerfError, InputError, MissingError, check_tree, data_dir, did_you_mean, pick_device, read_json, runs_dir
 from .config import Config, check_trained
 from .field import FastFieldConfig, MLPFieldConfig
-from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint
+from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint, fingerprint
 from .portrait import Portrait, build_portrait
 from ..schema import any_number, anything, each, number, optional, read_record, record, text, whole
 from ..subject import Subject
