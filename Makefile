@@ -33,6 +33,7 @@ env: $(STAMP) ## the Python environment in .venv [PYTHON= TORCH_INDEX=]
 
 $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dnerf needs Python 3.10 or newer and $(PYTHON) is %d.%d; say which to use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "installing the environment into $(VENV); this takes some minutes and is done once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
 	@touch $@
