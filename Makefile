@@ -80,7 +80,7 @@ kills: $(STAMP) ## verbs killed or stopped at random moments, then called again 
 pairs: $(STAMP) ## all pairs of verbs at once on one subject and run [SEED=0 ONLY=numbers]
 	@$(BIN)/python tests/fuzz_pairs.py --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
 
-memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of address space (half an hour)
+memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of memory (half an hour)
 	@$(BIN)/python tests/fuzz_memory.py
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md
