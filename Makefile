@@ -38,8 +38,8 @@ $(STAMP): constraints.txt settings.ini setup.py
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
 	@touch $@
 
-train: $(STAMP) ## train and render [SUBJECT=demo AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= SIZE= OVERRIDES=]
-	@.ci/notebook train $(call text,SUBJECT,subject) $(call text,AUDIO,audio) $(call text,PRESET,preset) $(call number,MINUTES,minutes) \
+train: $(STAMP) ## train and render [VIDEO=file SUBJECT=name AUDIO= PRESET= MINUTES= STEPS= SEED= NAME= SIZE= OVERRIDES=]
+	@.ci/notebook train $(call text,VIDEO,video) $(call text,SUBJECT,subject) $(call text,AUDIO,audio) $(call text,PRESET,preset) $(call number,MINUTES,minutes) \
 	  $(call number,STEPS,steps) $(call number,SEED,seed) $(call text,NAME,name) $(call number,SIZE,size) $(call text,OVERRIDES,overrides)
 
 prepare: $(STAMP) ## a subject from a video: VIDEO=file [SUBJECT=name SIZE= FORCE=True]

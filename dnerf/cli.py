@@ -28,7 +28,7 @@ def prepare(
 
 # %% ../nbs/90_cli.ipynb #2bfd26fd
 def train(
-    subject:str='', # A prepared subject, or a video `data/<subject>.mp4`; the bundled `demo` if not given; `obama` is fetched
+    subject:str='', # A video, or a subject by name: prepared, or `data/<subject>.mp4`; the bundled `demo` if not given; `obama` is fetched
     # What drives the face: whisper, speechsplit, its codes rhythm, pitch, content, mel, phones, ..., several joined by +; else the preset's
     audio:str='',
     preset:str='auto',       # auto, cpu, gpu; paper, the published settings; adnerf, the paper's baseline
@@ -37,6 +37,7 @@ def train(
     seed:int|None=None,           # Of the portrait's training; 0 if not given
     name:str='',             # Name of the run; audio and preset if not given
     size:int|None=None,           # Pixels, when the subject has to be prepared
+    video:str='',            # The video, if the subject shall have another name than the file
     overrides:str='',        # Hydra overrides; none may contradict what is given above
 ):
     "Train a portrait and render the held-out part; the same words go on with a training that was stopped."
@@ -45,13 +46,13 @@ def train(
     from dnerf.evaluation.report import evaluate_run, summary
     from dnerf.nerf.config import compose_config, overridden
     from dnerf.nerf.training import check_processes, train
-    from dnerf.video.sources import open_subject
-    audio = '+'.join(parse_embedding(audio)) if audio else None
+    from dnerf.video.sources import named_video, open_subject
+    audio, (subject, path) = '+'.join(parse_embedding(audio)) if audio else None, named_video(subject, video)
     given = dict(subject=subject or None, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
     config = compose_config(preset, overrides, **given)
     parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
     check_processes(config)
-    person = open_subject(config.subject, size)
+    person = open_subject(config.subject, size, video=path)
     named = 'name' in overridden(overrides) or bool(name)
     run = train(person, embed_subject(person, config.audio, device=config.device), config, named=named)
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
@@ -88,7 +89,7 @@ def evaluate(
 
 # %% ../nbs/90_cli.ipynb #7b6b12f6
 def table1(
-    subject:str='demo',  # A prepared subject, or a video `data/<subject>.mp4`; `demo` is bundled
+    subject:str='demo',  # A video, or a subject by name: prepared, or `data/<subject>.mp4`; `demo` is bundled
     seeds:int|str=3,     # How many (3), or which ('0 1 2')
     minutes:float|None=None,  # Budget of each run by the clock; the preset's if not given
     steps:int|None=None,      # Budget of each run in steps, which is fairer
@@ -102,9 +103,10 @@ def table1(
     "Make the paper's Table 1; the same words go on with a table that was stopped."
     from dnerf.evaluation.statistics import findings, show_differences, show_table
     from dnerf.evaluation.table import Table, chosen_jobs
-    from dnerf.video.sources import open_subject
+    from dnerf.video.sources import named_video, open_subject
+    subject, path = named_video(subject)
     jobs, table = chosen_jobs(jobs), Table(subject, rows, seeds, preset, minutes, steps, overrides, conditions)
-    table.subject = open_subject(subject, size)            # once it is known that the request can be met
+    table.subject = open_subject(subject, size, video=path) # once it is known that the request can be met
     for row, reason in table.embed().items():
         print(f"{row} is missing: {reason.split(';')[0]}")
     table.fill(jobs)
@@ -132,7 +134,8 @@ POSITIONAL = {'prepare': ['video'], 'train': ['subject'], 'drive': ['run', 'spee
 EXAMPLES = {
     'prepare': ['dnerf prepare me.mp4', 'dnerf prepare interview.mov --subject ann --size 384'],
     'train': [
-        'dnerf train', 'dnerf train me --minutes 20', 'dnerf train me --audio mel --steps 2000 --seed 1 -- data.rays=512 field.width=32'],
+        'dnerf train me.mp4', 'dnerf train me --minutes 20', 'dnerf train ann --video interviews/me.mp4',
+        'dnerf train me --audio mel --steps 2000 --seed 1 -- data.rays=512 field.width=32'],
     'drive': [
         'dnerf drive me hello.wav', 'dnerf drive me film.mp4 --out said.mp4 --badge',
         'dnerf drive me hello.wav --rhythm 1.2 --motion still',

@@ -111,8 +111,8 @@ def test_wrong_usage(words, part, capsys):
 @pytest.mark.parametrize("words, part", [
     (["train", "nobody", "--audio", "mel"], "prepared are: toy"),
     (["train", "toy", "--audio", "noise"], "noise"),
-    (["train", "../toy"], "cannot be a folder name (it is a path: dnerf prepare FILE"),
-    (["train", "toy.MP4", "--audio", "mel"], "dnerf prepare toy.MP4, or give the subject's name, 'toy'"),
+    (["train", "../toy"], "there is no video ../toy; give the path of one, or the name of a subject (prepared are: toy)"),
+    (["train", "toy.MP4", "--audio", "mel"], "give the path of the video, or the subject's name, 'toy'"),
     (["train", "Toyy", "--audio", "mel"], "did you mean toy?"),
     (["train", "toy", "--name", "größe"], "for example 'first'"),
     (["drive", "toy", "hello.wav"], "no trained run of 'toy' yet; dnerf train toy makes one"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnerf.cli import main
 from dnerf.core import DnerfError, InputError, MissingError, read_json, sha256, write_json
 from dnerf.subject import Subject, subject_name, toy_subject, write_wav
 from dnerf.video import prepare as module
@@ -177,3 +178,43 @@ def test_a_video_is_written_whatever_its_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     write_video(Path(name), np.zeros((5, 32, 32, 3), np.uint8), wav=np.zeros(3200, np.float32))
     assert count_frames(Path(name)) == 5 and os.listdir() == [name]
+
+
+@pytest.mark.parametrize("words", [("{a}/me.mp4",), ("ann", "--video", "{a}/me.mp4"), ("data/me.mp4",), ("me.mp4",), ("~/me.MOV",)])
+def test_a_video_is_trained_on_by_its_path(film, home, monkeypatch, capsys, words):
+    "Wherever it lies, under the name of the file or under one of its own; the same words again find the subject."
+    asked, a = [], home / "a"
+    monkeypatch.setattr("dnerf.audio.embedding.embed_subject", lambda *args, **more: None)
+    monkeypatch.setattr("dnerf.nerf.training.train", lambda subject, embedding, config, named: asked.append((subject, config.subject)))
+    monkeypatch.setattr("dnerf.evaluation.report.evaluate_run", lambda *args, **more: None)
+    monkeypatch.setattr("dnerf.evaluation.report.summary", lambda *args: "summary")
+    monkeypatch.setenv("HOME", str(home / "user"))
+    monkeypatch.chdir(home)
+    place = {"~/me.MOV": home / "user" / "me.MOV", "{a}/me.mp4": a / "me.mp4", "--video": a / "me.mp4"}
+    person(film, next((path for word, path in place.items() if word in words), home / "data" / "me.mp4"))
+    name = "ann" if "ann" in words else "me"
+    for _ in range(2):
+        assert main(["train", *(word.format(a=a) for word in words)]) == 0, capsys.readouterr().err
+        subject, named = asked.pop()
+        assert (subject.name, named) == (name, name) and (home / "data" / name / "subject.json").is_file()
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (("b/me.mp4",), "there is a subject 'me' already, and it was prepared from another video, 'me.mp4'; prepare b/me.mp4 under a name"),
+    (("me", "--video", "b/me.mp4"), "there is a subject 'me' already"),
+    (("a/me.mp4", "--size", "64"), "subject 'me' is prepared at 32 pixels, not at 64; leave size out"),
+    (("c/me.mp4",), "there is no video c/me.mp4; give the path of one, or the name of a subject (prepared are: me)"),
+    (("absent.mp4",), "there is no subject 'absent.mp4', and no video of that name here or in"),
+    (("ann", "--video", "absent.mp4"), "there is no video absent.mp4; give the path of one"),
+    (("a/me.mp4", "--video", "b/me.mp4"), "a/me.mp4 is a video too; give one"),
+    (("a",), "there is no subject 'a': put a portrait video")])
+def test_nothing_is_replaced_by_a_path(film, home, monkeypatch, capsys, words, sentence):
+    prepare(person(film, home / "a" / "me.mp4"))
+    person(film, home / "b" / "me.mp4", 1)
+    before = sha256(home / "data" / "me" / "subject.json")
+    monkeypatch.chdir(home)
+    capsys.readouterr()
+    assert main(["train", *words]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("dnerf: ") and sentence in err and err.count("\n") == 1
+    assert sha256(home / "data" / "me" / "subject.json") == before

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['VIDEO_ENDINGS', 'videos_of', 'find_video', 'file_stamp', 'made_of', 'refuse_another', 'git_blob_id', 'fetch_obama',
-           'outdated', 'open_subject']
+           'outdated', 'named_video', 'open_subject']
 
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
-import glob, hashlib, os
+import glob, hashlib, os, re
 from pathlib import Path
 from ..core import InputError, MissingError, check_name, data_dir, did_you_mean, read_json, recovered, runs_dir, sha256, staged_file
+from ..core import user_path
 from ..subject import Subject, known_subjects, read_protocol, subject_name
 from .demo import demo_video
 
@@ -119,6 +120,29 @@ def outdated(
     from dnerf.video.prepare import METHOD
     return read_protocol(folder).get('prepare', {}).get('method', METHOD) != METHOD
 
+# %% ../../nbs/video/05_sources.ipynb #1c713aee
+def _path_of_video(text): # the file that is meant, or None: it is a name
+    name = '/' not in text and Path(text).suffix.lower() not in VIDEO_ENDINGS
+    if name or (data_dir()/text/'subject.json').is_file():
+        return None
+    return next((path for path in (user_path(text), data_dir()/text) if path.is_file()), None)
+
+def named_video(
+    subject:str='', # A name, or the path of a video
+    video:str='',   # The path of a video, for the subject of that name
+) -> tuple[str, Path|None]: # Name of the subject, '' for none; the video, None where only a name is given
+    "Whether a person is named or given by a video; `MissingError` for a path at which there is none."
+    if video and not user_path(video).is_file():
+        raise MissingError(f"there is no video {video}; give the path of one")
+    found = _path_of_video(subject)
+    if video and found:
+        raise InputError(f"{subject} is a video too; give one, and beside it the name that the subject shall have")
+    if found is None and re.search(r'[/\\~]', subject):
+        raise MissingError(f"there is no video {subject}; give the path of one, or the name of a subject "
+                           f"(prepared are: {', '.join(known_subjects()) or 'none yet'})")
+    path = user_path(video) if video else found
+    return (subject_name(path) if path and (found or not subject) else subject), path
+
 # %% ../../nbs/video/05_sources.ipynb #342e9bd8
 def _of_size(subject, size): # the subject, if that is its size, or the one it was once prepared with
     if size is None or size in (subject.size, subject.protocol.get('prepare', {}).get('asked')):
@@ -153,10 +177,14 @@ def open_subject(
     name:str,           # A prepared subject, a video in `data/`, `demo` or `obama`
     size:int|None=None, # Pixels, if it has to be prepared; None: 256 on a CPU, 512 with a GPU
     show:bool=True,     # Show progress
+    video:Path|None=None, # Its video, wherever it lies; None: the one in `data/`
 ) -> Subject:           # A prepared subject
     "Open a subject by name, or prepare its video; `MissingError` if there is neither, `InputError` if its video was replaced."
-    recovered(data_dir()/check_name(name))
-    video, folder = _choose_video(name, show), data_dir()/name
+    folder = recovered(data_dir()/check_name(name))
+    if video is None:
+        video = _choose_video(name, show)
+    else:
+        refuse_another(folder, video)
     if (folder/'subject.json').is_file():
         its_own = video is not None and outdated(folder) and made_of(read_protocol(folder)['source'], video)
         if its_own and (runs := _runs_without_copy(name)):
@@ -172,8 +200,8 @@ def open_subject(
         others = sorted(p.name for p in data_dir().glob('[!.]*') if p.suffix.lower() in VIDEO_ENDINGS and p.stem != subject_name(p))[:9]
         others = '; to be prepared first, by dnerf prepare: '*bool(others) + ', '.join(others)
         if Path(name).suffix.lower() in VIDEO_ENDINGS:
-            raise MissingError(f"there is no subject {name!r}, which is the name of a video: make a subject of it by dnerf prepare {name}, "
-                               f"or give the subject's name, {Path(name).stem!r} (prepared are: {prepared})")
+            raise MissingError(f"there is no subject {name!r}, and no video of that name here or in {data_dir()}; give the path of the "
+                               f"video, or the subject's name, {Path(name).stem!r} (prepared are: {prepared})")
         others += did_you_mean(name, known_subjects())
         raise MissingError(f"there is no subject {name!r}: put a portrait video with sound at {data_dir()/name}.mp4 "
                            f"(prepared are: {prepared}; 'demo' always works{others})")
