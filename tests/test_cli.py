@@ -273,3 +273,23 @@ def test_an_empty_argument_is_no_default(words, capsys):
     with pytest.raises(SystemExit) as e:
         main(words.split("|"))
     assert e.value.code == 2 and "is empty; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_doctor_of_an_installed_package_does_not_ask_for_what_tests_need(tmp_path, monkeypatch):
+    "There is no clone: developer's packages are optional, what the library needs is not, and the remedy names no clone."
+    from importlib import metadata
+
+    from dnerf import doctor
+
+    asked = ["numpy>=1", "missing-library>=1", 'missing-notebooks>=1; extra == "dev"', 'missing-phones; extra == "phones"']
+    monkeypatch.setattr(doctor, "_package", lambda: tmp_path / "dnerf")
+    monkeypatch.setattr(metadata, "requires", lambda name: asked)
+    library, developers = doctor.check_packages(), doctor.check_developers()
+    assert (library.state, library.text, library.remedy) == ("missing", "not installed: missing-library", "pip install --upgrade 'dnerf'")
+    assert doctor.verdict([library]) == ("first mend what `dnerf train` needs: packages", 1)
+    assert (developers.state, developers.text, developers.needed) == ("missing", "not installed: missing-notebooks", False)
+    assert developers.remedy == "pip install --upgrade 'dnerf[dev]'"
+    del asked[1]
+    assert doctor.check_packages().state == "ok"
+    said = "all that `dnerf train` needs is there; of the rest, see notebooks, tests"
+    assert doctor.verdict([doctor.check_packages(), developers]) == (said, 0)
