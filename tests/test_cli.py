@@ -293,3 +293,31 @@ def test_doctor_of_an_installed_package_does_not_ask_for_what_tests_need(tmp_pat
     assert doctor.check_packages().state == "ok"
     said = "all that `dnerf train` needs is there; of the rest, see notebooks, tests"
     assert doctor.verdict([doctor.check_packages(), developers]) == (said, 0)
+
+
+def test_the_newest_complete_run_of_a_subject_is_driven(dnerf_home, capsys):
+    "Whatever it is called, and with the codes that are needed; a run that is damaged or of a table does not hide one that can be used."
+    from dnerf.nerf.config import compose_config
+    from dnerf.nerf.run import PARTS_OF_A_RUN, newest_run
+    from omegaconf import OmegaConf
+
+    def run(name, audio, age, parts=PARTS_OF_A_RUN):
+        folder = dnerf_home / "runs" / "demo" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        for part in parts:
+            (folder / part).touch()
+        OmegaConf.save(compose_config("tiny", subject="demo", audio=audio, name=name), folder / "config.yaml")
+        os.utime(folder / "state.json", (time.time() - age,) * 2)
+
+    assert newest_run("demo") is None
+    for name, audio, age in (("speechsplit-cpu", "speechsplit", 9), ("long", "mel+speechsplit", 5), ("whisper-gpu", "whisper", 3)):
+        run(name, audio, age)
+        assert newest_run("demo") == f"demo/{name}"
+    run("table1-mel-0", "mel", 2)
+    run("broken", "mel", 1, PARTS_OF_A_RUN[:2] + PARTS_OF_A_RUN[3:])
+    assert capsys.readouterr().out == ""
+    assert newest_run("demo", show=True) == "demo/whisper-gpu" and newest_run("demo", "speechsplit", show=True) == "demo/long"
+    assert newest_run("demo", "phones") is None
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "demo/whisper-gpu is used, the newest of 5 finished runs of demo"
+    assert second == "demo/long is used, the newest of 2 finished runs of demo with speechsplit"

@@ -227,14 +227,28 @@ def known_runs() -> list[str]: # `subject/name`
 PARTS_OF_A_RUN = 'config.yaml', 'inputs.json', 'checkpoints/best.ckpt', 'state.json'
 
 def newest_run(
-    subject:str, # Its name
-) -> str|None:   # `subject/name`; None if there is none
-    "The run of a subject that was finished last; a cell of a table, a benchmark or an ablation only where there is nothing else."
+    subject:str,    # Its name
+    audio:str='',   # A part of the embedding that drives it, e.g. `speechsplit`; '' for any
+    show:bool=False, # Say which of several it is
+) -> str|None:      # `subject/name`; None if there is none
+    "The complete run of a subject that was finished last; a cell of a table, a benchmark or an ablation only where there is nothing else."
     def rank(state):
         "The largest is chosen."
-        return not state.parent.name.startswith(('table1', 'benchmark', 'ablation')), state.stat().st_mtime_ns
-    runs = list(runs_dir().glob(f'{glob.escape(subject)}/*/state.json'))
-    return max(runs, key=rank).parent.relative_to(runs_dir()).as_posix() if runs else None
+        complete = all((state.parent/part).is_file() for part in PARTS_OF_A_RUN)
+        return complete, not state.parent.name.startswith(('table1', 'benchmark', 'ablation')), state.stat().st_mtime_ns
+    runs = [p for p in runs_dir().glob(f'{glob.escape(subject)}/*/state.json') if not audio or audio in _audio(p.parent)]
+    if not runs:
+        return None
+    run = max(runs, key=rank).parent.relative_to(runs_dir()).as_posix()
+    if show and len(runs) > 1:
+        print(f"{run} is used, the newest of {len(runs)} finished runs of {subject}{f' with {audio}' if audio else ''}")
+    return run
+
+def _audio(folder): # parts of the embedding of a run; none for one that cannot be read
+    try:
+        return str(read_config(folder).audio).split('+')
+    except (DnerfError, OSError):
+        return []
 
 def _no_run(run, folder): # why nothing is found under a name
     name, known = run.rstrip('/'), known_runs()
@@ -252,7 +266,7 @@ def _no_run(run, folder): # why nothing is found under a name
 def _find(run): # folder of a complete run, or one sentence
     name = str(run).rstrip('/')
     if name and '/' not in name and not (Path(run)/'config.yaml').is_file():
-        run = newest_run(name) or name
+        run = newest_run(name, show=True) or name
     folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
