@@ -128,7 +128,7 @@ def test_viewer_in_jupyterlab(page, lab, dnerf_home):
     run_all(page, lab("from dnerf.talk.viewer import viewer", "viewer('toy/tiny', size=32)", DNERF_HOME=str(dnerf_home), PYTHONPATH=path))
     shown = page.locator("img.widget-image")
     real, first = shown.nth(0).evaluate(PIXELS), shown.nth(1).evaluate(PIXELS)
-    drag(page, slider(page, "yaw (°)"), 60)
+    drag(page, slider(page, "right (mm)"), 60)
     wait_for(lambda: shown.nth(1).evaluate(PIXELS) != first, 20, "a change of the rendered picture")
     assert shown.nth(0).evaluate(PIXELS) == real
 

@@ -10,6 +10,7 @@ __all__ = ['GAZE', 'POSES', 'SoundPicture', 'sound_picture', 'heat', 'png', 'Sce
 import asyncio, base64, html, tempfile, threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from .blinks import lid_columns
 from .drive import driven_cues
 from .motion import open_motion
 from .synthesis import difference, frames_wav, run_name, synthetic_metadata
-from .view import speech_components, view_frame, with_gaze
+from .view import speech_components, trained_range, view_frame, with_gaze, within_range
 from .voice import driving_features, frames_of, read_speech, sound_of
 from ..video.media import write_video
 
@@ -99,6 +100,11 @@ class Scene:
     wav:np.ndarray          # `(640*len(frames),)`, their sound
     real:np.ndarray|None    # uint8 `(N, H, W, 3)` the recording; None for new speech, or where it is gone
 
+    @cached_property
+    def limits(self) -> dict[str, np.ndarray]: # By run
+        "Poses that each run has seen, see `trained_range`."
+        return {name: trained_range(run) for name, run in self.runs.items()}
+
 def _recorded_frames(run): # of its subject; None, and why, where the run is all that is left
     try:
         return with_recording(run).subject.frames
@@ -131,7 +137,7 @@ def open_scene(
 
 # %% ../../nbs/talk/01_viewer.ipynb #57d62f32
 GAZE = 'gaze right', 'gaze down' # sliders, in the person's standard deviations
-# slider -> largest value on both sides, and the unit
+# slider -> largest value on both sides, less where the head moved less in training, and the unit
 POSES = dict(yaw=(30, '°'), pitch=(20, '°'), roll=(20, '°'), right=(40, 'mm'), up=(40, 'mm'), nearer=(150, 'mm'))
 
 def make_controls(
@@ -147,7 +153,11 @@ def make_controls(
     def picture():
         "A place for a PNG, as wide as its column."
         return W.Image(format='png', layout=W.Layout(width='100%', object_fit='contain'))
-    ui = {name: slider(f'{name} ({unit})', -most, most, 0, 1) for name, (most, unit) in POSES.items()}
+    ui, moved = {}, np.max([np.ptp(limits, axis=0) for limits in scene.limits.values()], axis=0)
+    for (name, (most, unit)), width in zip(POSES.items(), moved):
+        most = min(most, max(.1, float(width)))
+        ui[name] = slider(f'{name} ({unit})', -most, most, 0, 1 if most > 10 else .1 if most > 1 else .01)
+        ui[name].disabled = bool(width < .1)
     beside = W.Layout(width='auto', margin='2px 2px 2px 16px')
     ui['lids'] = W.Checkbox(value=True, description='as they are', indent=False, layout=beside)
     ui['eyelids'] = slider('closed', 0, 1, 0, .05)
@@ -237,13 +247,14 @@ class Viewer:
 
     def settings(self,
         run:str, # Name
+        i:int,   # Frame
     ) -> dict:   # For `view_frame`
-        "Values of the sliders for one of the runs."
+        "Values of the sliders for one frame of one of the runs."
         ui, columns = self.controls, self.scene.columns[run]
         lids = None if ui['lids'].value or not lid_columns(self.scene.runs[run]) else ui['eyelids'].value
         mouth = ui['mouth'].value if self.scene.runs[run].portrait.condition.n_mouth else 1
         weights = {k: ui[f'weight {k}'].value for k in columns}
-        pose = {k: ui[k].value for k in POSES}
+        pose = within_range(self.scene.cues[run].c2w[i], {k: ui[k].value for k in POSES}, self.scene.limits[run])
         shown = self.scene.runs[run]
         gaze = [ui[n].value for n in GAZE] if shown.config.portrait.gaze else [0, 0]
         cues = with_gaze(shown, self.scene.cues[run], gaze)
@@ -266,7 +277,7 @@ def pictures(self:Viewer,
     "All pictures of a frame."
     real, at = self.scene.real, subset_of_pixels(self.scene.runs[next(iter(self.scene.runs))].subject.size, size).numpy()
     shown = {} if real is None else {'real': np.asarray(real[i])[at][:, at]}
-    rendered = {f'picture {name}': view_frame(run, i, size=size, **self.settings(name)) for name, run in self.scene.runs.items()}
+    rendered = {f'picture {name}': view_frame(run, i, size=size, **self.settings(name, i)) for name, run in self.scene.runs.items()}
     return {**shown, **rendered}
 
 @patch
