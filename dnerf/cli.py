@@ -42,19 +42,9 @@ def train(
 ):
     "Train a portrait and render the held-out part; the same words go on with a training that was stopped."
     from lightning.pytorch.utilities import rank_zero_only
-    from dnerf.audio.embedding import embed_subject, parse_embedding
+    from dnerf.api import train_folder
     from dnerf.evaluation.report import evaluate_run, summary
-    from dnerf.nerf.config import compose_config, overridden
-    from dnerf.nerf.training import check_processes, train
-    from dnerf.video.sources import named_video, open_subject
-    audio, (subject, path) = '+'.join(parse_embedding(audio)) if audio else None, named_video(subject, video)
-    given = dict(subject=subject or None, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name or None)
-    config = compose_config(preset, overrides, **given)
-    parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
-    check_processes(config)
-    person = open_subject(config.subject, size, video=path)
-    named = 'name' in overridden(overrides) or bool(name)
-    run = train(person, embed_subject(person, config.audio, device=config.device), config, named=named)
+    run = train_folder(preset, overrides, subject, video, size, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name)
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
 
 # %% ../nbs/90_cli.ipynb #1c241d06

@@ -380,7 +380,8 @@ def check_runs(
 def all_checks() -> dict: # Name to function without arguments
     "All checks, in the order of the list."
     return {
-        'Python': check_python, 'packages': check_packages, 'notebooks, tests': check_developers, 'OpenCV': check_opencv, 'system libraries': check_libraries,
+        'Python': check_python, 'packages': check_packages, 'notebooks, tests': check_developers, 'OpenCV': check_opencv,
+        'system libraries': check_libraries,
         'MediaPipe': check_mediapipe, 'Whisper': check_whisper, 'video': check_video, 'processor': check_processor,
         'memory': check_memory, 'GPU': check_gpu,
         'data': lambda: check_place('data', data_dir()), 'results': lambda: check_place('results', runs_dir()),

@@ -184,8 +184,8 @@ def test_a_video_is_written_whatever_its_name(tmp_path, monkeypatch, name):
 def test_a_video_is_trained_on_by_its_path(film, home, monkeypatch, capsys, words):
     "Wherever it lies, under the name of the file or under one of its own; the same words again find the subject."
     asked, a = [], home / "a"
-    monkeypatch.setattr("dnerf.audio.embedding.embed_subject", lambda *args, **more: None)
-    monkeypatch.setattr("dnerf.nerf.training.train", lambda subject, embedding, config, named: asked.append((subject, config.subject)))
+    monkeypatch.setattr("dnerf.api.embed_subject", lambda *args, **more: None)
+    monkeypatch.setattr("dnerf.api.train_portrait", lambda subject, embedding, config, named, show: asked.append((subject, config.subject)))
     monkeypatch.setattr("dnerf.evaluation.report.evaluate_run", lambda *args, **more: None)
     monkeypatch.setattr("dnerf.evaluation.report.summary", lambda *args: "summary")
     monkeypatch.setenv("HOME", str(home / "user"))

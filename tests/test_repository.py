@@ -15,7 +15,7 @@ from processes import ROOT, run
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
 PAPERMILL = [p for p in NOTEBOOKS if p.parent.name == "nbs" and p.stem != "index" and not re.match(r"\d", p.stem)]
-MODULES = sorted(p for p in (ROOT / "dnerf").rglob("*.py") if p.name not in ("__init__.py", "_modidx.py"))
+MODULES = sorted(p for p in (ROOT / "dnerf").rglob("*.py") if p.name not in ("__init__.py", "__main__.py", "_modidx.py"))
 MACHINE_PATH = re.compile(r"(?<![\w.~/])/(?:work|root|tmp|Users|home/\w+)/")
 
 
