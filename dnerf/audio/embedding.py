@@ -21,7 +21,7 @@ from .deepspeech import deepspeech_features, weights_id
 from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
 from .recording import check_speech
-from .speechsplit import CODES, as_config, load_speechsplit, read_checkpoint
+from .speechsplit import CODES, as_config, checkpoint_hash, load_speechsplit, read_checkpoint
 from .speechsplit_training import TrainingOptions, train_speechsplit
 from .whisper import whisper_features, whisper_id
 from ..core import DnerfError, InputError, MissingError, locked, sha256, staged_file, write_json
@@ -256,7 +256,7 @@ def _embedding_key(subject, name, checkpoint): # depends on the audio, the split
     functions = [(p, _code(e.function), e.identity() if e.identity else '') for p, e in entries]
     return _key(
         audio=sha256(subject.folder/'audio.wav'), train=(train.start, train.stop),
-        model=sha256(checkpoint) if checkpoint else None, functions=functions, layout=(WINDOW, STEPS_PER_FRAME, _METHOD))
+        model=checkpoint_hash(checkpoint) if checkpoint else None, functions=functions, layout=(WINDOW, STEPS_PER_FRAME, _METHOD))
 
 # %% ../../nbs/audio/04_embedding.ipynb #12b819b1
 def _seal(note): # hash of its other entries
@@ -381,7 +381,7 @@ def _fitted(subject, name, device): # note of the subject's embedding and the Sp
         raise MissingError(f"subject {subject.name!r} has no embedding {name!r} yet; train with it first")
     note, checkpoint = _read_note(note), subject.folder/'speechsplit.ckpt'
     model = load_speechsplit(checkpoint, device) if _needs_codes(name) else None
-    if model and sha256(checkpoint) != note.get('model'):
+    if model and checkpoint_hash(checkpoint) != note.get('model'):
         raise InputError(f"embedding {name!r} of subject {subject.name!r} was made by another SpeechSplit "
                          "than the one that is there now; train with it again")
     if 'imported' not in note and not _made_alike(subject, name, note, checkpoint if model else None):

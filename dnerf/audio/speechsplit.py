@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'CODES', 'EncoderConfig', 'SpeechSplitConfig', 'as_config', 'ConvStack', 'downsample', 'upsample',
            'ContentEncoder', 'RhythmEncoder', 'PitchEncoder', 'Decoder', 'SpeechSplit', 'new_speechsplit',
-           'save_speechsplit', 'read_checkpoint', 'load_speechsplit']
+           'save_speechsplit', 'read_checkpoint', 'checkpoint_hash', 'load_speechsplit']
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #2212e25b
 import copy
@@ -22,7 +22,7 @@ from .contamination import contaminate, resample, resample_positions
 from .f0 import DEFAULT_F0, F0Stats
 from .mel import MEL
 from ..checkpoint import load_sealed, save_sealed, weights
-from ..core import InputError, MissingError, pick_device
+from ..core import InputError, MissingError, pick_device, sha256
 from ..schema import number, record, text, whole
 from ..settings import check_settings, ruled
 
@@ -288,6 +288,13 @@ def read_checkpoint(
     if not Path(path).is_file():
         raise MissingError(f"there is no SpeechSplit checkpoint {path}; train one first")
     return load_sealed(path, 'delete it and train again', _CHECKPOINT)
+
+def checkpoint_hash(
+    path:Path, # Written by `save_speechsplit`, or unpacked from a portrait that was passed on
+) -> str:      # 64 hexadecimal digits
+    "Hash of the file of a model; of one that was written anew with the same content, that of the first file."
+    first = read_checkpoint(path).get('rewritten_from')
+    return first if isinstance(first, str) else sha256(path)
 
 # %% ../../nbs/audio/02_speechsplit.ipynb #92c94dff
 def load_speechsplit(

@@ -10,6 +10,7 @@ __all__ = ['BEST', 'LAST', 'STATE', 'PARTS_OF_A_RUN', 'experiment', 'read_config
 import glob, re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 import yaml
@@ -212,11 +213,16 @@ class Run:
     portrait: Portrait      # Best state, on the device
     device: torch.device    # Where it renders
     state: dict             # steps, train_seconds, rays_per_second, ...
+    source: Path|None = None # The file of a portrait that was passed on; its folder is temporary then
+    temporary: Any = None   # Removes that folder when the run is gone
 
 def with_recording(
     run:Run, # A trained run
 ) -> Run:    # The same, with the frames of its subject
     "A run with the subject in `data/` that it was trained on; one sentence if it is gone or was made anew with other content."
+    if run.source:
+        raise InputError(f"{run.source} is a portrait that was passed on, without the recorded frames that this needs; "
+                         "use the run that it was packed from (driving it works without)")
     return replace(run, subject=run.subject.recording) if isinstance(run.subject, KeptSubject) else run
 
 def known_runs() -> list[str]: # `subject/name`
@@ -309,12 +315,15 @@ def _subject_of(folder, config, inputs): # subject and features of a run; whethe
 
 # %% ../../nbs/nerf/04b_run.ipynb #7faa2f50
 def load_run(
-    run,                 # `subject/name`, a subject's name (its newest run), the path of a run's folder, or an open run, which is returned
+    run,                 # `subject/name`, a subject's name (its newest run), a run's folder, a `.portrait` file, or an open run, returned
     device:str='auto',   # Where to render
 ) -> Run:                # Ready to render
     "Open a trained run with its best checkpoint; one sentence says why it cannot be used."
     if not isinstance(run, (str, Path)):
         return run
+    if Path(run).suffix == '.portrait' and not (Path(run)/'config.yaml').is_file():
+        from dnerf.nerf.packed import open_portrait
+        return open_portrait(run, device)
     folder = _find(run)
     try:
         config, remedy = read_config(folder), 'restore it, or delete the run and train again'

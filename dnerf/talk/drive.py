@@ -212,7 +212,8 @@ def output_path(
     return out
 
 def _default_path(run, speech, key, said): # for the video of a request that names none; `said` gets a sentence if it has a number
-    first = run.folder/'speech'/f'{Path(speech).stem}.mp4'
+    stem = Path(speech).stem
+    first = Path.cwd()/f'{run.source.stem}-{stem}.mp4' if getattr(run, 'source', None) else run.folder/'speech'/f'{stem}.mp4'
     out = own_path(first, key)
     said += [f"{first.name} is that of another request, so this video is {out.name}"]*(out != first)
     return out
@@ -221,6 +222,7 @@ def _reads(run, options): # files beside the speech that a request reads, and th
     named = [user_path(p) for p in (options.motion, options.content, options.paste) if isinstance(p, (str, Path)) and str(p)]
     people = [run.subject.name, *(str(p) for p in named if Path(p).name == str(p))]     # a motion can be that of another subject
     source = run.subject.protocol.get('source', {}).get('file')
+    named += [run.source] if getattr(run, 'source', None) else []
     return [*named, demo_video(), *([data_dir()/source] if source else []), *(video for name in people for video in videos_of(name))]
 
 def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
