@@ -19,7 +19,7 @@ FLOORS = (
     "nerf.*",
     "talk.*",
     "evaluation.*",
-    "cli doctor api",
+    "cli doctor api shelf",
 )
 
 # What does not know each other on allowed floors: modules, what they must not import, and why.
