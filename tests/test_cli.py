@@ -90,7 +90,7 @@ def test_help_has_examples_that_are_understood(verb, capsys):
 
 @pytest.mark.parametrize("words, part", [
     ([], "examples:"),
-    (["fly"], "no verb 'fly'; the verbs are prepare, train, drive, evaluate, table1, doctor"),
+    (["fly"], "no verb 'fly'; the verbs are prepare, train, drive, live, evaluate, table1, doctor"),
     (["--fly"], "--fly"),
     (["train", "--fly", "1"], "--fly"),
     (["train", "--minutes", "many"], "'many'"),

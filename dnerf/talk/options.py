@@ -33,8 +33,8 @@ class StreamOptions:
     motion:str='loop'      # As in `DriveOptions`
     blinks:float|None=ranged(None, 0, 60) # Blinks per minute; as the person blinks if not given
     articulation:float=ranged(1.0, 0, 3) # How far the mouth moves; 1 as far as the person's (the picture shows less), 0 not at all
-    badge:bool=False       # Write "SYNTHETIC" into the picture
-    size:int|None=ranged(None, 32, 4096) # Pixels, at most those of the run, which it is if not given
+    plain:bool=False       # Leave the word "SYNTHETIC" out of the picture
+    size:int|None=ranged(None, 32, 4096) # Pixels, at most those of the run
     seed:int=ranged(0, 0, 2**32 - 1) # Of the blinks, and of where the motion begins
 
 def with_options(

@@ -52,8 +52,10 @@ class Painter:
     ):
         keep_memory()
         self.run, self.cues, self.render, self.clock, self.patience = run, cues, render, clock, patience
-        self.threads = torch.get_num_threads() if torch.device(run.device).type == 'cpu' else 1
+        self.before = torch.get_num_threads()
+        self.threads = self.before if torch.device(run.device).type == 'cpu' else 1
         self.pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        torch.set_num_threads(1)                                 # who listens meanwhile takes one thread too
         self.waiting, self.usual = deque(), 0.
         self.shown = deque(maxlen=4*FPS) # whether each of the last frames was rendered
 
@@ -77,6 +79,7 @@ class Painter:
     def close(self):
         "Forget what is not begun, and wait for the rest."
         self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.before)
 
 # %% ../../nbs/talk/02a_pace.ipynb #1947628a
 @patch

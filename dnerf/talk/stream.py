@@ -39,7 +39,7 @@ class Stream:
         self.listener, self.run = Listener(run, rate, known), run
         motion, style = with_open_lids(run, open_motion(run, options.motion, options.seed))
         self.blinks = endless_blinks(style, options.blinks, options.seed) if style else None
-        self.recent, self.badge = {}, options.badge # frame number to what was heard, and the lids
+        self.recent, self.plain = {}, options.plain # frame number to what was heard, and the lids
         windows, lids = ByFrame(lambda i: self.recent[i][0].window), ByFrame(lambda i: self.recent[i][1])
         cues = moved_cues(run, windows, motion, lids if style else None, options.articulation)
         self.painter = Painter(smaller_run(run, options.size or run.portrait.size), cues, render, clock, patience)
@@ -64,7 +64,7 @@ def finished(self:Stream,
     "What is finished by now."
     for i, picture in self.painter.ready(most):
         heard, _ = self.recent.pop(i)
-        yield i, draw_badge(picture) if self.badge and picture is not None else picture, heard.sound
+        yield i, picture if self.plain or picture is None else draw_badge(picture), heard.sound
 
 @patch
 def shrink(self:Stream,
