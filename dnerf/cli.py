@@ -143,7 +143,8 @@ def doctor() -> int: # 0 if `make train` and `make test` can work
 VERBS = {f.__name__: f for f in (prepare, train, drive, live, evaluate, table1, doctor)}
 
 # %% ../nbs/90_cli.ipynb #fc6a8c7d
-POSITIONAL = {'prepare': ['video'], 'train': ['subject'], 'drive': ['run', 'speech'], 'live': ['run'], 'evaluate': ['run'], 'table1': ['subject']}
+POSITIONAL = {
+    'prepare': ['video'], 'train': ['subject'], 'drive': ['run', 'speech'], 'live': ['run'], 'evaluate': ['run'], 'table1': ['subject']}
 EXAMPLES = {
     'prepare': ['dnerf prepare me.mp4', 'dnerf prepare interview.mov --subject ann --size 384'],
     'train': [

@@ -171,7 +171,7 @@ class Listener:
     def __init__(self,
         run,           # A trained run
         rate:int=SAMPLE_RATE, # Samples per second of the chunks
-        known:np.ndarray|None=None, # `(samples,)` at 16 kHz, the whole sound, whose level is then known from the beginning; None: it is measured
+        known:np.ndarray|None=None, # `(samples,)` at 16 kHz, the whole sound, for its level; None: that is measured
     ):
         check_streams(run)
         own = run.subject.wav[:run.subject.split('train').stop*SAMPLES_PER_FRAME]

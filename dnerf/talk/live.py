@@ -9,6 +9,7 @@ __all__ = ['LEAD', 'NOTHING', 'POLL', 'patience_for', 'delay_of', 'pack', 'unpac
 # %% ../../nbs/talk/02c_live.ipynb #7892a65b
 import asyncio, contextlib, errno, ipaddress, json, queue, signal, socket, struct, sys, threading, time
 from dataclasses import replace
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from ..errors import in_words
 from ..nerf.playback import render_driven
 from ..nerf.run import Run, load_run
 from ..program import Stopped
-from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ..subject import FPS, SAMPLE_RATE
 from .listening import AFTER, PAIR, Resampler
 from .options import StreamOptions, with_options
 from .pace import SMALLEST, next_size
@@ -159,7 +160,8 @@ def _give(self:Session, stream, chunk): # what a chunk brings out
         self.painted += picture is not None
         if i % 50 == 49:
             lost = stream.painter.dropped()
-            self.send(dict(numbers=f'{self.size} px, {25*(1 - lost):.0f} frames a second, delay about {delay_of(self.live.patience):.2f} s'))
+            delay = delay_of(self.live.patience)
+            self.send(dict(numbers=f'{self.size} px, {FPS*(1 - lost):.0f} frames a second, delay about {delay:.2f} s'))
             self._keep_pace(stream, lost)
 
 @patch
@@ -395,10 +397,8 @@ def live(
 ):
     "Show the person of a run speaking while one speaks, on a page of this machine, until Ctrl-C."
     import torch
-    try:
-        import aiohttp as _
-    except ImportError:
-        raise MissingError("the page needs the package aiohttp; pip install 'dnerf[live]'") from None
+    if find_spec('aiohttp') is None:
+        raise MissingError("the page needs the package aiohttp; pip install 'dnerf[live]'")
     with contextlib.closing(take_address(host, port)) as taken:
         run, options = load_run(run, device), replace(options or StreamOptions(), **knobs)
         open_stream(run, options=options).close()            # a request that cannot be met is refused before it is measured

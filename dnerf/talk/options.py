@@ -26,7 +26,7 @@ class DriveOptions:
     size:int|None=ranged(None, 32, 4096) # Pixels of the video; those of the run if not given
     seed:int=ranged(0, 0, 2**32 - 1) # Of the blinks, and of where the motion begins
 
-# %% ../../nbs/talk/00_options.ipynb #5a0c71f8
+# %% ../../nbs/talk/00_options.ipynb #11fe0101
 @dataclass(frozen=True)
 class StreamOptions:
     "What a stream can be asked for: what is known while one still speaks."
@@ -37,6 +37,7 @@ class StreamOptions:
     size:int|None=ranged(None, 32, 4096) # Pixels, at most those of the run
     seed:int=ranged(0, 0, 2**32 - 1) # Of the blinks, and of where the motion begins
 
+# %% ../../nbs/talk/00_options.ipynb #5a0c71f8
 def with_options(
     options:type, # A dataclass
 ):                # Decorator of a function with `**knobs`

@@ -15,7 +15,7 @@ from ..nerf.mouth import mouth_signal
 from ..nerf.playback import render_driven
 from ..nerf.run import Run, load_run
 from ..settings import check_settings
-from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from ..subject import SAMPLE_RATE, SAMPLES_PER_FRAME
 from .blinks import check_blinks, endless_blinks
 from .drive import ByFrame, moved_cues, with_open_lids
 from .listening import AFTER, PAIR, Listener
