@@ -26,6 +26,7 @@ from dnerf.talk.live import Live, live, take_address, unpack
 from dnerf.talk.options import StreamOptions
 from dnerf.talk.stream import open_stream, stream
 from dnerf.talk.voice import BLOCK, block_level
+from notebooks import execute
 from test_viewer_browser import CHROMIUM, QUIET, wait_for
 from toys import home_of_a_module
 
@@ -41,10 +42,10 @@ def run(tmp_path_factory):
 
 
 def clicks(seconds: float, every: float = 1.0) -> np.ndarray:
-    "Bursts of noise of 40 ms in silence, the first after half a second; int16 at 16 kHz."
+    "Bursts of noise of 40 ms in silence, each on one frame, the first on frame 12; int16 at 16 kHz."
     wav = np.zeros(int(seconds * 16000), np.int16)
-    for second in np.arange(0.5, seconds - 0.1, every):
-        at = int(second * 16000)
+    for second in np.arange(0.48, seconds - 0.1, every):
+        at = round(second * 16000)
         wav[at : at + 640] = np.random.default_rng(0).integers(-12000, 12000, 640)
     return wav
 
@@ -65,10 +66,11 @@ def few_features(monkeypatch):
 
 
 def test_chunks_and_rates_change_nothing(run):
-    wav = clicks(2).astype(np.float32) / 32768
+    wav, threads = clicks(2).astype(np.float32) / 32768, torch.get_num_threads()
     def frames(chunks, rate=16000):
         return [*stream(run, chunks, rate, known=wav, render=flash, plain=True)]
     whole = frames([wav])
+    assert torch.get_num_threads() == threads
     assert len(whole) == 50 and (np.concatenate([sound for _, sound in whole]) == wav).all()
     for size in (160, 592):
         other = frames([wav[a : a + size] for a in range(0, len(wav), size)])
@@ -77,7 +79,7 @@ def test_chunks_and_rates_change_nothing(run):
     other = frames([stereo[a : a + 960] for a in range(0, len(stereo), 960)], 48000)
     assert np.mean([(a == b).mean() for (a, _), (b, _) in zip(whole, other, strict=True)]) > 0.95
     lit = [i for i, (picture, _) in enumerate(whole) if picture.mean() > 127]
-    assert set(lit) <= {12, 13, 14, 37, 38, 39} and {12, 37} <= set(lit)  # clicks of 40 ms at 0.5 and 1.5 s
+    assert set(lit) <= {11, 12, 13, 36, 37, 38} and {12, 37} <= set(lit)  # features see 32 ms to both sides
 
 
 def test_ten_minutes_need_no_memory_and_do_not_drift(run, few_features):
@@ -95,23 +97,6 @@ def test_ten_minutes_need_no_memory_and_do_not_drift(run, few_features):
     i, _, last = heard[0]
     assert i == 600 * 25 - 1 and np.allclose(last * 32768, sound[-640:])
     assert sizes[-1][0] - sizes[1][0] < 5e6 and sizes[-1][2:] == sizes[1][2:] and max(n for _, n, *_ in sizes) < 10
-
-
-def test_a_slow_machine_leaves_out_pictures_and_no_sound(run, few_features):
-    now, torch_threads = [0.0], torch.get_num_threads()
-    def slow(run, cues, frames):
-        now[0] += 0.07
-        yield frames[0], np.zeros((8, 8, 3), np.uint8)
-    with closing(open_stream(run, options=StreamOptions(plain=True), clock=lambda: now[0], patience=0.1, render=slow)) as s:
-        given = []
-        for k in range(300):
-            now[0] = max(now[0], k * 0.04)
-            given += [(i, picture is not None) for i, picture, _ in s.send(np.zeros(640, np.float32))]
-            if s.painter.waiting:
-                s.painter.waiting[-1][2].exception()
-    assert [i for i, _ in given] == list(range(len(given))) and len(given) > 290
-    assert 0.3 < sum(shown for _, shown in given) / len(given) < 0.95
-    assert torch.get_num_threads() == torch_threads
 
 
 def test_what_cannot_be_is_said(run):
@@ -189,7 +174,7 @@ def test_a_viewer_gets_sound_and_pictures_in_order_and_a_second_one_a_sentence(r
     delay = np.array([at - begun - 0.04 * i for i, _, _, at in got])
     assert 0.2 < np.median(delay) < 1.0
     bright = [i for i, _, jpeg, _ in got if jpeg and np.frombuffer(jpeg, np.uint8).size and mean_of(jpeg) > 127]
-    assert set(bright) <= {12, 13, 37, 38} and bright
+    assert set(bright) <= {12, 37} and bright
 
 
 async def wait_until(ask, seconds=10.0):
@@ -264,6 +249,11 @@ def test_samples_from_a_pipe(run, few_features):
     assert abs(np.concatenate([sound for _, sound, *_ in got]) * 32768 - pcm).max() <= 2
 
 
+def test_the_notebook(run):
+    said = "dnerf live toy/mel --port 8001 --host 127.0.0.1 --motion loop --articulation 1.0"
+    assert execute("live", run="toy/mel", speech="", port=8001)[-1] == said
+
+
 @contextmanager
 def serving(run, render):
     "A server in a thread of its own."
@@ -310,7 +300,7 @@ def test_the_page_in_a_browser_with_a_fake_microphone(run, few_features, tmp_pat
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs Playwright: pip install -e '.[browser]'")
     if not CHROMIUM:
         pytest.skip("the browser test needs Chromium, e.g. apt-get install chromium")
-    sound = write_wav(tmp_path / "clicks.wav", clicks(30).astype(np.float32) / 32768)
+    sound = write_wav(tmp_path / "clicks.wav", clicks(30, every=1.48).astype(np.float32) / 32768)
     fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
     with serving(run, flash) as address, sync_api.sync_playwright() as p:
         profile, window = str(tmp_path / "profile"), {"width": 800, "height": 900}
@@ -324,7 +314,8 @@ def test_the_page_in_a_browser_with_a_fake_microphone(run, few_features, tmp_pat
         if SCREENSHOT:
             page.screenshot(path=SCREENSHOT)
         page.evaluate(WATCH)
-        wait_for(lambda: min(page.evaluate("[watched.white.length, watched.loud.length, watched.input.length]")) > 3, 30, "clicks")
+        wait_for(lambda: min(page.evaluate("[watched.white.length, watched.loud.length, watched.input.length]")) > 3, 40, "clicks")
+        latency = 1000 * page.evaluate("live.sound.outputLatency || 0")
         seen = {k: np.array(v[:-1]) for k, v in page.evaluate("({...watched})").items()}
         second = browser.new_page()
         second.goto(address)
@@ -340,7 +331,7 @@ def test_the_page_in_a_browser_with_a_fake_microphone(run, few_features, tmp_pat
         browser.close()
     assert not [text for text in complaints if not re.search("favicon", text)]
     nearest = [abs(seen["loud"] - t).argmin() for t in seen["white"]]
-    offset = np.median(seen["white"] - seen["loud"][nearest])
+    offset = np.median(seen["white"] - seen["loud"][nearest]) - latency
     delays = [min(seen["white"][seen["white"] > t] - t, default=np.nan) for t in seen["input"]]
     print(f"picture after sound: {offset:.0f} ms; delay {np.nanmedian(delays):.0f} ms")
-    assert abs(offset) < 90 and np.nanmedian(delays) < 900
+    assert abs(offset) < 90 and np.nanmedian(delays) < 1400

@@ -21,7 +21,7 @@ function receive(buffer) {                               // frame number, size o
   const lead = due(i) - now();
   if (lead < 0.005) live.base += LEAD / 2 - lead;        // late: a gap in the sound, and the picture waits with it
   live.least = Math.min(live.least, lead);
-  if (i % 125 === 124) {                                 // every five seconds: too early is delay for nothing
+  if (i % 50 === 49) {                                   // every two seconds: too early is delay for nothing
     live.skip = Math.floor((live.least - LEAD) / FRAME);
     live.least = Infinity;
   }
