@@ -6,8 +6,8 @@
 __all__ = ['REGISTRY', 'WINDOW', 'STEPS_PER_FRAME', 'Embedding', 'register', 'mel', 'content', 'rhythm', 'pitch', 'speechsplit',
            'speechsplit_full', 'deepspeech', 'phones', 'whisper', 'shuffle_blocks', 'silence', 'shuffled',
            'known_embeddings', 'parse_embedding', 'to_steps', 'windows', 'align_to_video', 'subject_speechsplit',
-           'part_steps', 'raw_steps', 'embed_subject', 'component_columns', 'SpeechChanges', 'speech_steps',
-           'embed_speech']
+           'part_steps', 'raw_steps', 'embed_subject', 'component_columns', 'SpeechChanges', 'speech_scale',
+           'speech_steps', 'embed_speech']
 
 # %% ../../nbs/audio/04_embedding.ipynb #edaa5230
 import hashlib, json, sys, tempfile
@@ -390,6 +390,15 @@ def _fitted(subject, name, device): # note of the subject's embedding and the Sp
     return note, model
 
 # %% ../../nbs/audio/04_embedding.ipynb #bf41a9ef
+def speech_scale(
+    subject:Subject, # The speaker a model was trained on; `embed_subject` was called before
+    name:str,        # Name of the embedding
+    device='cpu',    # See `pick_device`
+) -> tuple[np.ndarray, np.ndarray]: # float32 mean and standard deviation `(D,)`
+    "What new features are standardised with; errors as of `speech_steps`."
+    note, _ = _fitted(subject, '+'.join(parse_embedding(name)), device)
+    return np.array(note['mean'], np.float32), np.array(note['std'], np.float32)
+
 def _weight(steps, name, columns, weights): # multiplies columns in place
     for component, factor in (weights or {}).items():
         if component not in columns:
