@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from ..core import InputError, check_name, did_you_mean, pick_device
+from .deferred import DeferredFieldConfig
 from .field import FastFieldConfig, MLPFieldConfig
 from .portrait import PortraitConfig
 from .torso import TorsoConfig
@@ -83,7 +84,7 @@ class Config:
     val_rays: int = ruled(0, whole(0, 10**7))      # so many pixels of each, the same every time; 0: whole frames
     checks: int = ruled(4, whole(0, 10**6))        # validation checks in the budget; the best of them is kept
     save_every: float = ruled(60., number(0, 1e9)) # seconds between checkpoints
-    field: Any = one_of(FastFieldConfig, MLPFieldConfig)
+    field: Any = one_of(FastFieldConfig, DeferredFieldConfig, MLPFieldConfig)
     portrait: PortraitConfig = dataclasses.field(default_factory=PortraitConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -91,11 +92,13 @@ class Config:
 
 # %% ../../nbs/nerf/03a_config.ipynb #142e76c5
 def _fields(store):
-    fast = FastFieldConfig(resolutions=(32, 112), channels=(8, 4), moves=24)
-    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, moves=24)
-    tiny = FastFieldConfig(resolutions=(8,), channels=(4,), density_resolution=16)
-    tiny_mlp = MLPFieldConfig(width=16, depth=3, skip=1)
-    nodes = dict(fast=fast, fast_large=large, fast_tiny=tiny, mlp=MLPFieldConfig, mlp_tiny=tiny_mlp)
+    sizes: dict[str, dict[str, Any]] = {
+        '': dict(resolutions=(32, 112), channels=(8, 4), moves=24),
+        '_large': dict(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, moves=24),
+        '_tiny': dict(resolutions=(8,), channels=(4,), density_resolution=16)}
+    nodes: dict[str, Any] = dict(mlp=MLPFieldConfig, mlp_tiny=MLPFieldConfig(width=16, depth=3, skip=1))
+    for size, values in sizes.items():
+        nodes |= {f'fast{size}': FastFieldConfig(**values), f'deferred{size}': DeferredFieldConfig(**values)}
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
 
@@ -237,7 +240,7 @@ def _suggestion(preset, words, error): # what to write instead of a setting that
 def _check_field(f): # sizes of a field that must fit together
     if f.kind == 'mlp' and f.skip == f.depth - 1:
         raise InputError(f"field.skip={f.skip} is the last of field.depth={f.depth} layers; give a smaller number")
-    if f.kind == 'fast':
+    if f.kind != 'mlp':
         _check_grids('field', f)
 
 def _check_grids(name, c):
