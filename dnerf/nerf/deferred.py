@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor
-from .field import FastField, FastFieldConfig, GridField, face_gates, grid_lookup, plane_lookup
+from torch import Tensor, nn
+from .field import FastFieldConfig, GridField, face_gates, grid_lookup, plane_lookup
 from .rendering import accumulate, render_weights
 from ..schema import words
 from ..settings import ruled
@@ -60,7 +60,9 @@ def shade(self:DeferredField,
     if len(condition) != 1:
         a = torch.cat([condition[:, :n]*gates[:, :1], condition[:, n:]*gates[:, 1:]], -1)
         return (self.net(torch.cat([features, d, a], -1)) + logits).sigmoid()
-    first, k = self.net[0], self.net[0].in_features - self.condition_dim
+    first = self.net[0]
+    assert isinstance(first, nn.Linear)
+    k = first.in_features - self.condition_dim
     parts = torch.block_diag(condition[:, :n], condition[:, n:])                          # (2, C)
     weight = torch.cat([first.weight[:, :k], first.weight[:, k:] @ parts.T], 1)
     return (self.net[1:](F.linear(torch.cat([features, d, gates], -1), weight, first.bias)) + logits).sigmoid()
@@ -74,20 +76,6 @@ def forward(self:DeferredField,
     "Colour and density of single points: rays with one sample."
     values, sigma = self.samples(x, condition)
     return self.shade(values, d, condition), sigma
-
-# %% ../../nbs/nerf/01a_deferred.ipynb #de0e000c
-@patch
-def along(self:FastField,
-    x:Tensor,         # `(R S, 3)` samples, ray after ray, metres
-    d:Tensor,         # `(R, 3)` unit directions
-    condition:Tensor, # `(R, C)`; or `(1, C)`, the same for all rays
-    deltas:Tensor,    # `(R, S)` metres
-) -> tuple[Tensor, Tensor]: # `colour` `(R, 3)`, multiplied by its weight; `acc` `(R,)` accumulated weight
-    "Equation 1: the sum of colours."
-    S = deltas.shape[1]
-    rgb, sigma = self(x, d.repeat_interleave(S, 0), condition if len(condition) == 1 else condition.repeat_interleave(S, 0))
-    weights = render_weights(sigma.reshape(deltas.shape), deltas)
-    return accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)
 
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e000e
 @patch

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from .rendering import accumulate, render_weights
 from ..schema import each, number, whole, words
 from ..settings import ruled
 
@@ -389,3 +390,17 @@ def forward(self:FastField,
     if c.blends:
         out = self.blended(out, u, *(acting or self.expression(x, g, S)))
     return out[:, :3].sigmoid(), self.density_at(u, out[:, 3])
+
+# %% ../../nbs/nerf/01_field.ipynb #5e0a7c31
+@patch
+def along(self:FastField,
+    x:Tensor,         # `(R S, 3)` samples, ray after ray, metres
+    d:Tensor,         # `(R, 3)` unit directions
+    condition:Tensor, # `(R, C)`; or `(1, C)`, the same for all rays
+    deltas:Tensor,    # `(R, S)` metres
+) -> tuple[Tensor, Tensor]: # `colour` `(R, 3)`, multiplied by its weight; `acc` `(R,)` accumulated weight
+    "Equation 1: the sum of colours."
+    S = deltas.shape[1]
+    rgb, sigma = self(x, d.repeat_interleave(S, 0), condition if len(condition) == 1 else condition.repeat_interleave(S, 0))
+    weights = render_weights(sigma.reshape(deltas.shape), deltas)
+    return accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
 from ..face import project
-from .deferred import DeferredField
 from .field import FastField, FastFieldConfig, GridField, GridRoughness, MLPField, MLPFieldConfig
 from .rays import (Rays, camera_rays, importance_edges, pixel_rays, ray_box, ray_points, sample_intervals, sample_pdf,
                              stratified_edges, stratified_points)
@@ -178,17 +177,17 @@ def principal(
 class FastHead(nn.Module):
     "Voxel grids and a small network, sampled around the surface."
     betas = (.9, .99) # of Adam
+    field_class: type[GridField] = FastField
 
     def __init__(self,
-        field:FastFieldConfig, # Kind and sizes
+        field:FastFieldConfig, # Sizes
         config,                # `PortraitConfig`: `n_coarse`, `n_fine`, `frame_samples`
         condition_dim:int,     # C, length of the condition
         n_speech:int,          # Length of the first part of the condition, which depends on speech
     ):
         super().__init__()
         self.n_coarse, self.n_fine, self.frame_samples = config.n_coarse, config.n_fine, tuple(config.frame_samples)
-        kind = DeferredField if field.kind == 'deferred' else FastField
-        self.field = kind(field, condition_dim, torch.tensor([[-1.]*3, [1.]*3]), n_speech)
+        self.field = self.field_class(field, condition_dim, torch.tensor([[-1.]*3, [1.]*3]), n_speech)
 
 # %% ../../nbs/nerf/02e_head.ipynb #72818041
 @patch
