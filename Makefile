@@ -63,7 +63,7 @@ doctor: $(STAMP) ## what is here, what is missing, and how to get it
 	@$(BIN)/dnerf doctor
 
 test: $(STAMP) ## the whole suite, what fails fastest first
-	@$(BIN)/python -m pytest -q tests/test_repository.py
+	@$(BIN)/python -m pytest -q -n 2 tests/test_repository.py
 	@$(BIN)/python .ci/notebooks.py
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore tests/test_repository.py --durations 10
 

@@ -38,7 +38,7 @@ def _plain_yaml(path, most=100_000): # text of a file of settings; ValueError fo
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > 20 or getattr(event, 'anchor', None) or getattr(event, 'tag', None):
                 raise ValueError('it is nested too deep, or has names of parts or tags')
-            if depth == 0 and isinstance(event, yaml.ScalarEvent):
+            if (isinstance(event, yaml.ScalarEvent) and depth == 0) or (isinstance(event, yaml.SequenceStartEvent) and depth == 1):
                 raise ValueError('it is not a table of settings')
     except yaml.YAMLError as e:
         raise ValueError(f'it is no YAML: {e}') from None
