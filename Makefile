@@ -33,6 +33,7 @@ env: $(STAMP) ## the Python environment in .venv [PYTHON= TORCH_INDEX=]
 
 $(STAMP): constraints.txt settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "dnerf needs Python 3.10 or newer and $(PYTHON) is %d.%d; say which to use: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@echo "installing the environment into $(VENV); this takes some minutes and is done once"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[dev]'
 	@touch $@
@@ -79,7 +80,7 @@ kills: $(STAMP) ## verbs killed or stopped at random moments, then called again 
 pairs: $(STAMP) ## all pairs of verbs at once on one subject and run [SEED=0 ONLY=numbers]
 	@$(BIN)/python tests/fuzz_pairs.py --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
 
-memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of address space (half an hour)
+memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of memory (half an hour)
 	@$(BIN)/python tests/fuzz_memory.py
 
 export: $(STAMP) ## notebooks to dnerf/, cleaned, and README.md

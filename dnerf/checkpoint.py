@@ -82,8 +82,10 @@ def load_sealed(
 def weights(value) -> str: # Empty, or the fault
     "A rule: tensors by name."
     import torch
-    good = isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
-    return '' if good else ' is not a table of weights'
+    if not (isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())):
+        return ' is not a table of weights'
+    bad = [k for k, v in value.items() if v.is_complex() or v.dtype == torch.float64 or not v.isfinite().all()]
+    return f' has weights {bad[0]!r} that are not finite numbers of single precision' if bad else ''
 
 # %% ../nbs/00b_checkpoint.ipynb #82ccb4f1
 def checkpoint_io(): # One of Lightning's `plugins`

@@ -215,6 +215,9 @@ def parse_command(
         parser.parse_args(words)
         parser.error('say what to do: dnerf VERB ...')
     verb = words[0]
+    for word in words[1:]:
+        if not word.strip() or (word.startswith('--') and word.endswith('=')):
+            verbs[verb].error(f"{word.strip() or 'an argument'} is empty; is a variable of the shell not set?")
     parameters = inspect.signature(VERBS[verb]).parameters
     options = ['--help', '--debug', *(f'--{name}' for name in parameters if name not in ('overrides', *POSITIONAL.get(verb, ())))]
     for word in (w.partition('=')[0] for w in words[1:]):

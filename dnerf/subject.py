@@ -208,6 +208,8 @@ class Subject:
                 check_finite(array, self.folder/f'{name}.npy', _AGAIN)
         if not (good := is_rigid(self.poses)).all():
             raise InputError(f"{self.folder/'poses.npy'}: the matrix of frame {good.argmin()} is not a rotation and a shift; {_AGAIN}")
+        if self.torso_modes.size == 0 < len(self.torso_modes):
+            raise InputError(f"{self.folder/'torso_modes.npy'} has pictures without pixels; {_AGAIN}")
         if len(self.torso_modes) != self.torso_shape.shape[1]:
             raise InputError(f"{self.folder/'torso_shape.npy'} is for {self.torso_shape.shape[1]} deformations, but torso_modes.npy has "
                              f"{len(self.torso_modes)}; {_AGAIN}")
@@ -349,7 +351,10 @@ def load(cls:Subject,
     if not (recovered(folder)/'subject.json').is_file():
         raise MissingError(f"there is no prepared subject {str(subject)!r} in {data_dir()}; "
                            f"known are: {', '.join(known_subjects()) or 'none yet'}")
-    return cls(folder)
+    opened = cls(folder)
+    if folder.parent == data_dir():
+        opened.name = folder.name                   # a copied or renamed folder is a person of that name
+    return opened
 
 # %% ../nbs/01_subject.ipynb #c6235948
 @patch

@@ -191,7 +191,7 @@ def watch_writes(box: Box) -> None:
                 name = os.fsdecode(path)
                 real = (
                     os.path.realpath(name)
-                    if event == "open"
+                    if event == "open" and not args[2] & getattr(os, "O_NOFOLLOW", 0)
                     else os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
                 )
                 if within(real, other) or not any(within(real, folder) for folder in (inside, *free)):

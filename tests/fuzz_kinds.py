@@ -428,7 +428,6 @@ def links(rng, box):
         box.home / "data" / ".new.lock",
         box.home / "data" / "new",
         box.home / "data" / ".new.partial",
-        box.home / "runs",
         box.home / "runs" / "toy",
         box.run("new"),
         box.run("mel"),

@@ -1,7 +1,8 @@
-"""A long video in little address space: `python tests/fuzz_memory.py --seconds 210 --size 512 --gigabytes 2.5`.
+"""A long video in little memory: `python tests/fuzz_memory.py --seconds 210 --size 512 --gigabytes 2.5`.
 
 The demo clip, to and fro until it is long enough, is prepared and a portrait is trained on it, both by the command line in processes that
-may not have more address space, libraries included. Prints the peaks of resident memory.
+may not have more memory of their own (`RLIMIT_DATA`): the 4 GB of frames, which are read through a map of their file, do not count, as they
+can be dropped at any time. Prints the peaks of resident memory.
 """
 import argparse
 import os
@@ -29,9 +30,9 @@ def long_video(path: Path, seconds: float, size: int) -> None:
 
 
 def bounded(words: list, home: Path, limit: int) -> None:
-    "Call the command in a process of so much address space."
+    "Call the command in a process of so much memory."
     def bound():
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     env = os.environ | {"DNERF_HOME": str(home), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", LINE, *words], env=env, capture_output=True, text=True, preexec_fn=bound)
@@ -42,7 +43,7 @@ def bounded(words: list, home: Path, limit: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="prepare and train a long video in little address space")
+    parser = argparse.ArgumentParser(description="prepare and train a long video in little memory")
     parser.add_argument("--seconds", type=float, default=210)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--gigabytes", type=float, default=2.5)

@@ -266,3 +266,10 @@ def test_doctor_sees_what_was_installed_beside_it(tmp_path, monkeypatch):
     assert found.state == "problem" and "opencv-python-headless" in found.text and "pip uninstall -y" in found.remedy
     found = check_packages()
     assert found.state == "problem" and found.text.startswith("av is 9.0.0, not >=")
+
+
+@pytest.mark.parametrize("words", ["drive|toy/run|", "train| ", "train|toy|--name=", "prepare|a.mp4|--subject|"])
+def test_an_empty_argument_is_no_default(words, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(words.split("|"))
+    assert e.value.code == 2 and "is empty; is a variable of the shell not set?" in capsys.readouterr().err

@@ -59,7 +59,10 @@ CONFIGS = dict(
     types="subject: toy\nseed: many\nfield: {kind: fast}\n", field="subject: toy\nfield: [1, 2]\n",
     other="subject: toy\nfield: {kind: voxels}\n",
     unknown="subject: toy\nfrobnicate: 3\nfield: {kind: fast}\n", name="subject: ../../etc\nfield: {kind: fast}\n",
-    audio="subject: toy\naudio: ../../x\nfield: {kind: fast}\n", group="subject: toy\nportrait: 7\nfield: {kind: fast}\n")
+    audio="subject: toy\naudio: ../../x\nfield: {kind: fast}\n",
+    twice="subject: toy\nseed: 1\nseed: 2\nfield: {kind: fast}\n",
+    documents="subject: toy\n---\nsubject: toy\n", key="subject: toy\n? [a, b]\n: 3\n",
+    group="subject: toy\nportrait: 7\nfield: {kind: fast}\n")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -90,6 +93,25 @@ def test_a_run_opens_whatever_it_was_trained_with(home, monkeypatch):
     OmegaConf.update(config, "field.code_dim", 10**9)
     OmegaConf.save(config, path)
     assert "field.code_dim" in one_sentence(lambda: read_config(path.parent))
+
+
+@pytest.mark.parametrize("spoil", [lambda w: w * float("nan"), lambda w: w.double(), lambda w: w.to(torch.complex64)])
+def test_weights_that_are_no_single_precision_numbers(home, spoil):
+    path = home / "runs" / "toy" / "steps-2" / "checkpoints" / "best.ckpt"
+    saved = load_sealed(path, "")
+    saved["portrait"]["head.field.density_grid"] = spoil(saved["portrait"]["head.field.density_grid"])
+    save_sealed(path, saved)
+    assert "density_grid" in one_sentence(lambda: load_run("toy/steps-2", "cpu"))
+
+
+def test_a_folder_of_others_is_no_place_for_a_run(home):
+    mine = home / "runs" / "toy" / "mine"
+    mine.mkdir()
+    (mine / "metrics.csv").write_text("my numbers")
+    config = compose_config("tiny", subject="toy", audio="made", name="mine", steps=2)
+    toy = Subject.load("toy")
+    said = one_sentence(lambda: train(toy, np.zeros((toy.n_frames, 16, 3), "float32"), config, show=False, named=True))
+    assert "other files" in said and (mine / "metrics.csv").read_text() == "my numbers"
 
 
 @pytest.mark.parametrize("name", ["state.json", "inputs.json", "subject/kept.json"])

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dnerf.core import DnerfError, InputError, MissingError
+from dnerf.core import DnerfError, InputError, MissingError, StorageError, data_dir
 from dnerf.subject import Subject, toy_subject
 
 
@@ -305,3 +305,16 @@ def test_a_damaged_pitch_track_is_made_again(toy, monkeypatch):
         assert np.array_equal(f0.cached_f0(*arguments)[0], track)
     path.write_bytes(b"text")
     assert np.array_equal(f0.cached_f0(*arguments)[0], track) and np.array_equal(np.load(path), track)
+
+
+def test_a_copied_folder_is_a_person_of_its_name(dnerf_home):
+    toy_subject(dnerf_home / "data" / "toy")
+    shutil.copytree(dnerf_home / "data" / "toy", dnerf_home / "data" / "twin")
+    assert [Subject.load(name).name for name in ("toy", "twin")] == ["toy", "twin"]
+
+
+def test_a_home_that_is_a_link_to_itself(tmp_path, monkeypatch):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    monkeypatch.setenv("DNERF_HOME", str(tmp_path / "circle"))
+    with pytest.raises(StorageError, match="remove the link"):
+        data_dir()

@@ -300,11 +300,21 @@ def _motion_line(metrics): # lips, blinks and sync in one line; empty when none 
         return ''
     return 'lips correlation {}, blink F1 {}, subject sync {} (real clip {})\n'.format(*numbers)
 
+_FEW = 300 # steps of a portrait that can still be expected to become much sharper
+
+def _training_line(metrics): # how long, and what to do if that was short
+    info, seconds = metrics['protocol'], metrics['speed'].get('train_seconds')
+    steps = info.get('trained_steps')
+    if not steps or not seconds:
+        return ''
+    short = "; these are few, so the picture is blurred: train longer, for example with --minutes 15 (MINUTES=15)"
+    return f"trained {steps} steps in {seconds/60:.1f} minutes{short if steps < _FEW and info.get('preset') in ('cpu', 'gpu') else ''}\n"
+
 def summary(
     metrics:dict,          # From `evaluate_run` or a `metrics.json`
     folder:Path|None=None, # The run's folder; `runs_dir()/<run>` if not given
-) -> str:                  # Three lines, or four
-    "PSNR by region, lips, blinks and sync, speed, and where video, metrics and page are."
+) -> str:                  # Three to five lines
+    "PSNR by region, lips, blinks and sync, training, speed, and where video, metrics and page are."
     info, split = metrics['protocol'], metrics['protocol']['split']
     folder = Path(folder or runs_dir()/info['run'])
     def dB(name):
@@ -316,6 +326,7 @@ def summary(
         path = _file(folder, name, split['name']).absolute()
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
     frames = f"{split['frames']} {split['name']} frames at {info['subject']['size']} px"
-    return (f"{info['run']}: PSNR in dB on {frames}: {', '.join(map(dB, metrics['psnr']))}\n{_motion_line(metrics)}"
+    return (f"{info['run']}: PSNR in dB on {frames}: {', '.join(map(dB, metrics['psnr']))}\n"
+            f"{_motion_line(metrics)}{_training_line(metrics)}"
             f"rendered at {metrics['speed']['render_fps']:.1f} frames/s on {metrics['speed']['device']}\n"
             f"video: {shown('video.mp4')}   metrics: {shown('metrics.json')}   page: {shown('report.html')}")

@@ -74,7 +74,7 @@ def read_config(
         assert isinstance(here, DictConfig)
         check_trained(here)
         return config
-    except (OmegaConfBaseException, ValueError, AttributeError, TypeError) as e:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, AttributeError, TypeError) as e:
         what = ' '.join(str(e).split(';')[0].split())[:200]
         raise InputError(f"{path} holds no settings that this version can use ({what}); restore it, or train again") from None
 
@@ -101,6 +101,9 @@ def same_experiment(
     return _same(experiment(read_config(folder), saved), experiment(config, inputs))
 
 # %% ../../nbs/nerf/04b_run.ipynb #aa096fe3
+def _others(folder): # whether a folder without inputs.json has more in it than a run that has just been begun
+    return folder.is_dir() and any(not p.name.startswith('.') and p.name != 'config.yaml' for p in folder.iterdir())
+
 def run_folder(
     config:DictConfig, # The run's configuration; its name may get a number
     inputs:dict,       # From `fingerprint`
@@ -111,11 +114,16 @@ def run_folder(
     while True:
         folder = runs_dir()/config.subject/config.name
         check_tree(folder)
-        if not (folder/'inputs.json').exists() or same_experiment(folder, config, inputs):
+        if (folder/'inputs.json').exists():
+            if same_experiment(folder, config, inputs):
+                return folder
+            fault = 'exists with other settings or other data'
+        elif not _others(folder):
             return folder
+        else:
+            fault = 'cannot be made where there are other files'
         if named:
-            raise InputError(f"the run {config.subject}/{config.name} exists with other settings or other data ({folder}); "
-                             "choose another name, or delete it")
+            raise InputError(f"the run {config.subject}/{config.name} {fault} ({folder}); choose another name, or delete it")
         k += 1
         config.name = f'{base}-{k}'
 

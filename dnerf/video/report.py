@@ -211,7 +211,7 @@ def _shot_rules(r): # the same for what happens from one picture to the next
         (others, f"the picture is cut to another person {_spans_in_words(others, None) if others else ''}; only who is seen longest "
                  "is kept (cut the video if the other is meant)"),
         (cuts and not others, f"the picture is cut or zoomed at {times} s; one view is learned best, so cut the video to its longest part, "
-                              "or train with portrait.backdrop=ignored"),
+                              "or train with the override portrait.backdrop=ignored"),
     ]
 
 def _face_rules(r): # the same for the face: its size, sharpness and movements
@@ -253,7 +253,8 @@ def _fit_rules(r): # the same for what is fitted: background plate and head pose
     rms_px, motion = r['tracking']['rms_px'], r['backdrop_motion']
     return [
         (motion > 2.5, f"the backdrop moves or flickers (by {motion:.1f} grey levels); the still background plate cannot follow it, "
-                       "so judge results on the person or the face, not on the whole frame, or train with portrait.backdrop=ignored"),
+                       "so judge results on the person or the face, not on the whole frame, "
+                       "or train with the override portrait.backdrop=ignored"),
         (rms_px > .006*r['size'], f"the head pose fits the landmarks badly ({rms_px:.1f} pixels); expect blur"),
     ]
 
@@ -277,7 +278,9 @@ def report_text(
     "The report in words."
     source, train, track, sync = r['source'], r['training'], r['tracking'], r['sync']
     file, varying = shown(source['file']) + ', ' if 'file' in source else '', ' (varying)' if source['variable_fps'] else ''
-    time = f"roughly {train['minutes']} minutes for a good picture" if train['minutes'] else "time not known on this device"
+    time = "time not known on this device"
+    if train['minutes']:
+        time = f"roughly {train['minutes']} minutes (--minutes {train['minutes']}) for a good picture"
     lines = [
         f"source     {file}{source['width']}x{source['height']}, {source['fps']:.4g} fps{varying}, {r['seconds']:.1f} s -> "
         f"{r['frames']} frames of {r['size']} px, cut at x, y, side = {', '.join(map(str, r['crop']))}",
