@@ -9,6 +9,7 @@ import argparse
 import faulthandler
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -127,6 +128,12 @@ def check(paths: list, flags: list, jobs: int) -> list:
     return done
 
 
+def compile_librosa() -> None:
+    "Let one process compile librosa's functions and store them, and another use them: two that do so at once can damage what is stored."
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", "from dnerf.audio.mel import compiled_librosa; compiled_librosa()"], check=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="run the cells of notebooks, each in a process of its own")
     parser.add_argument("paths", nargs="*", help="notebooks or folders; without one all of nbs/")
@@ -138,6 +145,7 @@ def main() -> int:
     from nbdev.config import get_config
     from nbdev.doclinks import nbglob
     paths = [Path(p).resolve() for path in args.paths or [None] for p in sorted(nbglob(path, as_path=True))]
+    compile_librosa()
     load(LIBRARIES)
     done = check(paths, get_config().tst_flags.split(), args.jobs)
     for attempt in sorted(done, key=lambda a: -a.seconds)[:args.slowest]:

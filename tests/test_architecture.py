@@ -229,3 +229,11 @@ def test_lines(path):
     hint = notebook(path) if path.suffix == ".py" else ""
     report([f"{place}: {len(line)} characters, over {COLUMNS}; give a part of it a name, or break it where a reader would{hint}"
             for place, line in code_lines(path) if len(line) > COLUMNS])
+
+
+def test_librosa_is_loaded_by_one_process_at_a_time():
+    "Only the cell that holds the lock imports librosa: two processes that compile it at once leave a cache that crashes all later ones."
+    lines = [(path, place, line) for path in NOTEBOOKS for place, line in code_lines(path) if re.match(r"\s*(import|from) librosa\b", line)]
+    assert lines, "the lock's cell is gone; name here what replaced it"
+    faults = [(place, line) for path, place, line in lines if path.stem != "00_mel"]
+    report([f"{place}: {line.strip()}; take it from dnerf.audio.mel.compiled_librosa()" for place, line in faults])

@@ -35,8 +35,7 @@ def test_an_override_of_what_is_not_given_wins(override, key, value, name):
 
 
 CONTRADICT = [("seed=5", dict(seed=0)), ("audio=mel", dict(audio="whisper")), ("minutes=1", dict(steps=7)), ("minutes=1 steps=7", {}),
-              ("name=a", dict(name="b")), ("preset=gpu", dict(preset="cpu")), ("+seed=5", dict(seed=0)), ("size=64", {}),
-               ("data.rays=64 data.rays=16", {})]
+              ("name=a", dict(name="b")), ("preset=gpu", dict(preset="cpu")), ("+seed=5", dict(seed=0)), ("size=64", {})]
 
 
 @pytest.mark.parametrize("override, given", CONTRADICT)

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
+from ..audio.mel import compiled_librosa
 from ..checkpoint import load_sealed, save_sealed, weights
 from ..core import DivergedError, InputError, MissingError, asset, locked, pick_device, progress, sha256
 from ..face import EYE_CORNERS, LIPS
@@ -329,9 +330,8 @@ def other_speech(
     demo = asset('demo.mp4')
     if subject.protocol['source'].get('sha256') != sha256(demo):
         return np.resize(read_audio(demo), n_samples)
-    from librosa.effects import pitch_shift
     train = subject.wav[:subject.split('train').stop*SAMPLES_PER_FRAME]
-    return pitch_shift(np.resize(train, n_samples), sr=SAMPLE_RATE, n_steps=-4)
+    return compiled_librosa().effects.pitch_shift(np.resize(train, n_samples), sr=SAMPLE_RATE, n_steps=-4)
 
 def sync_anchors(
     net:SubjectSyncNet, # From `train_subject_syncnet`

@@ -140,16 +140,13 @@ def register_configs():
 def overridden(
     overrides:str,     # Hydra overrides, e.g. `'data.rays=512 +seed=1'`
 ) -> dict[str, str]:   # Setting to the value as it was written, e.g. `{'data.rays': '512', 'seed': '1'}`
-    "Which settings a text of overrides gives; `InputError` for a text that cannot be split into words, or that gives one twice."
+    "Which settings a text of overrides gives; `InputError` for a text that cannot be split into words."
     try:
         words = shlex.split(str(overrides or ''))
     except ValueError as e:
         raise InputError(f"the overrides {overrides!r} cannot be read ({str(e).lower()}); write KEY=VALUE, separated by spaces") from None
-    given = [(key.lstrip('+~'), value) for key, _, value in (word.partition('=') for word in words)]
-    for key, value in given:
-        if value != dict(given)[key]:
-            raise InputError(f"the overrides {key}={value} and {key}={dict(given)[key]} contradict each other; leave one of them out")
-    return dict(given)
+    return {key.lstrip('+~'): value for key, _, value in (word.partition('=') for word in words)}
+
 def contradiction(
     asked:dict,     # From `overridden`
     taken,          # Settings that are given elsewhere

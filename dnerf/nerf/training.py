@@ -188,6 +188,7 @@ def check_processes(
 # %% ../../nbs/nerf/04_training.ipynb #a3cf7b40
 def _in_words(make): # decorator: what Lightning finds wrong in the environment becomes one sentence
     def call(config, *args):
+        "What `make` gives, or an `InputError`."
         try:
             return make(config, *args)
         except (RuntimeError, ValueError) as e:
