@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 from .field import FastFieldConfig, GridField, face_gates, grid_lookup, plane_lookup
 from .rendering import accumulate, render_weights
-from ..schema import words
+from ..schema import whole, words
 from ..settings import ruled
 
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e0006
@@ -21,6 +21,7 @@ from ..settings import ruled
 class DeferredFieldConfig(FastFieldConfig):
     "Sizes of the deferred field: those of the fast field."
     kind: str = ruled('deferred', words('deferred'))
+    stride: int = ruled(0, whole(0, 8)) # pixels from ray to ray in a whole frame; 0: one below 384 pixels, else two
 
 class DeferredField(GridField):
     "The network once for each ray: features and density at every sample, then the colour of the ray."

@@ -7,16 +7,19 @@ __all__ = ['f32', 'NUMBA', 'Grids', 'Lines', 'Face', 'Scratch', 'loops', 'Marche
 
 # %% ../../nbs/nerf/02h_march.ipynb #ma0c0003
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial, reduce
 from typing import NamedTuple
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 from .deferred import DeferredField
 from .head import FastHead, join_spans
 from .rays import pixel_rays, ray_box
 from .rendering import Layer
+from ..program import compiling
 
 # %% ../../nbs/nerf/02h_march.ipynb #ma0c0006
 f32, NUMBA = np.float32, dict(nogil=True, fastmath=True, error_model='numpy', cache=True)
@@ -279,6 +282,11 @@ class Marcher:
             _channels_last(field.move_grid if field.displaces else None, moves, 3*Q),
             _channels_last(field.blend_grid if Q else None, blends, 4*Q))
         self.gates = np.array([c.gate_y, c.gate_z, c.gate_top, c.gate_width], f32)
+        if compile:
+            with compiling('dnerf', "the renderer is being compiled; this takes about a quarter of a minute, once for each size of field"):
+                self.spans(field, torch.zeros(3), torch.ones(1, 3), 2)
+                nowhere, anything = (torch.zeros(1), -torch.ones(1)), torch.zeros(1, field.condition_dim)
+                self(field, torch.zeros(3), torch.ones(1, 3), nowhere, anything, (2, 1, 1))
 
     @staticmethod
     def state_of(
@@ -293,8 +301,18 @@ def _lines(self:Marcher, field, origin, rays_d, span=None): # `Lines` through th
     near, far = ray_box(origin.expand_as(rays_d), rays_d, field.box)
     if span is not None:
         near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
-    o, d = origin.numpy(), rays_d.numpy()
-    return Lines(o, (o - self.low)*self.scale - f32(1), d, d*self.scale, near.numpy(), far.numpy())
+    o, d, near, far = (np.ascontiguousarray(a.numpy()) for a in (origin, rays_d, near, far))
+    return Lines(o, (o - self.low)*self.scale - f32(1), d, d*self.scale, near, far)
+
+def _shared(work, lines, *rows): # the results of `work(lines, *rows)` for parts of the rays and of the rows of arrays, one after the other
+    threads, R = torch.get_num_threads(), len(lines.near)
+    n = max(1, min(4*threads, R//256)) if threads > 1 else 1
+    cuts = [slice(R*k//n, R*(k + 1)//n) for k in range(n)]
+    parts = [(Lines(*lines[:2], *(a[cut] for a in lines[2:])), *(a[cut] for a in rows)) for cut in cuts]
+    if n == 1:
+        return [work(*parts[0])]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda part: work(*part), parts))
 
 @patch
 def spans(self:Marcher,
@@ -307,7 +325,8 @@ def spans(self:Marcher,
 ) -> tuple[Tensor, Tensor]: # `low`, `high` `(R,)` metres; infinite where a ray misses
     "Where the head is on each ray."
     lines, (low, high) = self._lines(field, origin, rays_d), np.empty((2, len(rays_d)), f32)
-    self.loops[0](self.grids.density, lines, f32(field.config.sharpness), (n, margin, f32(threshold)), low, high)
+    sharpness, limits = f32(field.config.sharpness), (n, margin, f32(threshold))
+    _shared(lambda *part: self.loops[0](self.grids.density, part[0], sharpness, limits, *part[1:]), lines, low, high)
     return torch.from_numpy(low), torch.from_numpy(high)
 
 @patch
@@ -323,10 +342,11 @@ def __call__(self:Marcher,
     "What `DeferredField.along` accumulates."
     c, n = field.config, field.n_speech
     parts = torch.block_diag(condition[:, :n], condition[:, n:]) if field.gated else torch.cat([condition, 0*condition])
-    mixed = (parts @ field.mix).numpy() if c.blends else np.zeros((2, 0), f32)
+    mixed = (parts @ field.mix).detach().numpy() if c.blends else np.zeros((2, 0), f32)
     face = Face(self.gates, field.gated, mixed, f32(c.blend_scale), f32(c.move_scale), f32(c.sharpness))
     out = np.empty((len(rays_d), sum(c.channels) + 6), f32)
-    taken = self.loops[1](self.grids, self._lines(field, origin, rays_d, span), face, counts, f32(threshold), out)
+    march, lines = self.loops[1], self._lines(field, origin, rays_d, span)
+    taken = sum(_shared(lambda rays, sums: march(self.grids, rays, face, counts, f32(threshold), sums), lines, out))
     values, acc = torch.from_numpy(out).split([out.shape[1] - 1, 1], 1)
     return values/acc.clamp_min(.02), acc[:, 0], taken
 
@@ -348,26 +368,70 @@ class DeferredHead(FastHead):
             made = self.__dict__['_marcher'] = Marcher(field)
         return made
 
-    @torch.no_grad()
-    def frame(self,
-        c2w:Tensor,       # `(4, 4)`
-        focal:float,      # Pixels
-        size:int,         # H = W of the whole picture, pixels
-        condition:Tensor, # `(1, C)` of the frame
-        pixels:Tensor,    # `(P, 2)` integer column and row
-        chunk:int=0,      # Rays at the head at a time, where the loop does not apply
-    ) -> Layer:           # P rays
-        "The head in pixels of one frame."
-        marcher = self.marcher(c2w.device)
-        if marcher is None:
-            return super().frame(c2w, focal, size, condition, pixels, chunk)
-        bounds = join_spans(lambda o, d: marcher.spans(self.field, c2w[:3, 3], d), c2w, focal, size)
-        near, far = (a[pixels[:, 1]*size + pixels[:, 0]] for a in bounds)
-        at = (far > near).nonzero().squeeze(-1)
-        _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
-        (n, many), condition = self.frame_samples, condition.float()
-        values, acc, _ = marcher(self.field, c2w[:3, 3], rays_d, (near[at], far[at]), condition, (n, (many + 1)//2, many))
-        hit = (acc > 0).nonzero().squeeze(-1)
-        colour = acc[hit, None]*self.field.shade(values[hit], rays_d[hit], condition).float()
-        out = near.new_zeros(len(pixels), 4).index_copy(0, at[hit], torch.cat([colour, acc[hit, None]], -1))
-        return Layer(out[:, :3], out[:, 3])
+@patch
+def means(self:DeferredHead,
+    marcher:Marcher,  # Of its field
+    view:tuple,       # `c2w` `(4, 4)`, focal length in pixels, pixels along a side
+    condition:Tensor, # `(1, C)` of the frame
+    pixels:Tensor,    # `(P, 2)` integer column and row
+) -> tuple[Tensor, Tensor, Tensor]: # `values` `(K, F + 5)`, `acc` `(K,)`, and `(K,)` which of the pixels hit the head
+    "What the rays of one frame accumulate."
+    c2w, focal, size = view
+    bounds = join_spans(lambda o, d: marcher.spans(self.field, c2w[:3, 3], d), c2w, focal, size)
+    near, far = (a[pixels[:, 1]*size + pixels[:, 0]] for a in bounds)
+    at = (far > near).nonzero().squeeze(-1)
+    _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
+    n, many = self.frame_samples
+    values, acc, _ = marcher(self.field, c2w[:3, 3], rays_d, (near[at], far[at]), condition, (n, (many + 1)//2, many))
+    hit = (acc > 0).nonzero().squeeze(-1)
+    return values[hit], acc[hit], at[hit]
+
+# %% ../../nbs/nerf/02h_march.ipynb #ma0c0022
+@patch
+def means_between(self:DeferredHead,
+    marcher:Marcher,  # Of its field
+    view:tuple,       # `c2w` `(4, 4)`, focal length in pixels, pixels along a side
+    condition:Tensor, # `(1, C)` of the frame
+    pixels:Tensor,    # `(P, 2)` integer column and row
+    stride:int,       # Pixels from ray to ray; divides the pixels along a side
+) -> tuple[Tensor, Tensor, Tensor]: # As from `means`
+    "What rays through every `stride`-th row and column accumulate, interpolated."
+    c2w, focal, size = view
+    small = size//stride
+    at = torch.arange(small)
+    grid = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1).reshape(-1, 2)
+    values, acc, hit = self.means(marcher, (c2w, focal/stride, small), condition, grid)
+    sums = values.new_zeros(small*small, values.shape[1] + 1)
+    sums[hit] = torch.cat([values*acc[:, None].clamp_min(.02), acc[:, None]], 1)
+    sums = sums.view(small, small, -1).permute(2, 0, 1)[None]
+    wide = F.interpolate(sums, scale_factor=stride, mode='bilinear', align_corners=False)[0].flatten(1)
+    row = pixels[:, 1]*size + pixels[:, 0]
+    on = (wide[-1, row] > .002).nonzero().squeeze(-1)
+    values = wide[:, row[on]].T
+    acc = values[:, -1]
+    return values[:, :-1]/acc[:, None].clamp_min(.02), acc, on
+
+# %% ../../nbs/nerf/02h_march.ipynb #ma0c0024
+@patch
+@torch.no_grad()
+def frame(self:DeferredHead,
+    c2w:Tensor,       # `(4, 4)`
+    focal:float,      # Pixels
+    size:int,         # H = W of the whole picture, pixels
+    condition:Tensor, # `(1, C)` of the frame
+    pixels:Tensor,    # `(P, 2)` integer column and row
+    chunk:int=0,      # Rays at the head at a time, where the loop does not apply
+) -> Layer:           # P rays
+    "The head in pixels of one frame."
+    marcher, condition, view = self.marcher(c2w.device), condition.float(), (c2w, focal, size)
+    if marcher is None:
+        return FastHead.frame(self, c2w, focal, size, condition, pixels, chunk)
+    stride = self.field.config.stride or (2 if size >= 384 else 1)
+    if stride > 1 and size % stride == 0 and len(pixels) == size*size:
+        values, acc, at = self.means_between(marcher, view, condition, pixels, stride)
+    else:
+        values, acc, at = self.means(marcher, view, condition, pixels)
+    _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
+    colour = acc[:, None]*self.field.shade(values, rays_d, condition).float()
+    out = colour.new_zeros(len(pixels), 4).index_copy(0, at, torch.cat([colour, acc[:, None]], -1))
+    return Layer(out[:, :3], out[:, 3])
