@@ -44,7 +44,8 @@ class Marcher:
                 grid(field.move_grid if field.displaces else None, -(-3*Q//8)*8), grid(field.blend_grid if Q else None, 4*Q))
             origin, ray, nowhere = torch.zeros(3), torch.ones(1, 3), (torch.zeros(1), -torch.ones(1))
             self.spans(field, origin, ray)
-            self(field, origin, ray, nowhere, torch.zeros(1, field.condition_dim), (2, 1, 1))
+            values, _, _ = self(field, origin, ray, nowhere, torch.zeros(1, field.condition_dim), (2, 1, 1))
+            loops.between(np.zeros((2, 2, values.shape[1] + 1), f32), 1, np.empty((4, values.shape[1] + 1), f32), np.empty(4, np.int64))
 
     @staticmethod
     def state_of(
@@ -83,8 +84,11 @@ def spans(self:Marcher,
 ) -> tuple[Tensor, Tensor]: # `low`, `high` `(R,)` metres; infinite where a ray misses
     "Where the head is on each ray."
     lines, (low, high) = self._lines(field, origin, rays_d), np.empty((2, len(rays_d)), f32)
-    sharpness, limits = f32(field.config.sharpness), (n, margin, f32(threshold))
-    _shared(lambda *part: self.loops.spans(self.grids.density, part[0], sharpness, limits, *part[1:]), lines, low, high)
+    def work(rays, low, high):
+        "Some of the rays."
+        limits = margin, f32(threshold)
+        self.loops.spans(self.grids.density, rays, f32(field.config.sharpness), limits, np.empty(n, f32), low, high)
+    _shared(work, lines, low, high)
     return torch.from_numpy(low), torch.from_numpy(high)
 
 @patch
@@ -104,7 +108,11 @@ def __call__(self:Marcher,
     face = self.loops.Face(self.gates, field.gated, mixed, f32(c.blend_scale), f32(c.move_scale), f32(c.sharpness))
     out = np.empty((len(rays_d), sum(c.channels) + 6), f32)
     lines = self._lines(field, origin, rays_d, span)
-    taken = sum(_shared(lambda rays, sums: self.loops.march(self.grids, rays, face, counts, f32(threshold), sums), lines, out))
+    def work(rays, sums):
+        "Some of the rays."
+        scratch = self.loops.new_scratch(self.grids, c.blends, counts)
+        return self.loops.march(self.grids, rays, face, counts[1:], f32(threshold), sums, scratch)
+    taken = sum(_shared(work, lines, out))
     values, acc = torch.from_numpy(out).split([out.shape[1] - 1, 1], 1)
     return values/acc.clamp_min(.02), acc[:, 0], taken
 
@@ -150,9 +158,8 @@ def means_between(self:DeferredHead,
     marcher:Marcher,  # Of its field
     view:tuple,       # `c2w` `(4, 4)`, focal length in pixels, pixels along a side
     condition:Tensor, # `(1, C)` of the frame
-    pixels:Tensor,    # `(P, 2)` integer column and row
     stride:int,       # Pixels from ray to ray; divides the pixels along a side
-) -> tuple[Tensor, Tensor, Tensor]: # As from `means`
+) -> tuple[Tensor, Tensor, Tensor]: # As from `means` for all pixels, row by row
     "What rays through every `stride`-th row and column accumulate, interpolated."
     c2w, focal, size = view
     small = size//stride
@@ -161,13 +168,10 @@ def means_between(self:DeferredHead,
     values, acc, hit = self.means(marcher, (c2w, focal/stride, small), condition, grid)
     sums = values.new_zeros(small*small, values.shape[1] + 1)
     sums[hit] = torch.cat([values*acc[:, None].clamp_min(.02), acc[:, None]], 1)
-    sums = sums.view(small, small, -1).permute(2, 0, 1)[None]
-    wide = F.interpolate(sums, scale_factor=stride, mode='bilinear', align_corners=False)[0].flatten(1)
-    row = pixels[:, 1]*size + pixels[:, 0]
-    on = (wide[-1, row] > .002).nonzero().squeeze(-1)
-    values = wide[:, row[on]].T
-    acc = values[:, -1]
-    return values[:, :-1]/acc[:, None].clamp_min(.02), acc, on
+    wide, at = np.empty((size*size, sums.shape[1]), f32), np.empty(size*size, np.int64)
+    n = marcher.loops.between(sums.view(small, small, -1).numpy(), stride, wide, at)
+    values, at = torch.from_numpy(wide[:n]), torch.from_numpy(at[:n])
+    return values[:, :-1], values[:, -1], at
 
 # %% ../../nbs/nerf/02i_march.ipynb #ma0c0024
 @patch
@@ -186,7 +190,7 @@ def frame(self:DeferredHead,
         return FastHead.frame(self, c2w, focal, size, condition, pixels, chunk)
     stride = self.field.config.stride or (2 if size >= 384 else 1)
     if stride > 1 and size % stride == 0 and len(pixels) == size*size:
-        values, acc, at = self.means_between(marcher, view, condition, pixels, stride)
+        values, acc, at = self.means_between(marcher, view, condition, stride)
     else:
         values, acc, at = self.means(marcher, view, condition, pixels)
     _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
