@@ -70,7 +70,7 @@ class TrainerConfig:
 @dataclass
 class Config:
     "Everything that a run depends on."
-    defaults: list[Any] = dataclasses.field(default_factory=lambda: ['_self_', {'field': 'fast'}])
+    defaults: list[Any] = dataclasses.field(default_factory=lambda: ['_self_', {'field': 'deferred'}])
     subject: str = 'demo'
     audio: str = 'speechsplit'                     # name of the embedding
     preset: str = ruled('cpu', words(*PRESETS))
@@ -127,12 +127,13 @@ def register_configs():
     from hydra.core.config_store import ConfigStore
     store = ConfigStore.instance()
     _fields(store)
-    store.store(name='cpu', node=Config(audio=RECOGNISED, portrait=PortraitConfig(mouth=True, mouth_reader='kernel')))
+    store.store(name='cpu', node=Config(
+        audio=RECOGNISED, portrait=PortraitConfig(n_fine=8, frame_samples=(12, 6), mouth=True, mouth_reader='kernel')))
     store.store(name='gpu', node=Config(
         defaults=_defaults('fast_large'), preset='gpu', audio=RECOGNISED, minutes=10., workers=4, data=DataConfig(frames=64, rays=1024),
         portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True, mouth_reader='kernel')))
     store.store(name='tiny', node=Config(
-        defaults=_defaults('fast_tiny'), preset='tiny', steps=5, val_frames=1, data=DataConfig(frames=4, rays=64),
+        defaults=_defaults('deferred_tiny'), preset='tiny', steps=5, val_frames=1, data=DataConfig(frames=4, rays=64),
         portrait=PortraitConfig(mouth=True, mouth_reader='kernel', torso=TorsoConfig(resolutions=(8,), channels=(4,)))))
     _adnerf_presets(store)
 

@@ -19,8 +19,9 @@ from ..settings import ruled
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e0006
 @dataclass
 class DeferredFieldConfig(FastFieldConfig):
-    "Sizes of the deferred field: those of the fast field."
+    "Sizes of the deferred field: those of the fast field, with more blendshapes."
     kind: str = ruled('deferred', words('deferred'))
+    blends: int = ruled(8, whole(0, 256)) # they alone change the shape
     stride: int = ruled(0, whole(0, 8)) # pixels from ray to ray in a whole frame; 0: one below 384 pixels, else two
 
 class DeferredField(GridField):

@@ -59,11 +59,11 @@ class Scratch(NamedTuple):
 def new_scratch(
     grids:Grids, # Of a field
     Q:int,       # Blendshapes
-    counts:tuple, # Intervals of the search, samples of opaque rays, samples of the others
+    counts:tuple, # Intervals of the search, samples on a ray
 ) -> Scratch:
     "Memory for `march`."
     F = sum(grid.channels for grid in grids.features)
-    sizes = counts[0], counts[2] + 1, F + 5, Q, grids.moves.channels, grids.blends.channels
+    sizes = counts[0], counts[1] + 1, F + 5, Q, grids.moves.channels, grids.blends.channels
     return Scratch(*(np.zeros(n, f32) for n in sizes))
 
 @compiled
@@ -194,11 +194,10 @@ def spans(
 def place_samples(
     weights, # `(n,)` of the coarse intervals
     passed,  # Their sum
-    n,       # Intervals to make
-    edges,   # `(n + 1,)` or more, is filled: borders as numbers of coarse intervals
+    edges,   # `(n + 1,)` is filled: borders as numbers of coarse intervals
 ):
     "Borders of intervals with equal shares of the weight."
-    floor = f32(.02)*passed/f32(len(weights)) + f32(1e-6)
+    n, floor = len(edges) - 1, f32(.02)*passed/f32(len(weights)) + f32(1e-6)
     total = passed + floor*f32(len(weights))
     i, before, here = 0, f32(0), weights[0] + floor
     for k in range(n + 1):
@@ -289,14 +288,12 @@ def march(
     grids,     # `Grids`
     lines,     # `Lines`
     face,      # `Face`
-    counts,    # Samples of opaque rays, samples of the others
     threshold, # Rays with less weight than this miss the head
     out,       # `(R, F + 6)` is filled; zeros for a ray that misses
     scratch,   # From `new_scratch`
 ): # Number of samples that were taken
     "Sums along rays."
-    (few, many), near, far, start, taken = counts, lines.near, lines.far, lines.start, 0
-    weights, edges, sums = scratch.weights, scratch.edges, scratch.sums
+    near, far, start, taken, weights, edges, sums = lines.near, lines.far, lines.start, 0, scratch.weights, scratch.edges, scratch.sums
     for r in range(len(near)):
         clear(out[r])
         if not far[r] > near[r]:
@@ -305,11 +302,10 @@ def march(
         passed = f32(1) - search(grids.density, start, steps, near[r], width, face.sharpness, weights)
         if not passed > threshold:
             continue
-        k = few if passed > f32(.99) else many
-        place_samples(weights, passed, k, edges)
+        place_samples(weights, passed, edges)
         depth, light, i = f32(0), f32(1), 0
         clear(sums)
-        while i < k and light > f32(1e-3):
+        while i < len(edges) - 1 and light > f32(1e-3):
             delta = (edges[i + 1] - edges[i])*width
             t = near[r] + edges[i]*width + f32(.5)*delta
             at = (start[0] + t*steps[0], start[1] + t*steps[1], start[2] + t*steps[2])
