@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'Stopped', 'stopped_by_signals', 'lightning_interrupts', 'is_interrupt', 'tolerant_output', 'flushed',
-           'check_address_space', 'ending', 'close_bars', 'run_program', 'numba_can_store']
+           'check_address_space', 'ending', 'close_bars', 'run_program', 'numba_can_store', 'compiling']
 
 # %% ../nbs/00b_program.ipynb #d416c173
-import atexit, contextlib, os, shutil, signal, sys, tempfile, threading, traceback
+import atexit, contextlib, importlib.util, os, shutil, signal, sys, tempfile, threading, traceback
 from .core import StorageError
 from .errors import in_words
 
@@ -164,3 +164,24 @@ def numba_can_store(
     os.environ['NUMBA_CACHE_DIR'] = folder = tempfile.mkdtemp(prefix='numba-') # of this process alone: Numba runs what lies there
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return False
+
+# %% ../nbs/00b_program.ipynb #f471d8e3
+@contextlib.contextmanager
+def compiling(
+    package:str,  # Name of the package whose functions are compiled
+    notice:str='', # Printed after ten seconds
+):
+    "Inside of the `with` no other process compiles functions of this package."
+    source = importlib.util.find_spec(package).origin
+    numba_can_store(os.path.dirname(source))
+    with contextlib.ExitStack() as stack:
+        if notice:
+            timer = threading.Timer(10, print, [notice])
+            timer.daemon = True
+            timer.start()
+            stack.callback(timer.cancel)
+        own_file = stack.enter_context(open(source))
+        with contextlib.suppress(ImportError, OSError): # no such locks on Windows and on some network disks
+            import fcntl
+            fcntl.flock(own_file, fcntl.LOCK_EX)
+        yield

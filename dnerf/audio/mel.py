@@ -7,17 +7,16 @@ __all__ = ['MEL', 'VOWELS', 'MelConfig', 'synthetic_speech', 'mix_down', 'to_mon
            'mel_spectrogram', 'griffin_lim', 'wav_bytes', 'listen']
 
 # %% ../../nbs/audio/00_mel.ipynb #3654414f
-import contextlib, importlib.util, io, threading
+import io
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from pathlib import Path
 import numpy as np
 from scipy.fft import rfft
 from scipy.io import wavfile
 from scipy.signal import butter, get_window, resample_poly, sosfiltfilt
 from ..core import InputError
-from ..program import numba_can_store
+from ..program import compiling
 
 # %% ../../nbs/audio/00_mel.ipynb #83355796
 @dataclass(frozen=True)
@@ -158,16 +157,6 @@ def _block(
     return (y + np.random.default_rng(lo).uniform(-.5, .5, len(y))*c.noise).astype(np.float32)
 
 # %% ../../nbs/audio/00_mel.ipynb #85f8fb86
-@contextlib.contextmanager
-def _librosa_to_itself(): # other processes wait meanwhile
-    source = importlib.util.find_spec('librosa').origin
-    numba_can_store(str(Path(source).parent))
-    with open(source) as own_file:
-        with contextlib.suppress(ImportError, OSError): # no such locks on Windows and on some network disks
-            import fcntl
-            fcntl.flock(own_file, fcntl.LOCK_EX)
-        yield
-
 @lru_cache
 def mel_filters(
     sr:int,     # Sampling rate, Hz
@@ -177,20 +166,14 @@ def mel_filters(
     fmax:float, # Upper end of the last, Hz
 ) -> np.ndarray: # float32 `(n_fft/2 + 1, n_mels)`
     "Triangular filters of the Slaney mel scale, each of unit area."
-    with _librosa_to_itself():
+    with compiling('librosa'):
         from librosa.filters import mel
         return mel(sr=sr, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax).T.astype(np.float32)
 
 @lru_cache(1)
 def compiled_librosa(): # The module `librosa`
     "Import librosa and compile or load what is used of it, one process at a time."
-    notice = threading.Timer(
-        10, print, ["librosa is compiling its pitch functions; this takes about a minute, once per installation"])
-    notice.daemon = True
-    with contextlib.ExitStack() as stack:
-        notice.start()
-        stack.callback(notice.cancel)
-        stack.enter_context(_librosa_to_itself())
+    with compiling('librosa', "librosa is compiling its pitch functions; this takes about a minute, once per installation"):
         import librosa
         librosa.pyin(np.zeros(4096, np.float32), fmin=100., fmax=200., sr=16000, frame_length=1024)
         librosa.griffinlim(np.ones((513, 6), np.float32), n_iter=1, hop_length=256)

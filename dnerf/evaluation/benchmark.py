@@ -45,7 +45,7 @@ def in_turns(
     return seconds
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #be04d064
-PARTS = ('speech', 'a', 'b', 'c', 'd', 'e', 'f')
+PARTS = ('speech', 'a', 'b', 'c', 'd', 'e', 'f', 'g')
 
 def chosen_parts(
     parts:str, # Names separated by spaces
@@ -347,6 +347,14 @@ def _rendering_lines(c):
                   for what, key in (('a training step', 'step_ratio'), ('a rendered frame', 'frame_ratio'))]
     return lines
 
+def _profile_lines(g):
+    lines = [('g', f'rendering at {size} px against {g["against"]}', f"{c['ratio']:.2f}x")
+             for size, c in g.get('rendering', {}).items()]
+    lines += [('g', f"{s['samples'][1]} samples on a ray, {s['samples'][0]} intervals of the search",
+               f"frame {s['frame']:.2f} dB, head {s['head']:.2f} dB, {1e3*s['seconds']:.0f} ms") for s in g['samples']]
+    return lines + [('g', f'time of a {name}', ', '.join(f'{kind} {1e3*s:.0f} ms' for kind, s in spent.items()))
+                    for name, spent in g['profile'].items()]
+
 def _memory_lines(d):
     return [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m))
             for kind in ('training', 'preparing') for m in d.get(kind, [])]
@@ -387,6 +395,7 @@ def benchmark_lines(
     if 'c' in r:
         lines += _rendering_lines(r['c'])
     lines += _memory_lines(r.get('d', {}))
+    lines += _profile_lines(r['g']) if 'g' in r else []
     if 'e' in r:
         what = f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores"
         lines.append(('e', what, f"{r['e']['ratio']:.2f}x"))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from ..core import InputError, check_name, did_you_mean, pick_device
+from .deferred import DeferredFieldConfig
 from .field import FastFieldConfig, MLPFieldConfig
 from .portrait import PortraitConfig
 from .torso import TorsoConfig
@@ -69,7 +70,7 @@ class TrainerConfig:
 @dataclass
 class Config:
     "Everything that a run depends on."
-    defaults: list[Any] = dataclasses.field(default_factory=lambda: ['_self_', {'field': 'fast'}])
+    defaults: list[Any] = dataclasses.field(default_factory=lambda: ['_self_', {'field': 'deferred'}])
     subject: str = 'demo'
     audio: str = 'speechsplit'                     # name of the embedding
     preset: str = ruled('cpu', words(*PRESETS))
@@ -83,7 +84,7 @@ class Config:
     val_rays: int = ruled(0, whole(0, 10**7))      # so many pixels of each, the same every time; 0: whole frames
     checks: int = ruled(4, whole(0, 10**6))        # validation checks in the budget; the best of them is kept
     save_every: float = ruled(60., number(0, 1e9)) # seconds between checkpoints
-    field: Any = one_of(FastFieldConfig, MLPFieldConfig)
+    field: Any = one_of(FastFieldConfig, DeferredFieldConfig, MLPFieldConfig)
     portrait: PortraitConfig = dataclasses.field(default_factory=PortraitConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -91,11 +92,13 @@ class Config:
 
 # %% ../../nbs/nerf/03a_config.ipynb #142e76c5
 def _fields(store):
-    fast = FastFieldConfig(resolutions=(32, 112), channels=(8, 4), moves=24)
-    large = FastFieldConfig(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, moves=24)
-    tiny = FastFieldConfig(resolutions=(8,), channels=(4,), density_resolution=16)
-    tiny_mlp = MLPFieldConfig(width=16, depth=3, skip=1)
-    nodes = dict(fast=fast, fast_large=large, fast_tiny=tiny, mlp=MLPFieldConfig, mlp_tiny=tiny_mlp)
+    sizes: dict[str, dict[str, Any]] = {
+        '': dict(resolutions=(32, 112), channels=(8, 4), moves=24),
+        '_large': dict(resolutions=(32, 64, 160), channels=(8, 8, 8), density_resolution=96, width=128, code_dim=32, moves=24),
+        '_tiny': dict(resolutions=(8,), channels=(4,), density_resolution=16)}
+    nodes: dict[str, Any] = dict(mlp=MLPFieldConfig, mlp_tiny=MLPFieldConfig(width=16, depth=3, skip=1))
+    for size, values in sizes.items():
+        nodes |= {f'fast{size}': FastFieldConfig(**values), f'deferred{size}': DeferredFieldConfig(**values)}
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
 
@@ -124,12 +127,13 @@ def register_configs():
     from hydra.core.config_store import ConfigStore
     store = ConfigStore.instance()
     _fields(store)
-    store.store(name='cpu', node=Config(audio=RECOGNISED, portrait=PortraitConfig(mouth=True, mouth_reader='kernel')))
+    store.store(name='cpu', node=Config(
+        audio=RECOGNISED, portrait=PortraitConfig(n_fine=8, frame_samples=(12, 6), mouth=True, mouth_reader='kernel')))
     store.store(name='gpu', node=Config(
         defaults=_defaults('fast_large'), preset='gpu', audio=RECOGNISED, minutes=10., workers=4, data=DataConfig(frames=64, rays=1024),
         portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True, mouth_reader='kernel')))
     store.store(name='tiny', node=Config(
-        defaults=_defaults('fast_tiny'), preset='tiny', steps=5, val_frames=1, data=DataConfig(frames=4, rays=64),
+        defaults=_defaults('deferred_tiny'), preset='tiny', steps=5, val_frames=1, data=DataConfig(frames=4, rays=64),
         portrait=PortraitConfig(mouth=True, mouth_reader='kernel', torso=TorsoConfig(resolutions=(8,), channels=(4,)))))
     _adnerf_presets(store)
 
@@ -237,7 +241,7 @@ def _suggestion(preset, words, error): # what to write instead of a setting that
 def _check_field(f): # sizes of a field that must fit together
     if f.kind == 'mlp' and f.skip == f.depth - 1:
         raise InputError(f"field.skip={f.skip} is the last of field.depth={f.depth} layers; give a smaller number")
-    if f.kind == 'fast':
+    if f.kind != 'mlp':
         _check_grids('field', f)
 
 def _check_grids(name, c):

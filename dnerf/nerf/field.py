@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', 'slice_lookup', 'plane_lookup', 'FastFieldConfig',
-           'face_gates', 'blend_mask', 'GridRoughness', 'FastField']
+           'face_gates', 'blend_mask', 'GridRoughness', 'GridField', 'FastField']
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
+from .rendering import accumulate, render_weights
 from ..schema import each, number, whole, words
 from ..settings import ruled
 
@@ -207,8 +208,10 @@ class GridRoughness(torch.autograd.Function):
         return upstream*ctx.saved_tensors[0]
 
 # %% ../../nbs/nerf/01_field.ipynb #017900b9
-class FastField(nn.Module):
-    "Voxel grids and a small network: `(x, d, condition) -> (rgb, sigma)`."
+class GridField(nn.Module):
+    "Voxel grids, blendshapes and a small network; subclasses say where the network is evaluated."
+    n_out = 4 # numbers that the network computes: logits of the colour, and a correction of the density
+
     def __init__(self,
         config:FastFieldConfig, # Sizes
         condition_dim:int,      # C, length of the condition
@@ -234,7 +237,7 @@ class FastField(nn.Module):
         self.net = nn.Sequential(
             nn.Linear(n_features + 3 + condition_dim, w), nn.ReLU(inplace=True),
             nn.Linear(w, w), nn.ReLU(inplace=True),
-            nn.Linear(w, 4))
+            nn.Linear(w, self.n_out))
 
     @property
     def gated(self) -> bool: # Whether speech and upper face act in different regions
@@ -246,9 +249,12 @@ class FastField(nn.Module):
         "Displacements have the blendshapes' coefficients."
         return self.config.moves > 0 and self.config.blends > 0
 
+class FastField(GridField):
+    "The network at every sample: `(x, d, condition) -> (rgb, sigma)`."
+
 # %% ../../nbs/nerf/01_field.ipynb #7c021126
 @patch
-def unit(self:FastField,
+def unit(self:GridField,
     x:Tensor, # `(P, 3)` metres
 ) -> Tensor:  # `(P, 3)` in [-1, 1] inside the box
     "Head space to the grids' own coordinates."
@@ -256,7 +262,7 @@ def unit(self:FastField,
     return ((x.T - low)*(2/(high - low)) - 1).T
 
 @patch
-def density(self:FastField,
+def density(self:GridField,
     x:Tensor,          # `(P, 3)` metres
     change:Tensor|float=0., # `(P,)` correction of the grid's value
 ) -> Tensor:           # `(P,)` 1/m
@@ -264,7 +270,7 @@ def density(self:FastField,
     return self.density_at(self.unit(x), change)
 
 @patch
-def density_at(self:FastField,
+def density_at(self:GridField,
     u:Tensor,               # `(P, 3)` in [-1, 1]
     change:Tensor|float=0., # `(P,)` correction of the grid's value
 ) -> Tensor:                # `(P,)` 1/m
@@ -302,7 +308,7 @@ def plain(self:FastField,
 
 # %% ../../nbs/nerf/01_field.ipynb #4bd08bb6
 @patch
-def parameter_groups(self:FastField) -> dict[str, list]: # Name of a learning rate to parameters
+def parameter_groups(self:GridField) -> dict[str, list]: # Name of a learning rate to parameters
     "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
     blends = [self.blend_grid] if self.config.blends else []
     mix = [self.mix] if self.config.blends else []
@@ -312,7 +318,7 @@ def parameter_groups(self:FastField) -> dict[str, list]: # Name of a learning ra
 
 # %% ../../nbs/nerf/01_field.ipynb #15edff54
 @patch
-def factors(self:FastField,
+def factors(self:GridField,
     x:Tensor,         # `(P, 3)` metres
     condition:Tensor, # `(P, C)` or `(1, C)`: `n_speech` numbers of speech, then those of the upper face
 ) -> tuple[Tensor, Tensor]: # `g` `(P, G)` and `S` `(G, C)`; their product is the gated condition at each point
@@ -328,7 +334,7 @@ def factors(self:FastField,
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c16
 @patch
-def expression(self:FastField,
+def expression(self:GridField,
     x:Tensor,   # `(P, 3)` metres
     g:Tensor,   # `(P, G)` and ...
     S:Tensor,   # ... `(G, C)` of `factors`
@@ -340,7 +346,7 @@ def expression(self:FastField,
     return at, (self.config.blend_scale*s*mask.index_select(1, at)).T
 
 @patch
-def displaced(self:FastField,
+def displaced(self:GridField,
     u:Tensor,  # `(P, 3)` in [-1, 1]
     at:Tensor, # `(M,)` and ...
     s:Tensor,  # ... `(M, Q)` of `expression`
@@ -350,7 +356,7 @@ def displaced(self:FastField,
     return u.T.index_add(1, at, self.config.move_scale*(s.T[:, None]*D).sum(0)).T
 
 @patch
-def blended(self:FastField,
+def blended(self:GridField,
     out:Tensor, # `(P, 4)` of the network
     u:Tensor,   # `(P, 3)` in [-1, 1]
     at:Tensor,  # `(M,)` and ...
@@ -384,3 +390,17 @@ def forward(self:FastField,
     if c.blends:
         out = self.blended(out, u, *(acting or self.expression(x, g, S)))
     return out[:, :3].sigmoid(), self.density_at(u, out[:, 3])
+
+# %% ../../nbs/nerf/01_field.ipynb #5e0a7c31
+@patch
+def along(self:FastField,
+    x:Tensor,         # `(R S, 3)` samples, ray after ray, metres
+    d:Tensor,         # `(R, 3)` unit directions
+    condition:Tensor, # `(R, C)`; or `(1, C)`, the same for all rays
+    deltas:Tensor,    # `(R, S)` metres
+) -> tuple[Tensor, Tensor]: # `colour` `(R, 3)`, multiplied by its weight; `acc` `(R,)` accumulated weight
+    "Equation 1: the sum of colours."
+    S = deltas.shape[1]
+    rgb, sigma = self(x, d.repeat_interleave(S, 0), condition if len(condition) == 1 else condition.repeat_interleave(S, 0))
+    weights = render_weights(sigma.reshape(deltas.shape), deltas)
+    return accumulate(weights, rgb.reshape(*deltas.shape, 3)), weights.sum(-1)

@@ -17,6 +17,7 @@ from .condition import Condition
 from .cue import Cue, upper_face_signal
 from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
+from .march import DeferredHead
 from .mouth import READERS, mouth_signal
 from .rays import camera_rays
 from .losses import HeadAlone, Joint, Rendered, TwoStages
@@ -65,13 +66,14 @@ class Sizes:
 # %% ../../nbs/nerf/03_portrait.ipynb #12fcde84
 def build_head(
     config:PortraitConfig, # Sampling
-    field,                 # `FastFieldConfig` or `MLPFieldConfig`
+    field,                 # `FastFieldConfig`, `DeferredFieldConfig` or `MLPFieldConfig`
     condition:Condition,   # Its lengths are used
-): # `FastHead` or `CoarseFineHead`
+): # `DeferredHead`, `FastHead` or `CoarseFineHead`
     "The head that a field's configuration asks for."
-    if field.kind == 'fast':
-        return FastHead(field, config, condition.dim, condition.n_speech)
-    return CoarseFineHead(field, config, condition.dim)
+    if field.kind == 'mlp':
+        return CoarseFineHead(field, config, condition.dim)
+    kind = DeferredHead if field.kind == 'deferred' else FastHead
+    return kind(field, config, condition.dim, condition.n_speech)
 
 def build_torso(
     config:PortraitConfig, # Which torso
@@ -96,7 +98,7 @@ class Portrait(nn.Module):
     "Head over torso over background."
     def __init__(self,
         config:PortraitConfig, # Parts and options
-        field,                 # `FastFieldConfig` or `MLPFieldConfig`
+        field,                 # `FastFieldConfig`, `DeferredFieldConfig` or `MLPFieldConfig`
         sizes:Sizes,           # Of the subject and its embedding
     ):
         super().__init__()

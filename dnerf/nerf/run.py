@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..checkpoint import load_sealed, weights
 from ..core import DnerfError, InputError, MissingError, check_tree, data_dir, did_you_mean, pick_device, read_json, runs_dir
 from .config import Config, check_trained
+from .deferred import DeferredFieldConfig
 from .field import FastFieldConfig, MLPFieldConfig
 from .kept import INPUTS, KeptSubject, changed_inputs, early_fingerprint, fingerprint
 from .portrait import Portrait, build_portrait
@@ -78,7 +79,7 @@ def read_config(
         what = ' '.join(str(e).split(';')[0].split())[:200]
         raise InputError(f"{path} holds no settings that this version can use ({what}); restore it, or train again") from None
 
-_FIELDS = dict(fast=FastFieldConfig, mlp=MLPFieldConfig)
+_FIELDS = dict(fast=FastFieldConfig, deferred=DeferredFieldConfig, mlp=MLPFieldConfig)
 
 def _completed(saved): # with the types of the classes
     precision = saved.pop('precision', None)                       # was not in the group `trainer` once
