@@ -141,6 +141,10 @@ class Session:
         stream = open_stream(live.run, rate or SAMPLE_RATE, live.options, known=known, clock=time.monotonic,
                              patience=live.patience, render=live.render)
         try:
+            with contextlib.suppress(queue.Empty):               # what was sent before the stream was open
+                while live.speech is None and self.chunks.get_nowait() is not None:
+                    pass
+            self.send(dict(go='Speak.' if live.speech is None else 'Listening.'))
             for chunk in source:
                 if self.ended:
                     return
@@ -307,8 +311,7 @@ async def connect(self:Live,
     session = self.session = Session(self, lambda message: loop.call_soon_threadsafe(out.put_nowait, message))
     sender, worker = asyncio.create_task(_send_all(ws, out)), None
     try:
-        hello = 'Speak.' if self.speech is None else 'Listening.'
-        await ws.send_json(dict(hello=hello, microphone=self.speech is None))
+        await ws.send_json(dict(microphone=self.speech is None))
         worker = await self._receive(ws, session)
     finally:
         session.ended = True
