@@ -83,16 +83,18 @@ def paced(
 def queued(
     chunks:queue.Queue,   # Of int16 arrays; None: the end
     rate:int,             # Samples per second
-): # Yields chunks
-    "What another thread puts into a queue; `InputError` if it grows by more than two seconds."
-    while True:
-        try:
-            chunk = chunks.get(timeout=POLL)
-        except queue.Empty:
-            chunk = NOTHING
-        if chunk is None:
-            return
-        if chunks.qsize()*max(len(chunk), 1) > 2*rate:
+): # Yields chunks, all that is there as one
+    "What another thread puts into a queue; `InputError` if three times in a row more than two seconds wait in it."
+    late, parts = 0, []
+    while not any(part is None for part in parts):
+        parts = []
+        with contextlib.suppress(queue.Empty):
+            parts.append(chunks.get(timeout=POLL))
+            while True:
+                parts.append(chunks.get_nowait())
+        chunk = np.concatenate(sound) if (sound := [part for part in parts if part is not None]) else NOTHING
+        late = late + 1 if len(chunk) > 2*rate else 0
+        if late == 3:
             raise InputError("this machine is too slow to listen in real time; close other programs, or use drive")
         yield chunk
 
