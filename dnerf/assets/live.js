@@ -113,13 +113,16 @@ async function start() {
     if (message.end) return setTimeout(() => live.socket === socket && stop(message.end), 1000);
     if (message.numbers) $("numbers").textContent = message.numbers;
     if (message.said) say(message.said);
-    if (!message.hello) return;
+    if (message.go) {                                    // the stream is open: what is said from now on is heard
+      live.begin();
+      say(message.go);
+    }
+    if (!("microphone" in message)) return;
     try {
       const source = message.microphone ? await microphone(socket) : { rate: 0, begin() {} };
       await live.sound.resume();
+      live.begin = source.begin;
       socket.send(JSON.stringify({ rate: source.rate }));
-      source.begin();
-      say(message.hello);
     } catch (e) {
       stop(e.message, true);
     }

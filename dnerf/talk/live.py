@@ -83,16 +83,18 @@ def paced(
 def queued(
     chunks:queue.Queue,   # Of int16 arrays; None: the end
     rate:int,             # Samples per second
-): # Yields chunks
-    "What another thread puts into a queue; `InputError` if it grows by more than two seconds."
-    while True:
-        try:
-            chunk = chunks.get(timeout=POLL)
-        except queue.Empty:
-            chunk = NOTHING
-        if chunk is None:
-            return
-        if chunks.qsize()*max(len(chunk), 1) > 2*rate:
+): # Yields chunks, all that is there as one
+    "What another thread puts into a queue; `InputError` if three times in a row more than two seconds wait in it."
+    late, parts = 0, []
+    while not any(part is None for part in parts):
+        parts = []
+        with contextlib.suppress(queue.Empty):
+            parts.append(chunks.get(timeout=POLL))
+            while True:
+                parts.append(chunks.get_nowait())
+        chunk = np.concatenate(sound) if (sound := [part for part in parts if part is not None]) else NOTHING
+        late = late + 1 if len(chunk) > 2*rate else 0
+        if late == 3:
             raise InputError("this machine is too slow to listen in real time; close other programs, or use drive")
         yield chunk
 
@@ -141,6 +143,10 @@ class Session:
         stream = open_stream(live.run, rate or SAMPLE_RATE, live.options, known=known, clock=time.monotonic,
                              patience=live.patience, render=live.render)
         try:
+            with contextlib.suppress(queue.Empty):               # what was sent before the stream was open
+                while live.speech is None and self.chunks.get_nowait() is not None:
+                    pass
+            self.send(dict(go='Speak.' if live.speech is None else 'Listening.'))
             for chunk in source:
                 if self.ended:
                     return
@@ -307,8 +313,7 @@ async def connect(self:Live,
     session = self.session = Session(self, lambda message: loop.call_soon_threadsafe(out.put_nowait, message))
     sender, worker = asyncio.create_task(_send_all(ws, out)), None
     try:
-        hello = 'Speak.' if self.speech is None else 'Listening.'
-        await ws.send_json(dict(hello=hello, microphone=self.speech is None))
+        await ws.send_json(dict(microphone=self.speech is None))
         worker = await self._receive(ws, session)
     finally:
         session.ended = True
