@@ -357,7 +357,7 @@ def main(
         "The verb, if there is memory for it; its exit code."
         if verb != 'doctor':            # which says it in its own table
             check_address_space()
-        with muted() if quiet else contextlib.nullcontext():
+        with muted() if quiet and verb != 'live' and not parameters.get('json') else contextlib.nullcontext():
             made = VERBS[verb](**parameters)
         if made is None or isinstance(made, int):
             return made

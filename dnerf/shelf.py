@@ -6,7 +6,7 @@
 __all__ = ['folder_bytes', 'subject_rows', 'run_rows', 'listing', 'report_of', 'show_page', 'find_item', 'consequences', 'remove']
 
 # %% ../nbs/82_shelf.ipynb #941f9a6b
-import json, os, secrets, shutil, sys, time, webbrowser
+import contextlib, json, math, os, secrets, shutil, sys, time, webbrowser
 from pathlib import Path
 from .core import DnerfError, InputError, MissingError, beside, check_name, data_dir, did_you_mean, locked, read_json, resolved
 from .core import runs_dir
@@ -19,10 +19,17 @@ def folder_bytes(
     folder:Path, # Any
 ) -> int:        # Of all files in it
     "What a folder takes on the disk."
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):        # a training has just renamed or removed it
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 def _when(path): # last change of a file, local time
-    return time.strftime('%Y-%m-%d %H:%M', time.localtime(path.stat().st_mtime))
+    with contextlib.suppress(FileNotFoundError):
+        return time.strftime('%Y-%m-%d %H:%M', time.localtime(path.stat().st_mtime))
+    return '-'
 
 def subject_rows() -> list[dict]: # `name`, `date`, `seconds`, `pixels`, `source`, `bytes`, `problem`
     "The prepared subjects, by name."
@@ -44,7 +51,7 @@ def _number(path, *keys): # a number from a file of results, None where there is
         value = read_json(path)
         for key in keys:
             value = value[key]
-        return round(float(value), 2) if value is not None else None
+        return round(float(value), 2) if value is not None and math.isfinite(value) else None
     except (DnerfError, OSError, KeyError, TypeError, ValueError):
         return None
 

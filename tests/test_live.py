@@ -3,6 +3,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from dnerf.audio.embedding import embed_subject
+from dnerf.cli import parse_command
 from dnerf.core import DnerfError, InputError
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.training import train
@@ -253,6 +255,9 @@ def test_samples_from_a_pipe(run, few_features):
 def test_the_notebook(run):
     said = "dnerf live toy/mel --port 8001 --host 127.0.0.1 --motion loop --articulation 1.0"
     assert execute("live", run="toy/mel", speech="", port=8001)[-1] == said
+    asked = execute("live", run="toy/mel", speech="my speech.wav", blinks=0, articulation=0.0, plain=True)[-1]
+    verb, words = parse_command(shlex.split(asked)[1:])
+    assert (verb, words["speech"], words["blinks"], words["articulation"], words["plain"]) == ("live", "my speech.wav", 0, 0.0, True)
 
 
 @contextmanager
@@ -266,9 +271,11 @@ def serving(run, render):
         thread = threading.Thread(target=lambda: asyncio.run(serve(taken)))
         thread.start()
         wait_for(lambda: address, 20, "the start of the server")
-        yield address[0]
-        loops[0].call_soon_threadsafe(server.over.set)
-        thread.join(20)
+        try:
+            yield address[0]
+        finally:
+            loops[0].call_soon_threadsafe(server.over.set)
+            thread.join(20)
         assert not thread.is_alive()
 
 

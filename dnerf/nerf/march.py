@@ -134,6 +134,9 @@ class DeferredHead(FastHead):
             made = self.__dict__['_marcher'] = Marcher(field)
         return made
 
+    def __getstate__(self): # of a copy, which lays its own field out
+        return {k: v for k, v in super().__getstate__().items() if k != '_marcher'}
+
 @patch
 def means(self:DeferredHead,
     marcher:Marcher,  # Of its field

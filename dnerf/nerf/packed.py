@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from .. import __version__
 from ..checkpoint import load_sealed, save_sealed
-from ..core import DnerfError, InputError, MissingError, check_name, locked, need_space, sha256, staged_file, user_path, write_json
+from ..core import DnerfError, InputError, MissingError, check_name, locked, need_space, read_json, sha256
+from ..core import staged_file, user_path, write_json
 from .run import Run, load_run
 from ..schema import check_record, damage_in_words, folder_name, named, record, text, whole, words
 from .kept import hexadecimal
@@ -62,6 +63,11 @@ _ABOUT = record(dict(
     format=words('dnerf portrait'), schema=whole(1, 1), version=text(50), subject=folder_name, run=folder_name, made=text(50),
     licence=_WORDS, consent=_WORDS, files=named(hexadecimal)))
 _COPIED = 'config.yaml', 'inputs.json', 'state.json'
+_MEMBERS = re.compile(
+    r'config\.yaml|(inputs|state)\.json|best\.safetensors|subject/('
+    r'subject\.json|background\.png|audio\.wav|masks\.npz|speechsplit\.safetensors'
+    r'|(poses|blendshapes|torso|torso_modes|torso_shape|landmarks)\.npy|embeddings/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}\.(npy|json))')
+_MOST = 2_000_000_000 # bytes of all members
 
 def _said(name, value, example): # a text that must be there
     value = ' '.join(str(value or '').split())
@@ -118,16 +124,15 @@ def read_names(
     kept:Path, # The folder `subject` of a run
 ) -> list[str]: # Files that are packed as they are
     "Everything that a run keeps but checkpoints, which become tables of weights, and the list itself, which is made anew."
-    names = sorted(p.relative_to(kept).as_posix() for p in kept.rglob('*') if p.is_file())
-    return [name for name in names if name != 'kept.json' and not name.endswith('.ckpt')]
+    names = sorted(name for name in read_json(kept/'kept.json')['files'] if not name.endswith('.ckpt'))
+    strange = next((name for name in names if not _MEMBERS.fullmatch(f'subject/{name}')), None)
+    if strange:
+        raise InputError(f"{kept} lists {strange!r}, which belongs in no portrait; train the run again")
+    if (size := sum((kept/name).stat().st_size for name in names)) > _MOST:
+        raise InputError(f"{kept} takes {size/1e9:.1f} GB, and a portrait at most {_MOST/1e9:.0f}")
+    return names
 
 # %% ../../nbs/nerf/04d_packed.ipynb #6da38fa3
-_MEMBERS = re.compile(
-    r'config\.yaml|(inputs|state)\.json|best\.safetensors|subject/('
-    r'subject\.json|background\.png|audio\.wav|masks\.npz|speechsplit\.safetensors'
-    r'|(poses|blendshapes|torso|torso_modes|torso_shape|landmarks)\.npy|embeddings/[A-Za-z0-9_][A-Za-z0-9._+=-]{0,99}\.(npy|json))')
-_MOST = 2_000_000_000 # bytes of all members
-
 def _about(archive, path): # the checked content of portrait.json
     info = archive.getinfo('portrait.json')
     if info.file_size > 10**6:

@@ -239,6 +239,8 @@ def newest_run(
     show:bool=False, # Say which of several it is
 ) -> str|None:      # `subject/name`; None if there is none
     "The complete run of a subject that was finished last; a cell of a table, a benchmark or an ablation only where there is nothing else."
+    if '/' in subject:                                       # a run, or a path
+        return None
     def rank(state):
         "The largest is chosen."
         complete = all((state.parent/part).is_file() for part in PARTS_OF_A_RUN)

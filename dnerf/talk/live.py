@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 from fastcore.basics import patch
-from ..core import DnerfError, InputError, MissingError, asset
+from ..core import DnerfError, InputError, MissingError, asset, locked
 from ..errors import in_words
 from ..nerf.playback import render_driven
 from ..nerf.run import Run, load_run
@@ -120,7 +120,7 @@ class Session:
         send,  # Function of a message, text as a dictionary or bytes, called from another thread
     ):
         self.live, self.send, self.chunks, self.ended, self.size = live, send, queue.Queue(), False, live.options.size
-        self.painted = self.told = 0
+        self.painted, self.told, self.worker = 0, 0, None
 
     def work(self,
         rate:int, # Samples per second of the microphone; 0: sound of the command
@@ -200,7 +200,10 @@ def allowed(
     bound:str,       # Address that the server is bound to
 ) -> bool:
     "Whether a request comes from a page of this server."
-    name = urlsplit(f'//{host}').hostname or ''
+    try:
+        name = urlsplit(f'//{host}').hostname or ''
+    except ValueError:                                       # no name, and no number either
+        return False
     def is_address(text):
         "Whether it is a number and not a name."
         try:
@@ -311,19 +314,21 @@ async def connect(self:Live,
         return ws
     out, loop = asyncio.Queue(), asyncio.get_running_loop()
     session = self.session = Session(self, lambda message: loop.call_soon_threadsafe(out.put_nowait, message))
-    sender, worker = asyncio.create_task(_send_all(ws, out)), None
+    sender = asyncio.create_task(_send_all(ws, out))
     try:
         await ws.send_json(dict(microphone=self.speech is None))
-        worker = await self._receive(ws, session)
+        await self._receive(ws, session)
     finally:
         session.ended = True
         session.chunks.put(None)
-        if worker:
-            await asyncio.shield(worker)
+        if session.worker:
+            await asyncio.wait([session.worker])
         sender.cancel()
         self.session = None
-        if worker and not isinstance(self.speech, (np.ndarray, type(None))):
+        if session.worker and not isinstance(self.speech, (np.ndarray, type(None))):
             self.over.set()                                  # standard input cannot be read again
+    if session.worker:
+        session.worker.result()                              # an error without words is shown with its traceback
     return ws
 
 async def _send_all(ws, out): # messages, without pictures while the viewer does not keep up, until it is seconds behind
@@ -339,21 +344,19 @@ async def _send_all(ws, out): # messages, without pictures while the viewer does
 
 # %% ../../nbs/talk/02c_live.ipynb #e9fe31a3
 @patch
-async def _receive(self:Live, ws, session): # what the page sends; the task of the session, or None
+async def _receive(self:Live, ws, session): # what the page sends
     from aiohttp import WSMsgType
-    worker = None
     async for message in ws:
-        if message.type is WSMsgType.TEXT and not worker:
+        if message.type is WSMsgType.TEXT and not session.worker:
             try:
                 rate = json.loads(message.data)['rate']
                 rate and Resampler(rate)                     # a rate that cannot be is refused here
             except (ValueError, KeyError, TypeError, DnerfError) as e:
                 await ws.send_json(dict(fault=str(e) if isinstance(e, DnerfError) else 'the first message must be {"rate": 48000}'))
                 break
-            worker = asyncio.get_running_loop().run_in_executor(None, session.work, rate)
-        elif message.type is WSMsgType.BINARY and worker and self.speech is None:
+            session.worker = asyncio.get_running_loop().run_in_executor(None, session.work, rate)
+        elif message.type is WSMsgType.BINARY and session.worker and self.speech is None:
             session.chunks.put(np.frombuffer(message.data[:len(message.data)//2*2], '<i2'))
-    return worker
 
 # %% ../../nbs/talk/02c_live.ipynb #145cc939
 @patch
@@ -375,7 +378,7 @@ async def serve(self:Live,
     await runner.setup()
     try:
         await web.SockSite(runner, taken).start()
-        ready('http://{}:{}'.format('localhost' if ':' in self.host else self.host, taken.getsockname()[1]))
+        ready('http://{}:{}'.format('localhost' if ':' in self.host else self.host.replace('0.0.0.0', '127.0.0.1'), taken.getsockname()[1]))
         await self.over.wait()
     finally:
         if self.session:
@@ -404,8 +407,11 @@ def live(
     import torch
     if find_spec('aiohttp') is None:
         raise MissingError("the page needs the package aiohttp; pip install 'dnerf[live]'")
-    with contextlib.closing(take_address(host, port)) as taken:
-        run, options = load_run(run, device), replace(options or StreamOptions(), **knobs)
+    run, options = load_run(run, device), replace(options or StreamOptions(), **knobs)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.subject.held())
+        stack.enter_context(locked(run.folder, f'the run {run_name(run)}', shared=True))
+        taken = stack.enter_context(contextlib.closing(take_address(host, port)))
         open_stream(run, options=options).close()            # a request that cannot be met is refused before it is measured
         sound, threads = _speech(speech), torch.get_num_threads()
         size, speed = real_time_size(run, options.size, render)
