@@ -27,6 +27,7 @@ class DeferredFieldConfig(FastFieldConfig):
 class DeferredField(GridField):
     "The network once for each ray: features and density at every sample, then the colour of the ray."
     n_out = 3 # logits of the colour
+    config: DeferredFieldConfig
 
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e0008
 @patch

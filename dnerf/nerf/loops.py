@@ -9,12 +9,13 @@ __all__ = ['f32', 'compiled', 'LOG1P', 'Grid', 'Grids', 'Lines', 'Face', 'Scratc
 
 # %% ../../nbs/nerf/02h_loops.ipynb #10095003
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
 # %% ../../nbs/nerf/02h_loops.ipynb #10095006
-f32, compiled = np.float32, njit(nogil=True, fastmath=True, error_model='numpy', cache=True, _nrt=False)
+f32, _options = np.float32, dict[str, Any](nogil=True, fastmath=True, error_model='numpy', cache=True, _nrt=False)
+compiled = njit(**_options)
 
 class Grid(NamedTuple):
     "Values at the nodes of a cube, the channels of a node side by side."
