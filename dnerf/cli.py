@@ -223,7 +223,7 @@ EXAMPLES = {
         'dnerf drive me hello.wav --rhythm 1.2 --motion still',
         'dnerf drive me/speechsplit-cpu hello.wav --pitch 0',
         'dnerf drive me/speechsplit-cpu hello.wav --paste'],
-    'live': ['dnerf live me', 'dnerf live me --speech hello.wav --port 8001', 'dnerf live me --speech - < samples.raw'],
+    'live': ['dnerf live me', 'dnerf live me --speech hello.wav --port 8001', 'dnerf live me --speech -'],
     'evaluate': ['dnerf evaluate me', 'dnerf evaluate me/speechsplit-cpu --split val --measures pixels+faces'],
     'table1': ['dnerf table1 me --steps 2000 --jobs 2', "dnerf table1 me --seeds '0 1' --rows 'speechsplit mel silence' -- field.width=32"],
     'doctor': ['dnerf doctor'],

@@ -21,7 +21,7 @@ from ..core import InputError
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from .voice import BLOCK, block_level, fade_to_silence, own_silence, quiet_limit, silence, speech_level, speech_windows
 
-# %% ../../nbs/talk/02_listening.ipynb #6be6cee2
+# %% ../../nbs/talk/02_listening.ipynb #7c67afff
 class Resampler:
     "Sound of one rate in chunks to mono at 16 kHz; `InputError` for a rate that no sound card has."
     def __init__(self,
@@ -38,7 +38,7 @@ class Resampler:
         self.margin = 0 if same else self.down*-(-taps//(self.up*self.down))
         self.held, self.first, self.done = np.zeros(0, np.float32), 0, 0 # input not yet used up, its place, what is converted
 
-# %% ../../nbs/talk/02_listening.ipynb #7c67afff
+# %% ../../nbs/talk/02_listening.ipynb #0b0535c0
 @patch
 def __call__(self:Resampler,
     chunk,      # `(samples,)` or `(samples, channels)`; float in [-1, 1] or integer PCM
@@ -67,7 +67,7 @@ def _convert(self:Resampler, stop): # up to this input sample, in whole blocks
     self.held, self.first = self.held[drop:].copy(), self.first + drop
     return out.astype(np.float32)
 
-# %% ../../nbs/talk/02_listening.ipynb #5fcd5f02
+# %% ../../nbs/talk/02_listening.ipynb #80d11c45
 class LevelMeter:
     "Running level of speech and of the room."
     def __init__(self,
@@ -98,7 +98,7 @@ class LevelMeter:
                 self.assumed -= 1
             self.measure()
 
-# %% ../../nbs/talk/02_listening.ipynb #7680961e
+# %% ../../nbs/talk/02_listening.ipynb #ae410884
 CONTEXT = 2*SAMPLE_RATE # samples that are remembered
 
 class MelSteps:
@@ -119,7 +119,7 @@ class MelSteps:
         n = int((len(S) - 1)*2*FPS/MEL.rate) + 1
         return to_steps(S, MEL.rate, n//STEPS_PER_FRAME), (start + skip)//BLOCK
 
-# %% ../../nbs/talk/02_listening.ipynb #ae410884
+# %% ../../nbs/talk/02_listening.ipynb #82b34236
 class WhisperSteps:
     "Codes of Whisper's encoder for a stretch of sound, behind which silence is assumed."
     assumed = 40  # frames of 10 ms
@@ -146,7 +146,7 @@ class WhisperSteps:
 
 STREAMS = dict(mel=MelSteps, whisper=WhisperSteps)
 
-# %% ../../nbs/talk/02_listening.ipynb #82b34236
+# %% ../../nbs/talk/02_listening.ipynb #b19f2d74
 def check_streams(
     run, # A trained run
 ):
@@ -155,7 +155,7 @@ def check_streams(
         raise InputError(f"this run is driven by {run.config.audio}, and {others[0]} needs the whole recording; "
                          f"what streams is {' and '.join(STREAMS)}: train with one of them, or use drive")
 
-# %% ../../nbs/talk/02_listening.ipynb #91a0146c
+# %% ../../nbs/talk/02_listening.ipynb #4b41056f
 PAIR = 2*SAMPLES_PER_FRAME # samples of the two frames that are computed together
 AFTER = 3200               # samples behind them that are heard first, 0.2 s
 
@@ -180,7 +180,7 @@ class Listener:
         self.scale, self.code = speech_scale(run.subject, run.config.audio), own_silence(run.subject, run.embedding)
         self.sound, self.end, self.pairs, self.total = np.zeros(CONTEXT, np.float32), 0, 0, None # `end`: samples that came
 
-# %% ../../nbs/talk/02_listening.ipynb #4b41056f
+# %% ../../nbs/talk/02_listening.ipynb #3446e477
 @patch
 def features(self:Listener,
     wav:np.ndarray, # `(32000,)` the last two seconds
@@ -196,7 +196,7 @@ def features(self:Listener,
     quiet = silence(wav, limit=self.meter.limit)[first - start//BLOCK:]
     return fade_to_silence(steps, quiet, self.code), first
 
-# %% ../../nbs/talk/02_listening.ipynb #3446e477
+# %% ../../nbs/talk/02_listening.ipynb #3ca12d0d
 @patch
 def hear(self:Listener,
     chunk, # Sound, see `Resampler`
@@ -224,7 +224,7 @@ def _take(self:Listener, x): # samples at 16 kHz, a pair of frames at a time
             return
         yield from self._pair()
 
-# %% ../../nbs/talk/02_listening.ipynb #3ca12d0d
+# %% ../../nbs/talk/02_listening.ipynb #f05586b8
 @patch
 def _pair(self:Listener): # the next two frames
     start = self.end - CONTEXT

@@ -19,7 +19,7 @@ from ..nerf.portrait import subset_of_pixels
 from ..subject import FPS
 from .synthesis import in_order
 
-# %% ../../nbs/talk/02a_pace.ipynb #731b58a0
+# %% ../../nbs/talk/02a_pace.ipynb #7d5056c9
 @torch.no_grad()
 def smaller_run(
     run,      # A trained run
@@ -40,7 +40,7 @@ def smaller_run(
         portrait.torso.region = portrait.torso.region[at][:, at].clone()
     return replace(run, portrait=portrait)
 
-# %% ../../nbs/talk/02a_pace.ipynb #cb41b34d
+# %% ../../nbs/talk/02a_pace.ipynb #1947628a
 class Painter:
     "Renders frames side by side, in order, each in time or not at all."
     def __init__(self,
@@ -81,7 +81,7 @@ class Painter:
         self.pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self.before)
 
-# %% ../../nbs/talk/02a_pace.ipynb #1947628a
+# %% ../../nbs/talk/02a_pace.ipynb #68cc0485
 @patch
 def ready(self:Painter,
     most:int|None=None, # So many frames may go on waiting; None: all that are not finished
@@ -103,7 +103,7 @@ def dropped(self:Painter) -> float: # In [0, 1]
     "Share of the last 100 frames that were left out."
     return 1 - sum(self.shown)/len(self.shown) if self.shown else 0.
 
-# %% ../../nbs/talk/02a_pace.ipynb #7e6e0566
+# %% ../../nbs/talk/02a_pace.ipynb #1c89ec63
 SMALLEST, RESERVE = 64, 1.25 # pixels; factor on the frame rate
 
 def next_size(

@@ -24,7 +24,7 @@ from .options import StreamOptions, with_options
 from .pace import Painter, fitting_size, smaller_run
 from .synthesis import draw_badge
 
-# %% ../../nbs/talk/02b_stream.ipynb #371c753c
+# %% ../../nbs/talk/02b_stream.ipynb #db5b286e
 class Stream:
     "A run that is driven by sound as it arrives; `InputError` for a request that it cannot meet."
     def __init__(self,
@@ -44,7 +44,7 @@ class Stream:
         cues = moved_cues(run, windows, motion, lids if style else None, options.articulation)
         self.painter = Painter(smaller_run(run, options.size or run.portrait.size), cues, render, clock, patience)
 
-# %% ../../nbs/talk/02b_stream.ipynb #db5b286e
+# %% ../../nbs/talk/02b_stream.ipynb #1fa913f7
 @patch
 def send(self:Stream,
     chunk, # Sound, see `Resampler`; None: there is no more
@@ -80,7 +80,7 @@ def close(self:Stream):
     "End the threads."
     self.painter.close()
 
-# %% ../../nbs/talk/02b_stream.ipynb #f1f3d6fa
+# %% ../../nbs/talk/02b_stream.ipynb #fb7a439e
 def open_stream(
     run,                 # `subject/name`, the path of a run's folder, or an open run
     rate:int=SAMPLE_RATE, # Samples per second of the chunks
@@ -96,7 +96,7 @@ def open_stream(
                          "so articulation cannot be changed; train with portrait.mouth=true, or leave it out")
     return Stream(run, options, rate, **how)
 
-# %% ../../nbs/talk/02b_stream.ipynb #8c70d351
+# %% ../../nbs/talk/02b_stream.ipynb #b0a12178
 @with_options(StreamOptions)
 def stream(
     run,                 # `subject/name`, the path of a run's folder, or an open run
@@ -126,7 +126,7 @@ def stream(
 
 Run.stream = stream
 
-# %% ../../nbs/talk/02b_stream.ipynb #5108b705
+# %% ../../nbs/talk/02b_stream.ipynb #fb47ca73
 def stream_speed(
     run:Run,      # A trained run
     size:int,     # Pixels
