@@ -253,7 +253,7 @@ def test_samples_from_a_pipe(run, few_features):
 
 
 def test_the_notebook(run):
-    said = "dnerf live toy/mel --port 8001 --host 127.0.0.1 --motion loop --articulation 1.0"
+    said = "dnerf live toy/mel --port 8001 --host 127.0.0.1 --motion loop --articulation 1.0 --seed 0"
     assert execute("live", run="toy/mel", speech="", port=8001)[-1] == said
     asked = execute("live", run="toy/mel", speech="my speech.wav", blinks=0, articulation=0.0, plain=True)[-1]
     verb, words = parse_command(shlex.split(asked)[1:])
