@@ -128,7 +128,7 @@ def register_configs():
     store = ConfigStore.instance()
     _fields(store)
     store.store(name='cpu', node=Config(
-        audio=RECOGNISED, portrait=PortraitConfig(n_fine=8, frame_samples=(12, 6), mouth=True, mouth_reader='kernel')))
+        audio=RECOGNISED, portrait=PortraitConfig(frame_samples=(12, 6), mouth=True, mouth_reader='kernel')))
     store.store(name='gpu', node=Config(
         defaults=_defaults('fast_large'), preset='gpu', audio=RECOGNISED, minutes=10., workers=4, data=DataConfig(frames=64, rays=1024),
         portrait=PortraitConfig(n_fine=16, frame_samples=(16, 16), mouth=True, mouth_reader='kernel')))

@@ -21,7 +21,7 @@ from ..settings import ruled
 class DeferredFieldConfig(FastFieldConfig):
     "Sizes of the deferred field: those of the fast field, with more blendshapes."
     kind: str = ruled('deferred', words('deferred'))
-    blends: int = ruled(8, whole(0, 256)) # they alone change the shape
+    blends: int = ruled(6, whole(0, 256)) # they alone change the shape
     stride: int = ruled(0, whole(0, 8)) # pixels from ray to ray in a whole frame; 0: one below 384 pixels, else two
 
 class DeferredField(GridField):
