@@ -104,7 +104,7 @@ def __call__(self:Marcher,
     "What `DeferredField.along` accumulates."
     c, n = field.config, field.n_speech
     parts = torch.block_diag(condition[:, :n], condition[:, n:]) if field.gated else torch.cat([condition, 0*condition])
-    mixed = (parts @ field.mix).detach().numpy() if c.blends else np.zeros((2, 0), f32)
+    mixed = (parts @ field.mix).detach().float().numpy() if c.blends else np.zeros((2, 0), f32)
     face = self.loops.Face(self.gates, field.gated, mixed, f32(c.blend_scale), f32(c.move_scale), f32(c.sharpness))
     out = np.empty((len(rays_d), sum(c.channels) + 6), f32)
     lines = self._lines(field, origin, rays_d, span)
@@ -191,11 +191,12 @@ def frame(self:DeferredHead,
     if marcher is None:
         return FastHead.frame(self, c2w, focal, size, condition, pixels, chunk)
     stride = self.field.config.stride or (2 if size >= 384 else 1)
-    if stride > 1 and size % stride == 0 and len(pixels) == size*size:
-        values, acc, at = self.means_between(marcher, view, condition, stride)
-    else:
-        values, acc, at = self.means(marcher, view, condition, pixels)
-    _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
-    colour = acc[:, None]*self.field.shade(values, rays_d, condition).float()
+    with torch.autocast('cpu', enabled=False):                # the loops are in float32
+        if stride > 1 and size % stride == 0 and len(pixels) == size*size:
+            values, acc, at = self.means_between(marcher, view, condition, stride)
+        else:
+            values, acc, at = self.means(marcher, view, condition, pixels)
+        _, rays_d = pixel_rays(c2w, focal, size, pixels[at])
+        colour = acc[:, None]*self.field.shade(values, rays_d, condition)
     out = colour.new_zeros(len(pixels), 4).index_copy(0, at, torch.cat([colour, acc[:, None]], -1))
     return Layer(out[:, :3], out[:, 3])
