@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -252,12 +253,14 @@ def test_samples_from_a_pipe(run, few_features):
     assert abs(np.concatenate([sound for _, sound, *_ in got]) * 32768 - pcm).max() <= 2
 
 
-def test_the_notebook(run):
+def test_the_notebook(run, tmp_path):
     said = "dnerf live toy/mel --port 8001 --host 127.0.0.1 --motion loop --articulation 1.0 --seed 0"
     assert execute("live", run="toy/mel", speech="", port=8001)[-1] == said
-    asked = execute("live", run="toy/mel", speech="my speech.wav", blinks=0, articulation=0.0, plain=True)[-1]
+    speech = str(tmp_path / "my speech.wav")
+    write_wav(Path(speech), np.zeros(16000, np.float32))
+    asked = execute("live", run="toy/mel", speech=speech, blinks=0, articulation=0.0, plain=True)[-1]
     verb, words = parse_command(shlex.split(asked)[1:])
-    assert (verb, words["speech"], words["blinks"], words["articulation"], words["plain"]) == ("live", "my speech.wav", 0, 0.0, True)
+    assert (verb, words["speech"], words["blinks"], words["articulation"], words["plain"]) == ("live", speech, 0, 0.0, True)
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from toys import MLP, copied_home, home_of_a_module, keep_speech, stopping_at
 OLD = json.loads((Path(__file__).parent / "data" / "names_0_1.json").read_text())
 LINEAR = "portrait.mouth_reader=linear"                               # there was no other reader of the mouth
 OPTIONS = f"{LINEAR} portrait.pose_refinement=true portrait.frame_code=true portrait.backdrop=moving portrait.attention=8"
-KINDS = {"cpu": ("tiny", LINEAR), "options": ("tiny", OPTIONS), "paper": ("paper", MLP), "adnerf": ("adnerf", f"{MLP} data.torso_rays=48")}
+KINDS = {"cpu": ("tiny", f"field=fast_tiny {LINEAR}"), "options": ("tiny", f"field=fast_tiny {OPTIONS}"),
+         "paper": ("paper", MLP), "adnerf": ("adnerf", f"{MLP} data.torso_rays=48")}
 # Attention, and the torso NeRF, begin within a run of so few steps.
 STEPS, BEGIN = 8, {"cpu": "", "options": "portrait.attention_start=2", "paper": "portrait.attention_start=2",
                    "adnerf": "portrait.attention_start=1"}

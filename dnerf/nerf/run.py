@@ -221,7 +221,7 @@ def with_recording(
     run:Run, # A trained run
 ) -> Run:    # The same, with the frames of its subject
     "A run with the subject in `data/` that it was trained on; one sentence if it is gone or was made anew with other content."
-    if run.source:
+    if getattr(run, 'source', None): # a portrait file
         raise InputError(f"{run.source} is a portrait that was passed on, without the recorded frames that this needs; "
                          "use the run that it was packed from (driving it works without)")
     return replace(run, subject=run.subject.recording) if isinstance(run.subject, KeptSubject) else run
