@@ -258,9 +258,9 @@ def test_the_notebook(run, tmp_path):
     assert execute("live", run="toy/mel", speech="", port=8001)[-1] == said
     speech = str(tmp_path / "my speech.wav")
     write_wav(Path(speech), np.zeros(16000, np.float32))
-    asked = execute("live", run="toy/mel", speech=speech, blinks=0, articulation=0.0, plain=True)[-1]
+    asked = execute("live", run="toy/mel", speech=speech, blinks=0, articulation=1.0, plain=True)[-1]
     verb, words = parse_command(shlex.split(asked)[1:])
-    assert (verb, words["speech"], words["blinks"], words["articulation"], words["plain"]) == ("live", speech, 0, 0.0, True)
+    assert (verb, words["speech"], words["blinks"], words["articulation"], words["plain"]) == ("live", speech, 0, 1.0, True)
 
 
 @contextmanager

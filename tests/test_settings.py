@@ -61,10 +61,10 @@ def test_a_separator_with_nothing_behind_it(dnerf_home, words, capsys):
 def test_train_trains_what_its_overrides_say(dnerf_home, monkeypatch, capsys):
     "Training and measuring are stand-ins; what reaches them counts."
     import dnerf.evaluation.report as report
-    import dnerf.nerf.training as training
+    import dnerf.api as api
 
     seen = []
-    monkeypatch.setattr(training, "train", lambda person, embedding, config, named: seen.append((person.name, config, named)))
+    monkeypatch.setattr(api, "train_portrait", lambda person, embedding, config, named, show: seen.append((person.name, config, named)))
     monkeypatch.setattr(report, "evaluate_run", lambda run, measures: None)
     monkeypatch.setattr(report, "summary", lambda metrics, run: "")
     toy_subject(dnerf_home / "data" / "toy", n=22)
