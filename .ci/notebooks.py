@@ -102,9 +102,12 @@ def run_all(paths: list, flags: list, jobs: int):
                 stop(pid, signal.SIGKILL)  # what it started and left behind
                 yield running.pop(pid).end(status, usage.ru_maxrss)
             for attempt in running.values():
-                if time.monotonic() - attempt.start > LIMIT:
-                    stop(attempt.pid, signal.SIGKILL if attempt.late else signal.SIGABRT)  # the first prints where it stands
+                over = time.monotonic() - attempt.start - LIMIT
+                if over > 0 and not attempt.late:
+                    stop(attempt.pid, signal.SIGABRT)  # prints where it stands
                     attempt.late = True
+                if over > 5:
+                    stop(attempt.pid, signal.SIGKILL)
             time.sleep(.05)
     finally:
         for pid in running:
