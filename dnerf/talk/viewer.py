@@ -156,7 +156,9 @@ def make_controls(
     ui, moved = {}, np.max([np.ptp(limits, axis=0) for limits in scene.limits.values()], axis=0)
     for (name, (most, unit)), width in zip(POSES.items(), moved):
         most = min(most, max(.1, float(width)))
-        ui[name] = slider(f'{name} ({unit})', -most, most, 0, 1 if most > 10 else .1 if most > 1 else .01)
+        step = 1 if most > 10 else .1 if most > 1 else .01
+        most = step*int(most/step + 1e-6)                 # so that 0 is one of the steps from the left end
+        ui[name] = slider(f'{name} ({unit})', -most, most, 0, step)
         ui[name].disabled = bool(width < .1)
     beside = W.Layout(width='auto', margin='2px 2px 2px 16px')
     ui['lids'] = W.Checkbox(value=True, description='as they are', indent=False, layout=beside)
