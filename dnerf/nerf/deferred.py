@@ -29,6 +29,22 @@ class DeferredField(GridField):
     n_out = 3 # logits of the colour
     config: DeferredFieldConfig
 
+    def __init__(self, *args):
+        super().__init__(*args)
+        def channels_last(grid):
+            "Its grids are stored `(1, R, R, R, C)`."
+            return nn.Parameter(grid.detach().movedim(1, -1).contiguous())
+        for name in ('density_grid', 'blend_grid', 'move_grid'):
+            if hasattr(self, name):
+                setattr(self, name, channels_last(getattr(self, name)))
+        self.grids = nn.ParameterList(map(channels_last, self.grids))
+
+    def channels_first(self,
+        grid:Tensor, # `(1, R, R, R, C)`
+    ) -> Tensor:     # `(1, C, R, R, R)`
+        "A view."
+        return grid.movedim(-1, 1)
+
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e0008
 @patch
 def samples(self:DeferredField,
@@ -41,7 +57,7 @@ def samples(self:DeferredField,
     acting = self.expression(x, *self.factors(x, condition)) if c.blends else None
     if acting and self.displaces:
         u = self.displaced(u, *acting)
-    features = [grid_lookup(grid, u).T for grid in self.grids]
+    features = [grid_lookup(self.channels_first(grid), u).T for grid in self.grids]
     if c.plane:
         detail = c.plane_scale*plane_lookup(self.plane, u)
         features.append(detail[:, :-4].T)

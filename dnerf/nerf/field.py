@@ -249,6 +249,12 @@ class GridField(nn.Module):
         "Displacements have the blendshapes' coefficients."
         return self.config.moves > 0 and self.config.blends > 0
 
+    def channels_first(self,
+        grid:Tensor, # One of its grids
+    ) -> Tensor:     # `(1, C, R, R, R)`
+        "A grid as `grid_lookup` wants it; a subclass may store it in another order."
+        return grid
+
 class FastField(GridField):
     "The network at every sample: `(x, d, condition) -> (rgb, sigma)`."
 
@@ -275,7 +281,7 @@ def density_at(self:GridField,
     change:Tensor|float=0., # `(P,)` correction of the grid's value
 ) -> Tensor:                # `(P,)` 1/m
     "The same for positions inside the box."
-    return self.config.sharpness*F.softplus(2*(grid_lookup(self.density_grid, u).squeeze(-1) + change))/2
+    return self.config.sharpness*F.softplus(2*(grid_lookup(self.channels_first(self.density_grid), u).squeeze(-1) + change))/2
 
 # %% ../../nbs/nerf/01_field.ipynb #505008bf
 @patch
@@ -352,7 +358,7 @@ def displaced(self:GridField,
     s:Tensor,  # ... `(M, Q)` of `expression`
 ) -> Tensor:   # `(P, 3)`
     "The places at which grids and plane are interpolated."
-    D = grid_lookup(self.move_grid, u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 3))
+    D = grid_lookup(self.channels_first(self.move_grid), u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 3))
     return u.T.index_add(1, at, self.config.move_scale*(s.T[:, None]*D).sum(0)).T
 
 @patch
@@ -363,7 +369,7 @@ def blended(self:GridField,
     s:Tensor,   # ... `(M, Q)` of `expression`
 ) -> Tensor:    # `(P, 4)`
     "Add the blendshapes."
-    B = grid_lookup(self.blend_grid, u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 4))
+    B = grid_lookup(self.channels_first(self.blend_grid), u.T.index_select(1, at).T).T.unflatten(0, (self.config.blends, 4))
     return out.index_add(0, at, (s.T[:, None]*B).sum(0).T.to(out.dtype))
 
 # %% ../../nbs/nerf/01_field.ipynb #5e0a7c17

@@ -200,7 +200,7 @@ def initialise(self:FastHead,
     "Box, first shape, and directions of the blendshapes."
     field = self.field
     field.box.copy_(head_box(subject))
-    field.density_grid.copy_(initial_density(visual_hull(subject, field.box, field.config.density_resolution)))
+    field.channels_first(field.density_grid).copy_(initial_density(visual_hull(subject, field.box, field.config.density_resolution)))
     if field.config.blends:
         n_code, n = len(field.mix) - mouth.shape[1] - upper.shape[1], field.mix.shape[1]
         rows = [.1*field.mix[:n_code], *(torch.from_numpy(principal(a, n)) for a in (mouth, upper))]
@@ -250,7 +250,7 @@ def roughness(self:FastHead) -> Tensor|None: # Scalar; None without blendshapes
     "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
     if not self.field.config.blends:
         return None
-    return GridRoughness.apply(self.field.blend_grid)
+    return GridRoughness.apply(self.field.channels_first(self.field.blend_grid))
 
 @patch
 def parameter_groups(self:FastHead) -> dict[str, list]: # Name of a learning rate to parameters
