@@ -50,32 +50,31 @@ class DeferredField(GridField):
 def samples(self:DeferredField,
     x:Tensor,         # `(P, 3)` metres
     condition:Tensor, # `(P, C)`; or `(1, C)`, the same for all points
-) -> tuple[Tensor, Tensor]: # `values` `(P, F + 5)`: features, two gates, three logits; `sigma` `(P,)` in 1/m
+) -> tuple[Tensor, Tensor]: # `values` `(P, F + 7)`: features, two gates, three logits, x and y in [-1, 1]; `sigma` `(P,)` in 1/m
     "What is accumulated along rays, and the density that weights it."
     u, c = self.unit(x), self.config
-    extra = x.new_zeros(len(x), 4)                           # of blendshapes and plane: logits, and change of density
+    extra = x.new_zeros(len(x), 4)                           # of blendshapes: logits, and change of density
     acting = self.expression(x, *self.factors(x, condition)) if c.blends else None
     if acting and self.displaces:
         u = self.displaced(u, *acting)
     features = [grid_lookup(self.channels_first(grid), u).T for grid in self.grids]
-    if c.plane:
-        detail = c.plane_scale*plane_lookup(self.plane, u)
-        features.append(detail[:, :-4].T)
-        extra = extra + detail[:, -4:]
     if acting:
         extra = self.blended(extra, u, *acting)
     gates = torch.cat(face_gates(x, c), -1).T if self.gated else x.new_ones(2, len(x))
-    return torch.cat([*features, gates, extra[:, :3].T]).T, self.density_at(u, extra[:, 3])
+    return torch.cat([*features, gates, extra[:, :3].T, u.T[:2]]).T, self.density_at(u, extra[:, 3])
 
 # %% ../../nbs/nerf/01a_deferred.ipynb #de0e000a
 @patch
 def shade(self:DeferredField,
-    values:Tensor,    # `(R, F + 5)` means along the rays, of what `samples` gives
+    values:Tensor,    # `(R, F + 7)` means along the rays, of what `samples` gives
     d:Tensor,         # `(R, 3)` unit directions
     condition:Tensor, # `(R, C)` or `(1, C)`
 ) -> Tensor:          # `(R, 3)` in [0, 1]
     "Colours of rays (paper eq. 7, without the density)."
-    n, (features, gates, logits) = self.n_speech, values.split([values.shape[1] - 5, 2, 3], 1)
+    c, n, (features, gates, logits, at) = self.config, self.n_speech, values.split([values.shape[1] - 7, 2, 3, 2], 1)
+    if c.plane:
+        detail = c.plane_scale*plane_lookup(self.plane, at)
+        features, logits = torch.cat([features, detail[:, :-4]], 1), logits + detail[:, -4:-1]
     if len(condition) != 1:
         a = torch.cat([condition[:, :n]*gates[:, :1], condition[:, n:]*gates[:, 1:]], -1)
         return (self.net(torch.cat([features, d, a], -1)) + logits).sigmoid()

@@ -53,7 +53,7 @@ class Scratch(NamedTuple):
     "Memory of one thread."
     weights: np.ndarray # of the intervals of the search
     edges: np.ndarray   # of the samples
-    sums: np.ndarray    # `(F + 5,)`
+    sums: np.ndarray    # `(F + 7,)`
     s: np.ndarray       # `(Q,)` coefficients of the blendshapes
     moved: np.ndarray   # the channels of `moves`
     added: np.ndarray   # the channels of `blends`
@@ -65,7 +65,7 @@ def new_scratch(
 ) -> Scratch:
     "Memory for `march`."
     F = sum(grid.channels for grid in grids.features)
-    sizes = counts[0], counts[1] + 1, F + 5, Q, grids.moves.channels, grids.blends.channels
+    sizes = counts[0], counts[1] + 1, F + 7, Q, grids.moves.channels, grids.blends.channels
     return Scratch(*(np.zeros(n, f32) for n in sizes))
 
 @compiled
@@ -296,6 +296,7 @@ def sample(
         add_trilinear(grid, place, weight, sums, first)
         first += grid.channels
     sums[first], sums[first + 1] = sums[first] + weight*speech, sums[first + 1] + weight*upper
+    sums[first + 5], sums[first + 6] = sums[first + 5] + weight*place[0], sums[first + 6] + weight*place[1]
     if amount > f32(0):
         for q in range(len(s)):
             for c in range(3):
@@ -310,7 +311,7 @@ def march(
     face,      # `Face`
     threshold, # Rays with less weight than this miss the head
     borders,   # `(R, S + 1)` is filled: those of the samples, numbers of intervals of the search; `(0, 0)`: not wanted
-    out,       # `(R, F + 6)` is filled; zeros for a ray that misses
+    out,       # `(R, F + 8)` is filled; zeros for a ray that misses
     scratch,   # From `new_scratch`
 ): # Number of samples that were taken
     "Sums along rays."

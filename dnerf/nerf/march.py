@@ -36,7 +36,7 @@ def _like(values, grid): # a gradient from the loops, `(R^3 C,)`, in the shape o
 class Marcher:
     "The grids of a deferred field in NumPy arrays, and the loops over rays."
     def __init__(self,
-        field:DeferredField, # In float32 on the CPU, without a plane of detail
+        field:DeferredField, # In float32 on the CPU
     ):
         c, Q = field.config, field.config.blends
         low, high = field.box.numpy()
@@ -68,7 +68,7 @@ def _forward_loops(n): # the module, compiled for fields with `n` feature grids
     with compiling('dnerf', "the renderer is being compiled; this takes about half a minute, once per installation"):
         from dnerf.nerf import loops
         grids, lines, face, none = _one_ray(loops, n)
-        (low, high), sums = np.empty((2, 1), f32), np.empty((1, n + 6), f32)
+        (low, high), sums = np.empty((2, 1), f32), np.empty((1, n + 8), f32)
         loops.spans(grids.density, lines, f32(1), (1, f32(1)), np.empty(1, f32), low, high)
         loops.march(grids, lines, face, f32(1), none, sums, loops.new_scratch(grids, 1, (2, 1)))
         loops.between(np.zeros((2, 2, 2), f32), 1, np.empty((4, 2), f32), np.empty(4, np.int64))
@@ -81,7 +81,7 @@ def _backward_loops(n): # the module, compiled for fields with `n` feature grids
         from dnerf.nerf import reverse
         grids, lines, face, none = _one_ray(loops, n)
         scratch, tape, mixed = loops.new_scratch(grids, 1, (2, 1)), reverse.new_tape(grids, 1, 1), np.zeros((1, 2, 1), f32)
-        reverse.march_back(grids, grids, lines, face, np.zeros((1, 2), f32), np.zeros((1, n + 6), f32), mixed, scratch, tape)
+        reverse.march_back(grids, grids, lines, face, np.zeros((1, 2), f32), np.zeros((1, n + 8), f32), mixed, scratch, tape)
         reverse.roughness(grids.density, np.empty(8, f32), 0, 2)
     return reverse
 
@@ -136,9 +136,9 @@ def sums(self:Marcher,
     counts:tuple,     # Intervals of the search, samples on a ray
     threshold:float,  # Rays with less weight than this miss the head
     borders:bool=False, # Whether those of the samples are wanted
-) -> tuple[np.ndarray, np.ndarray, int]: # `(R, F + 6)` sums, the last is the coverage; `(R, S + 1)` borders; number of samples
+) -> tuple[np.ndarray, np.ndarray, int]: # `(R, F + 8)` sums, the last is the coverage; `(R, S + 1)` borders; number of samples
     "What `DeferredField.along` accumulates."
-    R, width = len(lines.near), sum(g.channels for g in self.grids.features) + 6
+    R, width = len(lines.near), sum(g.channels for g in self.grids.features) + 8
     out, kept = np.empty((R, width), f32), np.zeros((R, counts[1] + 1) if borders else (0, 0), f32)
     def work(rays, out, kept):
         "Some of the rays."
@@ -157,7 +157,7 @@ class DeferredHead(FastHead):
     ) -> Marcher|None: # None where the loops do not apply
         "The field, laid out for the loops."
         field = self.field
-        compiled = device.type == 'cpu' and not field.config.plane and field.density_grid.dtype == torch.float32
+        compiled = device.type == 'cpu' and field.density_grid.dtype == torch.float32
         return Marcher(field) if compiled else None
 
 def mixtures(
@@ -179,7 +179,7 @@ def means(self:DeferredHead,
     view:tuple,       # `c2w` `(4, 4)`, focal length in pixels, pixels along a side
     condition:Tensor, # `(1, C)` of the frame
     pixels:Tensor,    # `(P, 2)` integer column and row
-) -> tuple[Tensor, Tensor, Tensor]: # `values` `(K, F + 5)`, `acc` `(K,)`, and `(K,)` which of the pixels hit the head
+) -> tuple[Tensor, Tensor, Tensor]: # `values` `(K, F + 7)`, `acc` `(K,)`, and `(K,)` which of the pixels hit the head
     "What the rays of one frame accumulate."
     field, (c2w, focal, size) = self.field, view
     bounds = join_spans(lambda o, d: marcher.spans(marcher.lines(field, o, d)), c2w, focal, size)
@@ -245,7 +245,7 @@ def back(self:Marcher,
     lines,              # From `lines`
     counts:tuple,       # As for `sums`
     borders:np.ndarray, # `(R, S + 1)` from `sums`
-    upstream:np.ndarray,# `(R, F + 6)` gradient by the sums
+    upstream:np.ndarray,# `(R, F + 8)` gradient by the sums
 ) -> tuple: # `(R, 2, Q)` gradient by the mixtures, and `Grids` of gradients
     "Gradients of the sums."
     reverse, dmixed = _backward_loops(len(self.grids.features)), np.zeros_like(lines.mixed)
@@ -274,7 +274,7 @@ class RaySums(torch.autograd.Function):
         counts:tuple,    # Intervals of the search, samples on a ray
         mixed:Tensor,    # `(R, 2, Q)`
         *grids,          # Parameters: density, features, displacements, blendshapes; the last two are None where the field has none
-    ) -> Tensor:         # `(R, F + 6)`
+    ) -> Tensor:         # `(R, F + 8)`
         "`Marcher.sums`."
         lines = lines._replace(mixed=mixed.contiguous().numpy())
         out, borders, _ = marcher.sums(lines, counts, .01, borders=any(ctx.needs_input_grad))
@@ -285,7 +285,7 @@ class RaySums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx,
-        upstream:Tensor, # `(R, F + 6)`
+        upstream:Tensor, # `(R, F + 8)`
     ) -> tuple:          # As the arguments
         "`Marcher.back`."
         dmixed, found = ctx.marcher.back(ctx.lines, ctx.counts, ctx.borders, upstream.contiguous().numpy())

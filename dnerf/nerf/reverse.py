@@ -112,7 +112,7 @@ def scatter(
 def features_back(
     grids, # `Grids`
     place, # x, y, z in [-1, 1]
-    g,     # `(F + 6,)` gradient by the sums of one ray
+    g,     # `(F + 8,)` gradient by the sums of one ray
 ): # Their part of D, and its change along x, y and z
     "What the loss has to do with the features of a place."
     pull, sx, sy, sz, first = f32(0), f32(0), f32(0), f32(0), 0
@@ -130,16 +130,16 @@ def note(
     delta,   # Length of its interval, metres
     face,    # `Face`
     mixed,   # `(2, Q)` of the ray
-    g,       # `(F + 6,)` gradient by its sums
+    g,       # `(F + 8,)` gradient by its sums
     scratch, # From `new_scratch`
     tape,    # `Tape`; its row `i` is filled
 ):
     "One sample on the way there, again."
-    s, added, grid, F = scratch.s, scratch.added, grids.density, len(g) - 6
+    s, added, grid, F = scratch.s, scratch.added, grids.density, len(g) - 8
     place, change = (tape.place[i, 0], tape.place[i, 1], tape.place[i, 2]), f32(0)
     speech, upper, amount = express(height[0], height[1], face, mixed, s)
     tape.gates[i, 0], tape.gates[i, 1], tape.gates[i, 2] = speech, upper, amount
-    pull = g[F]*speech + g[F + 1]*upper + g[F + 5]
+    pull = g[F]*speech + g[F + 1]*upper + g[F + 7]
     if amount > f32(0):
         place, change = displaced(grids, place, face, scratch)
         for k in range(len(scratch.moved)):
@@ -151,7 +151,8 @@ def note(
             pull += s[q]*(g[F + 2]*added[4*q] + g[F + 3]*added[4*q + 1] + g[F + 4]*added[4*q + 2])
     tape.moved[i, 0], tape.moved[i, 1], tape.moved[i, 2] = place
     mean, tape.slope[i, 0], tape.slope[i, 1], tape.slope[i, 2] = features_back(grids, place, g)
-    tape.pull[i] = pull + mean
+    tape.pull[i] = pull + mean + g[F + 5]*place[0] + g[F + 6]*place[1]
+    tape.slope[i, 0], tape.slope[i, 1] = tape.slope[i, 0] + g[F + 5], tape.slope[i, 1] + g[F + 6]
     node, a, b, c = corner(grid.nodes, place[0], place[1], place[2])
     value, tape.steep[i, 0], tape.steep[i, 1], tape.steep[i, 2] = mean_and_slope(grid, place, a, b, c, products(grid, node, tape.unit, 0))
     tape.rise[i] = face.sharpness*delta/(f32(1) + f32(math.exp(f32(-2)*(value + change))))
@@ -165,7 +166,7 @@ def give(
     i,         # Sample
     dv,        # The loss by the value of the density there
     face,      # `Face`
-    g,         # `(F + 6,)` gradient by the sums of the ray
+    g,         # `(F + 8,)` gradient by the sums of the ray
     dmixed,    # `(2, Q)` gradient by the ray's `mixed`, which grows
     tape,      # From `note`
 ):
@@ -205,7 +206,7 @@ def march_back(
     lines,     # `Lines`
     face,      # `Face`
     borders,   # `(R, S + 1)` as `march` filled it; zeros for a ray that missed
-    upstream,  # `(R, F + 6)` gradient by the sums
+    upstream,  # `(R, F + 8)` gradient by the sums
     dmixed,    # `(R, 2, Q)` gradient by `mixed`, which grows
     scratch,   # From `new_scratch`
     tape,      # From `new_tape`
