@@ -81,7 +81,7 @@ def _backward_loops(n): # the module, compiled for fields with `n` feature grids
         from dnerf.nerf import reverse
         grids, lines, face, none = _one_ray(loops, n)
         scratch, tape, mixed = loops.new_scratch(grids, 1, (2, 1)), reverse.new_tape(grids, 1, 1), np.zeros((1, 2, 1), f32)
-        reverse.march_back(grids, grids, lines, face, np.zeros((1, 2), f32), np.zeros((1, n + 8), f32), mixed, scratch, tape)
+        reverse.march_back(grids, grids, lines, face, np.zeros((1, 2), f32), np.zeros((1, n + 8), f32), mixed, (scratch, tape))
         reverse.roughness(grids.density, np.empty(8, f32), 0, 2)
     return reverse
 
@@ -101,8 +101,8 @@ def lines(self:Marcher,
         near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
     o, d, near, far = (np.ascontiguousarray(a.numpy()) for a in (rays_o, rays_d, near, far))
     mixed = np.zeros((len(o), 2, self.blends), f32) if mixed is None else mixed
-    jitter = np.zeros((0, 0), f32) if jitter is None else jitter.numpy()
-    return self.loops.Lines(o, d, (o - self.low)*self.scale - f32(1), d*self.scale, near, far, mixed, jitter)
+    places = np.zeros((0, 0), f32) if jitter is None else jitter.numpy()
+    return self.loops.Lines(o, d, (o - self.low)*self.scale - f32(1), d*self.scale, near, far, mixed, places)
 
 def _shared(work, lines, *rows, most=64): # the results of `work(lines, *rows)` for parts of the rays and of the rows of arrays, in order
     threads, R = torch.get_num_threads(), len(lines.near)
@@ -256,8 +256,8 @@ def back(self:Marcher,
         "Some of the rays."
         density, features, *rest = self.grids
         gradients = self.loops.Grids(empty(density), tuple(map(empty, features)), *map(empty, rest))
-        scratch, tape = self.loops.new_scratch(self.grids, self.blends, counts), reverse.new_tape(self.grids, self.blends, counts[1])
-        reverse.march_back(self.grids, gradients, rays, self.face, borders, upstream, dmixed, scratch, tape)
+        memory = self.loops.new_scratch(self.grids, self.blends, counts), reverse.new_tape(self.grids, self.blends, counts[1])
+        reverse.march_back(self.grids, gradients, rays, self.face, borders, upstream, dmixed, memory)
         return [g.values for g in (gradients.density, *gradients.features, gradients.moves, gradients.blends)]
     total, *others = _shared(work, lines, borders, upstream, dmixed, most=min(4, torch.get_num_threads()))
     for part in others:

@@ -38,7 +38,7 @@ def new_tape(
     "Memory for `march_back`."
     M, B = grids.moves.channels, grids.blends.channels
     shapes = (S, 3), (S, 3), (S + 1,), (S,), (S,), (S, 3), (S, 3), (S, 3), (S, Q), (S, M), (S, B), (B,), (M,)
-    return Tape(*(np.zeros(shape, f32) for shape in shapes), np.ones(1, f32))
+    return Tape(*(np.zeros(shape, f32) for shape in shapes), unit=np.ones(1, f32))
 
 # %% ../../nbs/nerf/02h_reverse.ipynb #5e7e0008
 @compiled
@@ -126,8 +126,7 @@ def features_back(
 def note(
     grids,   # `Grids`
     i,       # Sample
-    height,  # y and z in head space, metres
-    delta,   # Length of its interval, metres
+    at,      # y and z in head space, and the length of its interval, metres
     face,    # `Face`
     mixed,   # `(2, Q)` of the ray
     g,       # `(F + 8,)` gradient by its sums
@@ -136,8 +135,9 @@ def note(
 ):
     "One sample on the way there, again."
     s, added, grid, F = scratch.s, scratch.added, grids.density, len(g) - 8
+    y, z, delta = at
     place, change = (tape.place[i, 0], tape.place[i, 1], tape.place[i, 2]), f32(0)
-    speech, upper, amount = express(height[0], height[1], face, mixed, s)
+    speech, upper, amount = express(y, z, face, mixed, s)
     tape.gates[i, 0], tape.gates[i, 1], tape.gates[i, 2] = speech, upper, amount
     pull = g[F]*speech + g[F + 1]*upper + g[F + 7]
     if amount > f32(0):
@@ -208,10 +208,10 @@ def march_back(
     borders,   # `(R, S + 1)` as `march` filled it; zeros for a ray that missed
     upstream,  # `(R, F + 8)` gradient by the sums
     dmixed,    # `(R, 2, Q)` gradient by `mixed`, which grows
-    scratch,   # From `new_scratch`
-    tape,      # From `new_tape`
+    memory,    # From `new_scratch` and `new_tape`
 ):
     "Gradients of the sums along rays."
+    scratch, tape = memory
     S, n_coarse = borders.shape[1] - 1, len(scratch.weights)
     for r in range(len(borders)):
         if not borders[r, S] > f32(0):
@@ -224,7 +224,7 @@ def march_back(
             t = lines.near[r] + borders[r, n]*width + within(lines, r, n_coarse + n)*delta
             for k in range(3):
                 tape.place[n, k] = start[k] + t*steps[k]
-            note(grids, n, (o[1] + t*d[1], o[2] + t*d[2]), delta, face, lines.mixed[r], upstream[r], scratch, tape)
+            note(grids, n, (o[1] + t*d[1], o[2] + t*d[2], delta), face, lines.mixed[r], upstream[r], scratch, tape)
             n += 1
         behind = f32(0)
         for i in range(n - 1, -1, -1):
