@@ -74,14 +74,16 @@ def torso_template(
     size, index = subject.size, training_frames(subject, n)
     at = (torch.arange(size) + .5)/size*2 - 1
     grid, modes = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1), mode_pictures(subject)
+    moves = F.grid_sample(modes, grid[None], align_corners=False, padding_mode='border').view(-1, 2, size, size) if motion.shape[1] > 6 else None
     total, frames, masks = torch.zeros(1, 4, size, size), subject.frames, subject.masks
     for i in index:
         cover = torch.from_numpy((masks[i] == TORSO).astype(np.float32))[None]
         colour = torch.from_numpy(frames[i].astype(np.float32)).permute(2, 0, 1)/255
         layer = torch.cat([colour*cover, cover])[None]
         undo = _inverse(torch.from_numpy(motion[i, :6].reshape(2, 3)))
-        amounts = torch.from_numpy(motion[i, 6:]).expand(size*size, -1)
-        bent = deform(grid.reshape(-1, 2), -amounts, modes).view_as(grid)  # deformations are small: the negative coefficients undo them
+        bent = grid                                              # deformations are small: the negative coefficients undo them
+        if moves is not None:
+            bent = grid - torch.einsum('kjyx,k->yxj', moves, torch.from_numpy(motion[i, 6:]))
         total += F.grid_sample(layer, (bent @ undo[:, :2].T + undo[:, 2])[None], align_corners=False, padding_mode='border')
     plate = torch.from_numpy(subject.background.astype(np.float32)).permute(2, 0, 1)[None]/255
     colour = (total[:, :3] + .2*plate)/(total[:, 3:] + .2)
