@@ -73,8 +73,9 @@ def torso_template(
     "Mean of the training torsos after their motion is undone."
     size, index = subject.size, training_frames(subject, n)
     at = (torch.arange(size) + .5)/size*2 - 1
-    grid, modes = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1), mode_pictures(subject)
-    moves = F.grid_sample(modes, grid[None], align_corners=False, padding_mode='border').view(-1, 2, size, size) if motion.shape[1] > 6 else None
+    grid, moves = torch.stack(torch.meshgrid(at, at, indexing='xy'), -1), None
+    if motion.shape[1] > 6:
+        moves = F.grid_sample(mode_pictures(subject), grid[None], align_corners=False, padding_mode='border').view(-1, 2, size, size)
     total, frames, masks = torch.zeros(1, 4, size, size), subject.frames, subject.masks
     for i in index:
         cover = torch.from_numpy((masks[i] == TORSO).astype(np.float32))[None]
