@@ -92,7 +92,7 @@ def lines(self:Marcher,
     rays_o:Tensor,         # `(R, 3)` metres
     rays_d:Tensor,         # `(R, 3)` unit directions
     span:tuple|None=None,  # `near`, `far` `(R,)` metres; None: the box
-    mixed:np.ndarray|None=None, # `(R, 2, Q)`, from `mix`; None: zeros
+    mixed:np.ndarray|None=None, # `(R, 2, Q)`, from `mixtures`; None: zeros
     jitter:Tensor|None=None, # `(R, N + S)` in [0, 1); None: the middles
 ): # `Lines`
     "Rays for the loops."
@@ -319,11 +319,11 @@ class LoopRoughness(torch.autograd.Function):
     "`GridRoughness` by a loop."
     @staticmethod
     def forward(ctx,
-        grid:Tensor, # `(1, R, R, R, C)`
-    ) -> Tensor:     # Scalar
+        marcher:Marcher, # Of the field
+        grid:Tensor,     # `(1, R, R, R, C)`, its blendshapes
+    ) -> Tensor:         # Scalar
         "The value; the gradient is computed beside it."
-        reverse, loops, n = _backward_loops(1), _forward_loops(1), torch.get_num_threads()
-        laid = loops.Grid(*_flat(grid))
+        reverse, laid, n = _backward_loops(len(marcher.grids.features)), marcher.grids.blends, torch.get_num_threads()
         R, gradient = laid.nodes, np.empty_like(laid.values)
         with ThreadPoolExecutor(n) as pool:
             parts = pool.map(lambda k: reverse.roughness(laid, gradient, R*k//n, R*(k + 1)//n), range(n))
@@ -334,14 +334,13 @@ class LoopRoughness(torch.autograd.Function):
     @once_differentiable
     def backward(ctx,
         upstream:Tensor, # Scalar, the derivative of the loss by this term
-    ) -> Tensor:         # `(1, R, R, R, C)`
+    ) -> tuple:          # None, and `(1, R, R, R, C)`
         "The chain rule."
-        return ctx.gradient*(2/ctx.pairs*upstream)
+        return None, ctx.gradient*(2/ctx.pairs*upstream)
 
 @patch
 def roughness(self:DeferredHead) -> Tensor|None: # Scalar; None without blendshapes
     "Mean squared difference of neighbouring nodes in the blendshape basis, summed over the axes."
     grid = self.field.blend_grid if self.field.config.blends else None
-    if grid is None or self.marcher(grid.device) is None:
-        return FastHead.roughness(self)
-    return LoopRoughness.apply(grid)
+    marcher = None if grid is None else self.marcher(grid.device)
+    return FastHead.roughness(self) if marcher is None else LoopRoughness.apply(marcher, grid)
