@@ -21,8 +21,7 @@ from .deepspeech import deepspeech_features, weights_id
 from .mel import MEL, mel_spectrogram, to_mono
 from .phones import phone_features, phones_id
 from .recording import check_speech
-from .speechsplit import CODES, as_config, checkpoint_hash, load_speechsplit, read_checkpoint
-from .speechsplit_training import TrainingOptions, train_speechsplit
+from .speechsplit import CODES, TrainingOptions, as_config, checkpoint_hash, load_speechsplit, read_checkpoint
 from .whisper import whisper_features, whisper_id
 from ..core import DnerfError, InputError, MissingError, locked, sha256, staged_file, write_json
 from ..schema import each, number, optional, read_record, record, text, whole
@@ -189,6 +188,7 @@ def subject_speechsplit(
     with locked(path, f'the SpeechSplit of {subject.name}'):
         if not force and path.is_file() and read_checkpoint(path).get('key') == key:
             return path
+        from dnerf.audio.speechsplit_training import train_speechsplit            # it needs Lightning
         return train_speechsplit(
             subject.wav, train_range_s=train, val_range_s=val, folder=path.parent, device=device, key=key, **vars(options))[0]
 
