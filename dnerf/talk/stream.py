@@ -21,7 +21,7 @@ from .drive import ByFrame, moved_cues, with_open_lids
 from .listening import AFTER, PAIR, Listener
 from .motion import open_motion
 from .options import StreamOptions, with_options
-from .pace import Painter, fitting_size, smaller_run
+from .pace import Painter, fitting_size, single_threads, smaller_run
 from .synthesis import draw_badge
 
 # %% ../../nbs/talk/02b_stream.ipynb #db5b286e
@@ -43,6 +43,7 @@ class Stream:
         windows, lids = ByFrame(lambda i: self.recent[i][0].window), ByFrame(lambda i: self.recent[i][1])
         cues = moved_cues(run, windows, motion, lids if style else None, options.articulation)
         self.painter = Painter(smaller_run(run, options.size or run.portrait.size), cues, render, clock, patience)
+        self.ear = single_threads(1)             # listening takes one thread beside those of the painter
 
 # %% ../../nbs/talk/02b_stream.ipynb #1fa913f7
 @patch
@@ -50,7 +51,8 @@ def send(self:Stream,
     chunk, # Sound, see `Resampler`; None: there is no more
 ): # Yields `(i, picture, sound)` in order; the picture is None where there was no time for it
     "Take a chunk, and give what is finished."
-    for heard in self.listener.finish() if chunk is None else self.listener.hear(chunk):
+    news = self.listener.finish() if chunk is None else self.listener.hear(chunk)
+    while heard := self.ear.submit(next, news, None).result():
         self.recent[heard.i] = heard, next(self.blinks) if self.blinks else None
         self.painter.add(heard.i)
         if not self.painter.clock:
@@ -78,6 +80,7 @@ def shrink(self:Stream,
 @patch
 def close(self:Stream):
     "End the threads."
+    self.ear.shutdown()
     self.painter.close()
 
 # %% ../../nbs/talk/02b_stream.ipynb #fb7a439e
