@@ -127,8 +127,6 @@ def stream(
     finally:
         s.close()
 
-Run.stream = stream
-
 # %% ../../nbs/talk/02b_stream.ipynb #fb47ca73
 def stream_speed(
     run:Run,      # A trained run
