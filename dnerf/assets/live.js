@@ -104,7 +104,7 @@ async function start() {
   $("start").textContent = "Stop";
   say("Connecting …");
   socket.binaryType = "arraybuffer";
-  socket.onclose = () => live.socket === socket && stop("The connection was closed. Is dnerf live still running?", true);
+  socket.onclose = e => live.socket === socket && stop(e.reason || "The connection was closed. Is dnerf live still running?", true);
   socket.onmessage = async ({ data }) => {
     if (live.socket !== socket) return;
     if (typeof data !== "string") return receive(data);
