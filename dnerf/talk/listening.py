@@ -178,7 +178,8 @@ class Listener:
         self.run, self.resampler, self.meter = run, Resampler(rate), LevelMeter(speech_level(block_level(own)), known)
         self.streams = [STREAMS[part](own, run.device) for part in parse_embedding(run.config.audio)]
         self.scale, self.code = speech_scale(run.subject, run.config.audio), own_silence(run.subject, run.embedding)
-        self.sound, self.end, self.pairs, self.total = np.zeros(CONTEXT, np.float32), 0, 0, None # `end`: samples that came
+        self.sound, self.end, self.pairs, self.total = np.zeros(CONTEXT, np.float32), 0, 0, None # `end`: samples that were heard
+        self.unheard = 0                                # samples that came and wait
 
 # %% ../../nbs/talk/02_listening.ipynb #3446e477
 @patch
@@ -219,7 +220,7 @@ def _take(self:Listener, x): # samples at 16 kHz, a pair of frames at a time
     while True:
         due = (self.pairs + 1)*PAIR + AFTER - self.end  # samples until the next pair
         part, x = x[:due], x[due:]
-        self.sound, self.end = np.concatenate([self.sound, part])[-CONTEXT:], self.end + len(part)
+        self.sound, self.end, self.unheard = np.concatenate([self.sound, part])[-CONTEXT:], self.end + len(part), len(x)
         if len(part) < due:
             return
         yield from self._pair()

@@ -80,9 +80,10 @@ class Painter:
 
     def add(self,
         i:int, # Frame number
+        late:float=0., # Seconds since its cue should have been there
     ):
         "A further frame, whose cue is there now."
-        due = self.clock() + self.patience if self.clock else None
+        due = self.clock() + self.patience - late if self.clock else None
         self.waiting.append((i, due, self.pool.submit(self._paint, self.run, i, due)))
 
     def _paint(self, run, i, due): # uint8 picture; None: there was no time

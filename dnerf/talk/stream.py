@@ -7,6 +7,7 @@ __all__ = ['Stream', 'open_stream', 'stream', 'stream_speed', 'real_time_size']
 
 # %% ../../nbs/talk/02b_stream.ipynb #bdcada1c
 import time
+from concurrent.futures import wait
 from dataclasses import replace
 import numpy as np
 from fastcore.basics import patch
@@ -22,6 +23,7 @@ from .listening import AFTER, PAIR, Listener
 from .motion import open_motion
 from .options import StreamOptions, with_options
 from .pace import Painter, fitting_size, single_threads, smaller_run
+from .sources import POLL
 from .synthesis import draw_badge
 
 # %% ../../nbs/talk/02b_stream.ipynb #db5b286e
@@ -52,9 +54,14 @@ def send(self:Stream,
 ): # Yields `(i, picture, sound)` in order; the picture is None where there was no time for it
     "Take a chunk, and give what is finished."
     news = self.listener.finish() if chunk is None else self.listener.hear(chunk)
-    while heard := self.ear.submit(next, news, None).result():
+    while True:
+        listening = self.ear.submit(next, news, None)
+        while self.painter.clock and not wait([listening], POLL).done:
+            yield from self.finished()                       # what is finished meanwhile does not wait
+        if not (heard := listening.result()):
+            break
         self.recent[heard.i] = heard, next(self.blinks) if self.blinks else None
-        self.painter.add(heard.i)
+        self.painter.add(heard.i, self.listener.unheard/SAMPLE_RATE)
         if not self.painter.clock:
             yield from self.finished(2*self.painter.threads)
     yield from self.finished(0 if chunk is None and not self.painter.clock else None)
