@@ -1,7 +1,7 @@
 // Sound to the server, pictures with their sound from it. One clock, that of the sound card: a picture is drawn while its sound is heard.
 "use strict";
 const RATE = 16000, FRAME = 0.04, LEAD = 0.06;           // Hz; seconds of a frame; seconds that a packet should come too early
-const $ = id => document.getElementById(id), pen = $("picture").getContext("2d", { alpha: false });
+const $ = id => document.getElementById(id), pen = $("picture").getContext("2d");
 const live = { base: null, least: Infinity, frames: new Map(), drawn: -1, shown: 0, skip: 0 };
 window.live = live;                                      // for tests
 

@@ -229,6 +229,11 @@ class Live:
         chunks.put(None)
 
 # %% ../../nbs/talk/02c_live.ipynb #2d5c150b
+def _still(live): # the silent person, as a JPEG
+    with contextlib.closing(open_stream(live.run, options=live.options, render=live.render)) as stream:
+        (i, picture, sound), *_ = *stream.send(np.zeros(1, np.float32)), *stream.send(None)
+    return pack(i, picture, sound)[8 + 2*len(sound):]
+
 @patch
 def application(self:Live): # An `aiohttp.web.Application`
     "The page, its scripts, and the connection for sound."
@@ -247,8 +252,13 @@ def application(self:Live): # An `aiohttp.web.Application`
             "Send it."
             return web.FileResponse(asset(name), headers=policy)
         return handler
+    still = _still(self)
+    async def portrait(request):
+        "What the page shows before the first frame."
+        return web.Response(body=still, content_type='image/jpeg', headers=policy)
     app = web.Application(middlewares=[guard])
     app.router.add_get('/', file('live.html'))
+    app.router.add_get('/portrait.jpg', portrait)
     for name in ('live.js', 'microphone.js'):
         app.router.add_get(f'/{name}', file(name))
     app.router.add_get('/sound', self.connect)
