@@ -38,7 +38,8 @@ class Stream:
         patience:float=.12,       # Seconds for one frame, with a clock
         render=render_driven,     # Renderer `(run, cues, frames) -> (index, frame), ...`
     ):
-        self.listener, self.run = Listener(run, rate, known), run
+        most = max(PAIR/SAMPLE_RATE, patience/2) if clock else float('inf')
+        self.listener, self.run = Listener(run, rate, known, most), run
         motion, style = with_open_lids(run, open_motion(run, options.motion, options.seed))
         self.blinks = endless_blinks(style, options.blinks, options.seed) if style else None
         self.recent, self.plain = {}, options.plain # frame number to what was heard, and the lids
@@ -61,7 +62,7 @@ def send(self:Stream,
         if not (heard := listening.result()):
             break
         self.recent[heard.i] = heard, next(self.blinks) if self.blinks else None
-        self.painter.add(heard.i, self.listener.unheard/SAMPLE_RATE)
+        self.painter.add(heard.i, float('inf') if heard.window is None else self.listener.unheard/SAMPLE_RATE)
         if not self.painter.clock:
             yield from self.finished(2*self.painter.threads)
     yield from self.finished(0 if chunk is None and not self.painter.clock else None)
