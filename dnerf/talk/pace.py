@@ -89,11 +89,11 @@ class Painter:
     def _paint(self, run, i, due): # uint8 picture; None: there was no time
         start = self.clock() if self.clock else 0.
         if due and start + self.usual > due:
-            self.usual *= .9
             return None
         image = next(in_order(self.render(run, self.cues, [i]), [i]))
         if self.clock:
-            self.usual += .2*(self.clock() - start - self.usual)
+            more = self.clock() - start - self.usual         # longer times count at once, shorter ones slowly
+            self.usual = min(self.usual + (.5 if more > 0 else .1)*more, .8*self.patience)
         return None if due and self.clock() > due else image
 
     def close(self):
