@@ -6,7 +6,7 @@ const live = { base: null, least: Infinity, frames: new Map(), drawn: -1, shown:
 window.live = live;                                      // for tests
 
 function say(text, fault) {
-  $("said").textContent = text;
+  $("said").textContent = text.charAt(0).toUpperCase() + text.slice(1);
   $("said").className = fault ? "fault" : "";
 }
 
