@@ -33,6 +33,16 @@ def test_the_package_is_imported_at_once_and_knows_its_names():
     assert all(getattr(dnerf, name) is getattr(api, name) for name in dnerf.__all__)
 
 
+def test_an_open_run_has_its_methods_wherever_it_was_opened():
+    code = ("import sys; from dnerf.nerf.run import Run\n"
+            "assert 'dnerf.api' not in sys.modules and 'dnerf.talk' not in sys.modules\n"
+            "run = Run(*[None] * 7); print(*(getattr(run, name).__name__ for name in ('stream', 'drive', 'evaluate')))\n"
+            "try: run.fly\n"
+            "except AttributeError as e: print(e)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["stream drive evaluate", "'Run' object has no attribute 'fly'"], done.stderr
+
+
 @pytest.fixture
 def person(dnerf_home, monkeypatch):
     "A working folder with me.mp4, from which the subject `me` was prepared, and hello.wav; trainings take three steps."

@@ -102,6 +102,38 @@ def test_ten_minutes_need_no_memory_and_do_not_drift(run, few_features):
     assert sizes[-1][0] - sizes[1][0] < 5e6 and sizes[-1][2:] == sizes[1][2:] and max(n for _, n, *_ in sizes) < 10
 
 
+def test_pictures_leave_no_memory_behind(run):
+    "A portrait that renders: 50 MB in ten minutes would be 3.3 kB a frame."
+    import psutil
+    sizes = []
+    with closing(open_stream(run)) as s:
+        speech = np.tile(s.run.subject.wav, 3)[:32000]
+        for _ in range(8):
+            assert sum(picture.shape == (32, 32, 3) for _, picture, _ in s.send(speech)) > 40
+            sizes.append(psutil.Process().memory_info().rss)
+    assert sizes[-1] - sizes[3] < 200 * 3300 + 5e5, sizes
+
+
+def test_two_streams_at_once_leave_pytorch_its_threads(run):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = open_stream(run), open_stream(run)
+        for s in (first, second):
+            assert s.painter.threads == 2 and s.painter.pool.submit(torch.get_num_threads).result() == 1
+            next(s.send(np.zeros(16000, np.float32)))
+        first.close()
+        assert torch.get_num_threads() == 2
+        second.close()
+        later = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert torch.get_num_threads() == 2 and later == [2]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_cannot_be_is_said(run):
     wrong = dict(size=64), dict(motion="nowhere"), dict(articulation=9)
     for knobs, part in zip(wrong, ("from 32 to the run's 32", "nowhere", "articulation"), strict=True):
@@ -157,10 +189,14 @@ def test_a_viewer_gets_sound_and_pictures_in_order_and_a_second_one_a_sentence(r
             async with http.get(address) as answer:
                 assert answer.status == 200 and "dnerf live" in await answer.text()
                 assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
-            async with http.ws_connect(f"{address}/sound") as ws, http.ws_connect(f"{address}/sound") as second:
-                assert (await ws.receive_json())["microphone"] and "already" in (await second.receive_json())["fault"]
-                await ws.send_json({"rate": 16000})
+            async with http.ws_connect(f"{address}/sound") as mute, http.ws_connect(f"{address}/sound") as ws:
+                assert (await mute.receive_json())["microphone"] and (await ws.receive_json())["microphone"]
+                await ws.send_json({"rate": 16000})  # who only connects has no seat
                 assert await ws.receive_json() == {"go": "Speak."}
+                await mute.send_json({"rate": 16000})
+                assert "already" in (await mute.receive_json())["fault"]
+                async with http.ws_connect(f"{address}/sound") as second:
+                    assert "already" in (await second.receive_json())["fault"]
                 pcm, begun = clicks(3), time.monotonic()
                 speaking = asyncio.create_task(speak(ws, pcm))
                 got = await pairs(ws, 60)
@@ -233,6 +269,41 @@ def test_an_address_in_use_and_ctrl_c(run, capsys):
     finally:
         process.kill()
     take_address("127.0.0.1", port).close()  # free again
+
+
+def test_ctrl_c_does_not_wait_for_a_viewer_who_does_not_answer(run, few_features):
+    async def scene():
+        async with served(run) as (address, server), aiohttp.ClientSession() as http:
+            async with http.ws_connect(f"{address}/sound", autoclose=False) as ws, http.ws_connect(f"{address}/sound") as mute:
+                await ws.receive_json()
+                await ws.send_json({"rate": 16000})
+                await mute.receive_json()
+                await ws.receive_json()
+                speaking, begun = asyncio.create_task(speak(ws, clicks(1))), time.monotonic()
+                await pairs(ws, 5)
+                server.over.set()
+                await wait_until(lambda: not server.session)
+                took = time.monotonic() - begun
+                speaking.cancel()
+                closed = await mute.receive()
+        return took, closed
+    took, closed = asyncio.run(scene())
+    assert took < 2 and closed.extra == "dnerf live has ended."
+
+
+def test_a_microphone_that_stops_leaves_the_seat(run, few_features, monkeypatch):
+    monkeypatch.setattr("dnerf.talk.live.ALONE", 0.5)
+    monkeypatch.setattr("dnerf.talk.live.FIRST", 0.5)
+    async def scene():
+        async with served(run) as (address, server), aiohttp.ClientSession() as http:
+            async with http.ws_connect(f"{address}/sound") as ws, http.ws_connect(f"{address}/sound") as mute:
+                await ws.receive_json()
+                await ws.send_json({"rate": 16000})
+                texts = [message.json() async for message in ws if message.type is aiohttp.WSMsgType.TEXT]
+                assert not server.session
+                assert (await mute.receive_json())["microphone"] and "Nothing has come" in (await mute.receive_json())["fault"]
+        return texts
+    assert "no sound has come from the page" in asyncio.run(scene())[-1]["fault"]
 
 
 def test_samples_from_a_pipe(run, few_features):

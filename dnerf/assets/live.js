@@ -1,12 +1,12 @@
 // Sound to the server, pictures with their sound from it. One clock, that of the sound card: a picture is drawn while its sound is heard.
 "use strict";
 const RATE = 16000, FRAME = 0.04, LEAD = 0.06;           // Hz; seconds of a frame; seconds that a packet should come too early
-const $ = id => document.getElementById(id), pen = $("picture").getContext("2d", { alpha: false });
+const $ = id => document.getElementById(id), pen = $("picture").getContext("2d");
 const live = { base: null, least: Infinity, frames: new Map(), drawn: -1, shown: 0, skip: 0 };
 window.live = live;                                      // for tests
 
 function say(text, fault) {
-  $("said").textContent = text;
+  $("said").textContent = text.charAt(0).toUpperCase() + text.slice(1);
   $("said").className = fault ? "fault" : "";
 }
 
@@ -104,7 +104,7 @@ async function start() {
   $("start").textContent = "Stop";
   say("Connecting …");
   socket.binaryType = "arraybuffer";
-  socket.onclose = () => live.socket === socket && stop("The connection was closed. Is dnerf live still running?", true);
+  socket.onclose = e => live.socket === socket && stop(e.reason || "The connection was closed. Is dnerf live still running?", true);
   socket.onmessage = async ({ data }) => {
     if (live.socket !== socket) return;
     if (typeof data !== "string") return receive(data);

@@ -6,8 +6,9 @@ class Microphone extends AudioWorkletProcessor {
     this.n = 0;
   }
   process([channels]) {
-    for (let k = 0; k < (channels[0] || []).length; k++) {
-      const x = channels.reduce((sum, c) => sum + c[k], 0) / channels.length;
+    const n = channels.length ? channels[0].length : 128;       // a microphone that is muted may have no channel: silence
+    for (let k = 0; k < n; k++) {
+      const x = channels.reduce((sum, c) => sum + c[k], 0) / (channels.length || 1);
       this.part[this.n++] = Math.max(-1, Math.min(1, x)) * 32767;
       if (this.n === this.part.length) {
         this.port.postMessage(this.part.slice().buffer);

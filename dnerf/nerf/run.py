@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+import dnerf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from ..checkpoint import load_sealed, weights
@@ -216,6 +217,11 @@ class Run:
     state: dict             # steps, train_seconds, rays_per_second, ...
     source: Path|None = None # The file of a portrait that was passed on; its folder is temporary then
     temporary: Any = None   # Removes that folder when the run is gone
+
+    def __getattr__(self, name) -> Any: # `drive`, `stream`, `evaluate`: of `dnerf.api`, which is loaded when one of them is used first
+        if name not in ('drive', 'stream', 'evaluate'):
+            raise AttributeError(f"'Run' object has no attribute {name!r}")
+        return vars(dnerf.Run)[name].__get__(self)
 
 def with_recording(
     run:Run, # A trained run

@@ -163,7 +163,7 @@ AFTER = 3200               # samples behind them that are heard first, 0.2 s
 class Heard:
     "What is known of one frame."
     i:int              # Its number
-    window:np.ndarray  # float32 `(16, D)`; with attention `(n, 16, D)`
+    window:np.ndarray|None # float32 `(16, D)`; with attention `(n, 16, D)`; None where there was no time
     sound:np.ndarray   # float32 `(640,)` at 16 kHz, as it came
 
 class Listener:
@@ -172,13 +172,15 @@ class Listener:
         run,           # A trained run
         rate:int=SAMPLE_RATE, # Samples per second of the chunks
         known:np.ndarray|None=None, # `(samples,)` at 16 kHz, the whole sound, for its level; None: that is measured
+        most:float=float('inf'), # Seconds of sound that may wait; while there is more, frames have no features
     ):
         check_streams(run)
         own = run.subject.wav[:run.subject.split('train').stop*SAMPLES_PER_FRAME]
         self.run, self.resampler, self.meter = run, Resampler(rate), LevelMeter(speech_level(block_level(own)), known)
         self.streams = [STREAMS[part](own, run.device) for part in parse_embedding(run.config.audio)]
         self.scale, self.code = speech_scale(run.subject, run.config.audio), own_silence(run.subject, run.embedding)
-        self.sound, self.end, self.pairs, self.total = np.zeros(CONTEXT, np.float32), 0, 0, None # `end`: samples that came
+        self.sound, self.end, self.pairs, self.total = np.zeros(CONTEXT, np.float32), 0, 0, None # `end`: samples that were heard
+        self.unheard, self.most = 0, most*SAMPLE_RATE    # samples that came and wait, that may wait
 
 # %% ../../nbs/talk/02_listening.ipynb #3446e477
 @patch
@@ -219,7 +221,7 @@ def _take(self:Listener, x): # samples at 16 kHz, a pair of frames at a time
     while True:
         due = (self.pairs + 1)*PAIR + AFTER - self.end  # samples until the next pair
         part, x = x[:due], x[due:]
-        self.sound, self.end = np.concatenate([self.sound, part])[-CONTEXT:], self.end + len(part)
+        self.sound, self.end, self.unheard = np.concatenate([self.sound, part])[-CONTEXT:], self.end + len(part), len(x)
         if len(part) < due:
             return
         yield from self._pair()
@@ -227,14 +229,14 @@ def _take(self:Listener, x): # samples at 16 kHz, a pair of frames at a time
 # %% ../../nbs/talk/02_listening.ipynb #f05586b8
 @patch
 def _pair(self:Listener): # the next two frames
-    start = self.end - CONTEXT
+    start, frames, windows, base = self.end - CONTEXT, (2*self.pairs, 2*self.pairs + 1), None, 0
     self.meter.add(self.sound[-PAIR:])
-    steps, first = self.features(self.sound, start)
-    frames = 2*self.pairs, 2*self.pairs + 1
-    even = first % 2                                      # windows count in frames of two steps
-    windows = speech_windows(self.run, steps[even:])
+    if self.unheard <= self.most:
+        steps, first = self.features(self.sound, start)
+        even = first % 2                                  # windows count in frames of two steps
+        windows, base = speech_windows(self.run, steps[even:]), (first + even)//2
     self.pairs += 1
     for i in frames:
         a = i*SAMPLES_PER_FRAME - start
         if self.total is None or i < self.total:
-            yield Heard(i, np.array(windows[i - (first + even)//2]), self.sound[a:a + SAMPLES_PER_FRAME].copy())
+            yield Heard(i, None if windows is None else np.array(windows[i - base]), self.sound[a:a + SAMPLES_PER_FRAME].copy())

@@ -7,6 +7,7 @@ __all__ = ['Stream', 'open_stream', 'stream', 'stream_speed', 'real_time_size']
 
 # %% ../../nbs/talk/02b_stream.ipynb #bdcada1c
 import time
+from concurrent.futures import wait
 from dataclasses import replace
 import numpy as np
 from fastcore.basics import patch
@@ -21,7 +22,8 @@ from .drive import ByFrame, moved_cues, with_open_lids
 from .listening import AFTER, PAIR, Listener
 from .motion import open_motion
 from .options import StreamOptions, with_options
-from .pace import Painter, fitting_size, smaller_run
+from .pace import Painter, fitting_size, single_threads, smaller_run
+from .sources import POLL
 from .synthesis import draw_badge
 
 # %% ../../nbs/talk/02b_stream.ipynb #db5b286e
@@ -36,13 +38,15 @@ class Stream:
         patience:float=.12,       # Seconds for one frame, with a clock
         render=render_driven,     # Renderer `(run, cues, frames) -> (index, frame), ...`
     ):
-        self.listener, self.run = Listener(run, rate, known), run
+        most = max(PAIR/SAMPLE_RATE, patience/2) if clock else float('inf')
+        self.listener, self.run = Listener(run, rate, known, most), run
         motion, style = with_open_lids(run, open_motion(run, options.motion, options.seed))
         self.blinks = endless_blinks(style, options.blinks, options.seed) if style else None
         self.recent, self.plain = {}, options.plain # frame number to what was heard, and the lids
         windows, lids = ByFrame(lambda i: self.recent[i][0].window), ByFrame(lambda i: self.recent[i][1])
         cues = moved_cues(run, windows, motion, lids if style else None, options.articulation)
         self.painter = Painter(smaller_run(run, options.size or run.portrait.size), cues, render, clock, patience)
+        self.ear = single_threads(1)             # listening takes one thread beside those of the painter
 
 # %% ../../nbs/talk/02b_stream.ipynb #1fa913f7
 @patch
@@ -50,9 +54,15 @@ def send(self:Stream,
     chunk, # Sound, see `Resampler`; None: there is no more
 ): # Yields `(i, picture, sound)` in order; the picture is None where there was no time for it
     "Take a chunk, and give what is finished."
-    for heard in self.listener.finish() if chunk is None else self.listener.hear(chunk):
+    news = self.listener.finish() if chunk is None else self.listener.hear(chunk)
+    while True:
+        listening = self.ear.submit(next, news, None)
+        while self.painter.clock and not wait([listening], POLL).done:
+            yield from self.finished()                       # what is finished meanwhile does not wait
+        if not (heard := listening.result()):
+            break
         self.recent[heard.i] = heard, next(self.blinks) if self.blinks else None
-        self.painter.add(heard.i)
+        self.painter.add(heard.i, float('inf') if heard.window is None else self.listener.unheard/SAMPLE_RATE)
         if not self.painter.clock:
             yield from self.finished(2*self.painter.threads)
     yield from self.finished(0 if chunk is None and not self.painter.clock else None)
@@ -78,6 +88,7 @@ def shrink(self:Stream,
 @patch
 def close(self:Stream):
     "End the threads."
+    self.ear.shutdown()
     self.painter.close()
 
 # %% ../../nbs/talk/02b_stream.ipynb #fb7a439e
@@ -123,8 +134,6 @@ def stream(
             yield last, sound
     finally:
         s.close()
-
-Run.stream = stream
 
 # %% ../../nbs/talk/02b_stream.ipynb #fb47ca73
 def stream_speed(
