@@ -26,7 +26,8 @@ from ..nerf.run import Run, with_recording
 
 # %% ../../nbs/evaluation/05c_profile.ipynb #b05c0006
 PLACES = (('dnerf.nerf.head', None, 'surface_edges', 'search'), ('dnerf.nerf.head', None, 'head_span', 'search'),
-          ('dnerf.nerf.march', 'Marcher', 'spans', 'search'), ('dnerf.nerf.march', 'Marcher', '__call__', 'compiled loop'),
+          ('dnerf.nerf.march', 'Marcher', 'spans', 'search'), ('dnerf.nerf.march', 'Marcher', 'sums', 'compiled loop'),
+          ('dnerf.nerf.march', 'Marcher', 'back', 'compiled loop'),
           ('dnerf.nerf.torso', 'TorsoPicture', 'layers', 'torso'), ('dnerf.nerf.portrait', 'Portrait', 'backdrop', 'background'))
 OPERATIONS = {'grid_sampler': 'look-ups', 'addmm': 'networks', 'mm': 'networks', 'bmm': 'networks'}
 KINDS = ('search', 'look-ups', 'networks', 'compiled loop', 'torso', 'background', 'optimiser', 'other operations', 'Python')
