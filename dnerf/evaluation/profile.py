@@ -72,13 +72,13 @@ def seconds_by_kind(
     return {kind: spent[kind] for kind in KINDS if spent[kind]}
 
 # %% ../../nbs/evaluation/05c_profile.ipynb #b05c000c
-def _render(run, frame):
-    return list(render_frames(run, [frame]))
+def _render(run, frames):
+    return list(render_frames(run, frames))
 
 def profile_run(
     run:Run,          # A trained run, on a CPU
     sizes=(256, 512), # Pixels of the frames
-    threads=(1, 2),   # CPU threads of PyTorch
+    threads=(1, 2),   # CPU threads of PyTorch in a training step
     rounds:int=3,     # Calls of each
 ) -> dict[str, dict[str, float]]: # What it is, e.g. `frame 256 px, 1 thread`, to kind to seconds
     "Where the time of frames and of training steps goes."
@@ -86,10 +86,10 @@ def profile_run(
     first = run.subject.split('test')[0]
     loop = OurLoop(run.subject, run.embedding, run.config, copy.deepcopy(run.portrait).train())
     runs = {f'frame {size} px': replace(run, portrait=at_size(run.portrait, size)) for size in sizes}
-    calls = {name: partial(_render, r, first) for name, r in runs.items()} | {'training step': loop.step}
+    calls = {name: ([1], partial(_render, r, [first])) for name, r in runs.items()} | {'training step': (threads, loop.step)}
     try:
-        for name, call in calls.items():
-            for n in threads:
+        for name, (counts, call) in calls.items():
+            for n in counts:
                 torch.set_num_threads(n)
                 rows[f"{name}, {n} thread{'s'*(n > 1)}"] = seconds_by_kind(call, rounds)
     finally:
@@ -114,21 +114,21 @@ def profile_figure(
     return fig
 
 # %% ../../nbs/evaluation/05c_profile.ipynb #b05c0012
-def _next_frame(run, frames):
-    return _render(run, next(frames))
+def _next_frames(run, frames, n):
+    return _render(run, list(itertools.islice(frames, n)))
 
 def compare_rendering(
     run:Run,          # A trained run
     other:Run,        # What it is compared with, of the same subject
     sizes=(256, 512), # Pixels
-    rounds:int=10,    # Frames of each
+    rounds:int=10,    # Calls of each, for as many frames as PyTorch has threads
 ) -> dict[str, dict]: # Size to `seconds` of a frame of each (median) and their `ratio`, above 1 where `run` is faster
     "Rendering speed of a run against another's."
-    out = {}
+    out, n = {}, torch.get_num_threads()
     for size in sizes:
         runs = [replace(r, portrait=at_size(r.portrait, size)) for r in (run, other)]
-        calls = [partial(_next_frame, r, itertools.cycle(r.subject.split('test'))) for r in runs]
-        mine, others = (median(s) for s in in_turns(dict(zip(('run', 'other'), calls)), rounds).values())
+        calls = [partial(_next_frames, r, itertools.cycle(r.subject.split('test')), n) for r in runs]
+        mine, others = (median(s)/n for s in in_turns(dict(zip(('run', 'other'), calls)), rounds).values())
         out[str(size)] = dict(seconds=[mine, others], ratio=others/mine)
     return out
 
