@@ -21,7 +21,7 @@ def pixel_rays(
     "Rays through pixel centres, in head space."
     uv = (pixels.to(c2w.dtype) + .5 - size/2)/focal
     d_cam = torch.stack([uv[..., 0], -uv[..., 1], -torch.ones_like(uv[..., 0])], -1)
-    rays_d = torch.einsum('...ij,...rj->...ri', c2w[..., :3, :3], d_cam)
+    rays_d = (c2w[..., None, :3, :3]*d_cam[..., None, :]).sum(-1)   # a matrix product would be rounded by autocast: 2 mm at the face
     rays_o = c2w[..., None, :3, 3].expand_as(rays_d)
     return rays_o, torch.nn.functional.normalize(rays_d, dim=-1)
 
