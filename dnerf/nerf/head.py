@@ -136,6 +136,7 @@ def head_span(
 ) -> tuple[Tensor, Tensor]: # `near`, `far` `(H W,)` metres, row by row; `far < near` where there is no head
     "Bounds of the head's distance in each pixel."
     def stretch(rays_o, rays_d):
+        "Of rays, as `join_spans` asks for it."
         near, far = ray_box(rays_o, rays_d, field.box)
         edges = stratified_edges(near, torch.maximum(near, far), n_coarse)
         t_vals, deltas = sample_intervals(edges)

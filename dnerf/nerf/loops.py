@@ -49,6 +49,7 @@ class Face(NamedTuple):
     move: np.float32  # half boxes per unit of displacement
     sharpness: np.float32 # 1/m
 
+# %% ../../nbs/nerf/02h_loops.ipynb #10095031
 class Scratch(NamedTuple):
     "Memory of one thread."
     weights: np.ndarray # of the intervals of the search

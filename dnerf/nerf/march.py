@@ -55,8 +55,10 @@ class Marcher:
             return self.loops.Grid(*_flat(*args))
         return self.loops.Grids(grid(density), tuple(map(grid, features)), grid(moves, -(-3*Q//8)*8), grid(blends, 4*Q))
 
+# %% ../../nbs/nerf/02i_march.ipynb #ma0c0051
 def _one_ray(loops, n): # grids of two nodes, n of them with features, and what goes into the loops for a ray that misses
     def grid(channels):
+        "Zeros, with so many channels."
         return loops.Grid(np.zeros(8*channels, f32), 2, channels)
     grids = loops.Grids(grid(1), tuple(grid(1) for _ in range(n)), grid(8), grid(4))
     ray, none = np.ones((1, 3), f32), np.zeros((0, 0), f32)
