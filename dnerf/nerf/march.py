@@ -162,6 +162,12 @@ class DeferredHead(FastHead):
         compiled = device.type == 'cpu' and field.density_grid.dtype == torch.float32
         return Marcher(field) if compiled else None
 
+    def stride_at(self,
+        size:int, # H = W of a whole picture, pixels
+    ) -> int:     # Pixels from ray to ray
+        "How many rays a whole picture gets."
+        return self.field.config.stride or (2 if size >= 384 else 1)
+
 def mixtures(
     field:DeferredField, # With its `mix`
     condition:Tensor,    # `(R, C)` or `(1, C)`
@@ -230,7 +236,7 @@ def frame(self:DeferredHead,
     marcher, condition, view = self.marcher(c2w.device), condition.float(), (c2w, focal, size)
     if marcher is None:
         return FastHead.frame(self, c2w, focal, size, condition, pixels, chunk)
-    stride = self.field.config.stride or (2 if size >= 384 else 1)
+    stride = self.stride_at(size)
     with torch.autocast('cpu', enabled=False):                # the loops are in float32
         if stride > 1 and size % stride == 0 and len(pixels) == size*size:
             values, acc, at = self.means_between(marcher, view, condition, stride)

@@ -22,9 +22,9 @@ from ..program import Stopped
 from ..subject import FPS, SAMPLE_RATE
 from .listening import AFTER, PAIR, Resampler
 from .options import StreamOptions, with_options
-from .pace import SMALLEST, next_size
+from .pace import SMALLEST, fewer_rays, next_size
 from .sources import NOTHING, POLL, paced, queued, samples_of
-from .stream import open_stream, real_time_size
+from .stream import open_stream, real_time_run
 from .synthesis import draw_badge, run_name
 from .voice import read_speech
 
@@ -32,11 +32,11 @@ from .voice import read_speech
 LEAD = .06 # seconds that a packet waits in the page, as in live.js
 
 def patience_for(
-    speed:float,   # Frames per second, from `real_time_size`
+    speed:float,   # Frames per second, from `real_time_run`
     threads:int=1, # That render side by side
 ) -> float:        # Seconds for one frame, 0.1 to 0.6
     "How long a frame may take."
-    return float(np.clip(1.6*threads/max(speed, 1e-6), .1, .6))
+    return float(np.clip(2.2*threads/max(speed, 1e-6), .1, .6))
 
 def delay_of(
     patience:float, # Seconds, from `patience_for`
@@ -84,8 +84,8 @@ class Session:
         live,  # The `Live` that it belongs to
         send,  # Function of a message, text as a dictionary or bytes, called from another thread
     ):
-        self.live, self.send, self.chunks, self.ended, self.size = live, send, queue.Queue(), False, live.options.size
-        self.told = 0
+        self.live, self.send, self.chunks, self.ended = live, send, queue.Queue(), False
+        self.run, self.size, self.told = live.run, live.options.size, False
 
     def work(self,
         rate:int, # Samples per second of the microphone; 0: sound of the command
@@ -135,19 +135,23 @@ def _give(self:Session, stream, chunk): # what a chunk brings out
             self._keep_pace(stream, lost)
 
 @patch
-def _keep_pace(self:Session, stream, lost): # a smaller picture, or a sentence, where many frames were lost
+def _keep_pace(self:Session, stream, lost): # a coarser picture, or a sentence, where many frames were lost
     shown = stream.painter.shown
     if lost <= .1 or len(shown) < shown.maxlen:
         return
-    if self.live.fixed or self.size <= SMALLEST:
+    if coarse := fewer_rays(self.run, self.size):
+        self.run, change = coarse, "is less sharp now, with a ray for four pixels"
+    elif not self.live.fixed and self.size > SMALLEST:
+        self.size = next_size(self.size, FPS*(1 - lost))
+        change = f"has {self.size} px now"
+    else:
         if not self.told:
-            self.say(f"this machine is too slow for {self.size} px: {lost:.0%} of the frames are left out"
-                     + ("; a smaller --size is smoother" if self.size > SMALLEST else "; close other programs"))
-        self.told = 1
+            self.say(f"this machine is too slow for {self.size} px: {lost:.0%} of the frames are left out; "
+                     + ("a smaller --size is smoother" if self.size > SMALLEST else "close other programs"))
+        self.told = True
         return
-    self.size = next_size(self.size, FPS*(1 - lost))
-    stream.shrink(self.size)
-    self.say(f"{lost:.0%} of the frames were left out, so the picture has {self.size} px now")
+    stream.change(self.run, self.size)
+    self.say(f"{lost:.0%} of the frames were left out, so the picture {change}")
 
 @patch
 def say(self:Session,
@@ -406,14 +410,14 @@ def live(
         taken = stack.enter_context(contextlib.closing(take_address(host, port)))
         open_stream(run, options=options).close()            # a request that cannot be met is refused before it is measured
         sound, threads = _speech(speech), torch.get_num_threads()
-        size, speed = real_time_size(run, options.size, render)
+        faster, size, speed = real_time_run(run, options.size, render)
         patience = patience_for(speed, threads if run.device.type == 'cpu' else 1)
-        print(f'{run_name(run)} at {size} px: {speed:.0f} frames a second can be rendered here, {FPS} are needed; '
-              f'delay about {delay_of(patience):.2f} s', flush=True)
+        print(f"{run_name(run)} at {size} px{'' if faster is run else ', a ray for four pixels'}: {speed:.0f} frames a second "
+              f"can be rendered here, {FPS} are needed; delay about {delay_of(patience):.2f} s", flush=True)
         if speed < FPS:
             print(f'this machine is too slow for {size} px, so frames will be left out'
                   + ('; a smaller --size is smoother' if size > SMALLEST else ''), flush=True)
-        server = Live(run, replace(options, size=size), sound, host, patience, bool(options.size), render)
+        server = Live(faster, replace(options, size=size), sound, host, patience, bool(options.size), render)
         number = asyncio.run(server.serve(taken, lambda address: print(f'open {address} in a browser; Ctrl-C ends', flush=True)))
     if number:
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
