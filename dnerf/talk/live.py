@@ -34,9 +34,9 @@ LEAD = .06 # seconds that a packet waits in the page, as in live.js
 def patience_for(
     speed:float,   # Frames per second, from `real_time_run`
     threads:int=1, # That render side by side
-) -> float:        # Seconds for one frame, 0.1 to 0.6
+) -> float:        # Seconds for one frame, 0.12 to 0.6
     "How long a frame may take."
-    return float(np.clip(2.2*threads/max(speed, 1e-6), .1, .6))
+    return float(np.clip(.05 + 2.5*threads/max(speed, 1e-6), .12, .6))
 
 def delay_of(
     patience:float, # Seconds, from `patience_for`
