@@ -10,6 +10,14 @@ ROOT = Path(__file__).resolve().parents[1]
 HIDDEN = re.compile(r"^#\|\s*(hide|include:\s*false)\b", re.M)
 LINK = re.compile(r"\]\((?![a-z]+:|[#/])")  # of a file beside the notebook
 BLOB = re.compile(r"\]\(https://github\.com/dnerf/dnerf/blob/main/")  # of a file of this repository outside nbs/
+VIDEO = re.compile(r'<video [^>]*poster="([^"]+)" src="([^"]+)"[^>]* aria-label="([^"]+)"></video>')  # GitHub plays no film of a repository
+SITE = "https://dnerf.github.io/dnerf/"
+BADGES = (  # text, picture, link
+    ("tests", "https://github.com/dnerf/dnerf/actions/workflows/test.yaml/badge.svg", "https://github.com/dnerf/dnerf/actions/workflows/test.yaml"),
+    ("documentation", "https://img.shields.io/badge/documentation-dnerf.github.io-2780e3", SITE),
+    ("Python 3.10 to 3.12", "https://img.shields.io/badge/python-3.10_to_3.12-2780e3", "#what-it-needs-and-how-long-it-takes"),
+    ("licence Apache 2.0", "https://img.shields.io/badge/licence-Apache_2.0-2780e3", "LICENSE"),
+)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
@@ -21,8 +29,11 @@ def readme() -> str:
         if cell.cell_type == "code":
             cell.source = DIRECTIVE.sub("", cell.source)
     text, _ = MarkdownExporter().from_notebook_node(nb)
+    text = VIDEO.sub(lambda film: f"[![{film[3]}]({film[1]})]({SITE}{film[2]})\\\n[**Play the film, with sound**]({SITE}{film[2]})", text)
     text = BLOB.sub("](", LINK.sub("](nbs/", re.sub(r"[ \t]+\n", "\n", text)))
     note = "<!-- Made from nbs/index.ipynb by `make readme`; edit the notebook, not this file. -->\n\n"
+    badges = "\n".join(f"[![{name}]({picture})]({link})" for name, picture, link in BADGES)
+    text = text.replace("\n>", f"\n{badges}\n\n>", 1)  # below the title
     return note + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -64,7 +64,7 @@ def train(
 # %% ../nbs/81_api.ipynb #a1d82faa
 @patch
 def drive(self:Run,
-    speech,      # Any file with sound
+    speech='',   # Any file with sound; a bundled sentence if not given
     out=None,    # The mp4; by default in the run's folder
     **options,   # Those of `drive`, e.g. `rhythm=1.2`
 ) -> Path:       # The mp4

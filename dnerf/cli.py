@@ -54,7 +54,7 @@ def train(
 @with_options(DriveOptions)
 def drive(
     run:str='demo', # A trained run, `subject/name`, its folder, or a file `me.portrait`; a subject's name alone is its newest run
-    speech:str='',         # A file with sound, of any kind; without one, the speech of the bundled demo clip
+    speech:str='',         # A file with sound, of any kind; without one, a bundled sentence
     out:str='',            # The mp4; `speech/<name of the speech>.mp4` in the run's folder if not given, numbered beside other videos
     *,
     device:str='auto',     # auto, cpu, cuda
@@ -64,8 +64,7 @@ def drive(
     "Let the person of a run say something new."
     from dnerf.nerf.run import load_run
     from dnerf.talk.drive import drive
-    from dnerf.video.demo import demo_video
-    video = drive(load_run(run, device), speech or demo_video(), out or None, overwrite=overwrite, **knobs)
+    video = drive(load_run(run, device), speech, out or None, overwrite=overwrite, **knobs)
     print(f'the video is {video}')
     return video
 

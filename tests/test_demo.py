@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dnerf.core import InputError, MissingError
-from dnerf.video.demo import Speech, demo_speech, demo_text, demo_truth, demo_video, make_demo, perform, speak
+from dnerf.video.demo import (BUNDLED_VOICES, Speech, bundled_speech, bundled_text, demo_speech, demo_text, demo_truth, demo_video,
+                              make_demo, perform, speak)
 from dnerf.video.media import iter_frames, probe, read_audio
 
 FAKE_FLITE = """#!{python}
@@ -57,6 +58,14 @@ def test_bundled_speech_can_be_made_again():
     assert made.segments == bundled.segments
     n = min(len(made.wav), len(bundled.wav))
     assert np.corrcoef(made.wav[:n], bundled.wav[:n])[0, 1] > 0.99  # the bundled one went through AAC
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="the program flite is not installed")
+def test_bundled_sentence_can_be_made_again():
+    for voice in BUNDLED_VOICES:
+        made, bundled = speak(bundled_text(), voice).wav, read_audio(bundled_speech(voice))
+        n = min(len(made), len(bundled))
+        assert np.corrcoef(made[:n], bundled[:n])[0, 1] > 0.99  # AAC
 
 
 def test_no_synthesiser(monkeypatch, tmp_path):

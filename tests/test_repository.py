@@ -193,6 +193,10 @@ def test_wheel(copy, tmp_path):
     assert wanted <= inside, f"missing from the wheel: {sorted(wanted - inside)}"
     assert {Path(n).name for n in inside if ".dist-info/" in n} >= {"LICENSE", "NOTICE", "METADATA"}
     assert not any(n.startswith(("tests/", "nbs/")) for n in inside)
+    (about,) = [packed.read(n).decode() for n in inside if n.endswith("METADATA")]
+    pictures, links = re.findall(r"!\[[^\]]*\]\(([^)]+)", about), re.findall(r"\]\(([^)]+)", about)
+    assert any(p.startswith("https://raw.githubusercontent.com/dnerf/dnerf/main/nbs/images/") for p in pictures)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == [], "links of the package's page must be absolute"
     (entries,) = [packed.read(n).decode() for n in inside if n.endswith("entry_points.txt")]
     assert "[console_scripts]\ndnerf = dnerf.cli:main" in entries.replace("dnerf=dnerf.cli:main", "dnerf = dnerf.cli:main")
 

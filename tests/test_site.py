@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from browser import chromium  # noqa: F401 (a fixture)
+from dnerf.video.media import probe
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p.relative_to(ROOT / "nbs") for p in (ROOT / "nbs").rglob("*.ipynb")
@@ -93,7 +94,7 @@ def test_titles(pages):
 def test_links(site, pages):
     broken = []
     for name, page in pages.items():
-        for _, href in page.values("href", "src"):
+        for _, href in page.values("href", "src", "poster"):
             url = urlsplit(href)
             if url.scheme or href in ("", "#"):
                 continue
@@ -150,8 +151,9 @@ def test_formulae_and_links_are_drawn(site, pages):
 
 def test_home_page(site, pages):
     text = (site / "index.html").read_text(encoding="utf-8")
-    assert 0 < text.find("talking.webp") < text.find('id="three-commands"')
-    assert (site / "images" / "talking.webp").stat().st_size < 200_000
+    assert 0 < text.find('src="images/talking.mp4"') < text.find('id="three-commands"')
+    film = probe(site / "images" / "talking.mp4")
+    assert 5 < film.duration < 8 and film.has_audio and (site / "images" / "talking.mp4").stat().st_size < 300_000
     tutorials = {f"tutorials/{p.stem}.html" for p in (ROOT / "nbs" / "tutorials").glob("*.ipynb")}
     assert tutorials <= {href for _, href in pages["index.html"].values("href")}
 

@@ -29,7 +29,7 @@ from .output import check_output, own_path, pieces_folder, request_note
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
 from .voice import driving_features, frames_of, parse_weights, read_speech, silence, sound_of, speech_windows
-from ..video.demo import demo_video
+from ..video.demo import bundled_speech, demo_video
 from ..video.media import write_video
 from ..video.pieces import join_videos
 from ..video.sources import videos_of
@@ -235,6 +235,11 @@ def _reads(run, options): # files beside the speech that a request reads, and th
     named += [run.source] if getattr(run, 'source', None) else []
     return [*named, demo_video(), *([data_dir()/source] if source else []), *(video for name in people for video in videos_of(name))]
 
+def _given(speech): # the file of the speech, and what is to be said of it
+    if speech is None or str(speech) == '':
+        return bundled_speech(), ["no speech was given, so the portrait says the bundled sentence; any file with sound can be named"]
+    return speech, []
+
 def _check_options(run, options): # `InputError` for one that cannot be, or that this run cannot show
     check_settings(DriveOptions, options, leave=('motion', 'content', 'weights', 'badge', 'paste'))
     check_blinks(run, options.blinks)
@@ -278,7 +283,7 @@ def _announce(run, speech, wav, n, nbytes, render, said): # what was found in th
 @with_options(DriveOptions)
 def drive(
     run,              # `subject/name`, the path of a run's folder, or an open run
-    speech,           # Any file with sound
+    speech='',        # Any file with sound; '' for the bundled sentence, which is said in one line
     out=None,         # The mp4; by default `speech/<name of the speech>.mp4` in the run's folder, with a number if another video has it
     options:DriveOptions|None=None, # What is asked for; None: the defaults
     *,
@@ -292,7 +297,8 @@ def drive(
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
     weights = parse_weights(options.weights)
     _check_options(run, options)
-    given, said = output_path(run, speech, out, _reads(run, options), overwrite) if out else None, []
+    speech, said = _given(speech)
+    given = output_path(run, speech, out, _reads(run, options), overwrite) if out else None
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     _try_changes(run, wav, options, content, weights)
     n = frames_of(wav, options.rhythm)
