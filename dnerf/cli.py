@@ -47,7 +47,7 @@ def train(
     from dnerf.api import train_folder
     from dnerf.evaluation.report import evaluate_run, summary
     run = train_folder(preset, overrides, subject, video, size, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name)
-    rank_zero_only(lambda: print(summary(evaluate_run(run, measures=('pixels',)), run)))()
+    rank_zero_only(lambda: print(summary(evaluate_run(run, measures='pixels+faces'), run)))()
     return run
 
 # %% ../nbs/90_cli.ipynb #1c241d06

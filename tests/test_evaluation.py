@@ -1,6 +1,8 @@
 "From a run to its video, metrics and figures, with a stand-in for the model."
+import base64
 import copy
 import csv
+import hashlib
 import json
 import math
 import re
@@ -14,7 +16,9 @@ import pytest
 from dnerf.core import DivergedError, DnerfError, InputError, MissingError, StorageError
 from dnerf.evaluation.measures import MEASURES
 from dnerf.evaluation.metrics import METRICS, RegionErrors, check_metrics, empty_metrics, regions
-from dnerf.evaluation.page import html_report
+from dnerf.evaluation import curves
+from dnerf.evaluation.page import PAGE_POLICY, PAGE_SCRIPT, html_report
+from dnerf.evaluation.patches import save_figure
 from dnerf.evaluation.report import evaluate_run, protocol, same_protocol, summary
 from dnerf.subject import SAMPLES_PER_FRAME, toy_subject
 from dnerf.talk.synthesis import render_split, to_uint8
@@ -300,12 +304,37 @@ def test_the_page_needs_no_network(run):
     metrics = evaluate_run(run, progress=False, render=shaded, measures=PIXELS)
     page = (run.folder / "report.html").read_text()
     addresses = re.findall(r"(?:src|href|srcset|poster|action|data)\s*=\s*['\"]([^'\"]*)", page) + re.findall(r"url\(([^)]*)", page)
-    assert len(addresses) == 1 + len(metrics["figures"])
-    assert all(a.startswith(("data:video/mp4;base64,", "data:image/png;base64,")) for a in addresses)
-    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    assert "<script" not in text and "@import" not in text and "<link" not in text and not re.search(r"https?://", text)
+    addresses = [a for a in addresses if a != "#film"]
+    assert len(addresses) == 2 + len(metrics["figures"])  # with the film's poster
+    assert all(a.startswith(("data:video/mp4;base64,", "data:image/png;base64,", "data:image/jpeg;base64,")) for a in addresses)
+    text = without_script(re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    assert "@import" not in text and "<link" not in text and not re.search(r"https?://", text)
     assert all(f"<code>{key}</code>" in text for key in METRICS) and "not measured: not asked for" in text
-    assert text.index("Protocol") < text.index("<video") < text.index("<table") < text.index("<img")
+    places = [text.index(word) for word in ("<video", 'class="keys"', "Frame by frame", "<table", "<details", "<img", "Protocol")]
+    assert places == sorted(places)
+
+
+def without_script(page):
+    "A page without its own script, which is the only one that its policy allows to run."
+    digest = base64.b64encode(hashlib.sha256(PAGE_SCRIPT.encode()).digest()).decode()
+    policy = f"script-src 'sha256-{digest}'"
+    assert page.count(f"<script>{PAGE_SCRIPT}</script>") == 1 and policy in PAGE_POLICY and "unsafe-inline'; script" in PAGE_POLICY
+    rest = page.replace(f"<script>{PAGE_SCRIPT}</script>", "")
+    assert "<script" not in rest and "</script" not in rest
+    return rest
+
+
+def test_the_page_shows_curves_and_leads_to_the_worst_frame(run):
+    def one_bad_frame(run, frames):
+        for i, frame in shaded(run, frames):
+            yield i, frame * (i != 102)
+
+    evaluate_run(run, progress=False, render=one_bad_frame, measures=PIXELS)
+    film = curves.frame_curves(run.folder / "frames.csv")
+    assert curves.notable_frames(film)["largest error, face"][0] == 0.08  # on the film's clock, not the recording's
+    page = (run.folder / "report.html").read_text()
+    assert 'data-second="0.08"' in page and page.count('<path class="c') == 2 and "it begins at" in page
+    assert page.count('class="now"') == 1 and "Opening of the lips" not in page  # faces were not asked for
 
 
 def test_names_and_reasons_cannot_break_the_page(run):
@@ -314,7 +343,8 @@ def test_names_and_reasons_cannot_break_the_page(run):
     metrics["protocol"]["run"] = "<img src=x>"
     (run.folder / "metrics.json").write_text(json.dumps(metrics))
     page = html_report(run.folder).read_text()
-    assert "<script" not in page and "<img src=x>" not in page and "&lt;script&gt;" in page
+    page = without_script(page)
+    assert "<img src=x>" not in page and "&lt;script&gt;" in page
 
 
 def test_same_protocol_names_the_differences(run):
@@ -355,10 +385,8 @@ def test_a_notebook_names_a_run_that_is_not_there(dnerf_home):
     "step,train/loss\n1,2\n" + "3" * 200_000,
     "step,seconds,train/loss\n1e308,-1e308,1e308\n-1e308,1e308,-1e308\n"], ids=["rows", "columns", "field", "numbers"])
 def test_a_log_of_any_size_is_read_and_drawn_in_bounds(tmp_path, text):
-    from dnerf.evaluation import report
-
     (tmp_path / "metrics.csv").write_text(text)
-    curves = report.read_curves(tmp_path / "metrics.csv")
-    assert len(curves) < 50 and all(len(c["value"]) <= report.MOST_ROWS for c in curves.values())
-    if figure := report.curves_figure(tmp_path / "metrics.csv"):
-        report.save_figure(figure, tmp_path / "loss.png")
+    read = curves.read_curves(tmp_path / "metrics.csv")
+    assert len(read) < 50 and all(len(c["value"]) <= curves.MOST_ROWS for c in read.values())
+    if figure := curves.curves_figure(tmp_path / "metrics.csv"):
+        save_figure(figure, tmp_path / "loss.png")

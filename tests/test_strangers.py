@@ -9,7 +9,7 @@ from toys import speech_of
 
 from dnerf.core import DnerfError, InputError, read_json, sha256, write_json
 from dnerf.evaluation.metrics import empty_metrics
-from dnerf.evaluation.page import html_report
+from dnerf.evaluation.page import PAGE_SCRIPT, html_report
 from dnerf.nerf.kept import KeptSubject, fingerprint, keep_subject
 from dnerf.subject import Subject, toy_subject
 from dnerf.talk.paste import Paster
@@ -74,14 +74,27 @@ def test_a_link_out_of_the_run_is_not_embedded(run, tmp_path, name):
         html_report(run)
 
 
+FRAMES = ("", "second,mse.face", "second,mse.face\n0,x\n0.04,\n", "second,mse.face\n1,1\n0,1\n", "a\n" * 9, "second\n0\n1\n",
+          "second,mse.face\n0,1e99\n1,-4\n", "second,mse.face,<b>\n0,.1,1\n.04,.2,1\n", "second,mse.face\n0,1\nnan,2\n3,inf\n")
+
+
+@pytest.mark.parametrize("content", FRAMES, ids=repr)
+def test_any_table_of_frames_has_a_page(run, content):
+    (run / "frames.csv").write_text(content)
+    text = page(run).split("<body>")[1].split("<script>")[0]
+    assert ("<path" in text) == ("<b>" in content) and not any(word in text for word in ("NaN", "nan", "inf", "<b>"))
+
+
 def test_names_and_texts_are_text_in_the_page(run):
     (run / "figures" / "a'onerror='x.png").write_text("")
     subject = dict(name=EVIL, n_frames=EVIL, size=[EVIL])
     protocol = PROTOCOL | dict(run=EVIL, driven_by=[EVIL], measures={EVIL: EVIL}, audio=EVIL, subject=subject)
     write(run, protocol=protocol, figures={"a'onerror='x.png": EVIL, "loss.png": EVIL}, **{EVIL: {EVIL: EVIL}, "lmd": {"x": EVIL}})
     text = page(run)
+    assert text.count(f"<script>{PAGE_SCRIPT}</script>") == 1
+    text = text.replace(f"<script>{PAGE_SCRIPT}</script>", "")
     assert "<script" not in text and "<img src=x" not in text and text.count("<img") == 2
-    assert "onerror='" not in text.replace("&#x27;", "")
+    assert "onerror='" not in text.replace("&#39;", "").replace("&#x27;", "")
 
 
 WRONG = [[], 3, None, "x", {}, {"protocol": {}}, dict(protocol=[], reasons={}), dict(protocol={}, reasons=[])]
