@@ -124,12 +124,12 @@ def report_of(
     return page
 
 def show_page(
-    page:Path, # An HTML file
+    page:Path|str, # An HTML file, or the address of a page
 ) -> bool:     # Whether a browser was found
     "Open a page in the user's browser."
     if sys.platform.startswith('linux') and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
         return False
-    return webbrowser.open(page.resolve().as_uri())
+    return webbrowser.open(page if isinstance(page, str) else page.resolve().as_uri())
 
 # %% ../nbs/82_shelf.ipynb #351c1dd3
 def find_item(

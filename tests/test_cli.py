@@ -94,7 +94,7 @@ def test_help_has_examples_that_are_understood(verb, capsys):
 
 @pytest.mark.parametrize("words, part", [
     ([], "examples:"),
-    (["fly"], "no verb 'fly'; the verbs are prepare, train, drive, live, evaluate, table1, "),
+    (["fly"], "no verb 'fly'; the verbs are prepare, train, drive, live, app, evaluate, table1, "),
     (["rm"], "required: NAME"),
     (["--fly"], "--fly"),
     (["train", "--fly", "1"], "--fly"),

@@ -1,0 +1,338 @@
+// The page of `dnerf app`. It asks for the state of the jobs every second and stores nothing.
+'use strict';
+const LIMIT = 2 * 2 ** 30; // bytes of an upload, as in dnerf.app.page
+const $ = (q, root = document) => root.querySelector(q), $$ = (q, root = document) => [...root.querySelectorAll(q)];
+const make = (tag, props = {}, ...children) => {
+  const e = Object.assign(document.createElement(tag), props);
+  e.append(...children);
+  return e;
+};
+const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: [], columns: {} }, taken: {}, seen: {} };
+const fileUrl = path => path.split('/').map(encodeURIComponent).join('/');
+
+async function ask(address, body) {
+  const answer = await fetch(address, body === undefined ? {} : { method: 'POST', body: JSON.stringify(body) });
+  const got = await answer.json().catch(() => ({ fault: `The page got an answer that it does not know (${answer.status}); load it again.` }));
+  if (got.fault) throw new Error(got.fault);
+  return got;
+}
+function say(place, text, fault = false) {
+  place.textContent = text;
+  place.classList.toggle('fault', fault);
+}
+const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
+const gone = e => e instanceof TypeError ? 'The program behind this page does not answer; is dnerf app still running?' : capital(e.message);
+
+// tabs ------------------------------------------------------------------------------------------------------------------------------
+function show(name) {
+  for (const tab of $$('[role=tab]')) {
+    const on = tab.id === `tab-${name}`;
+    tab.setAttribute('aria-selected', on);
+    tab.tabIndex = on ? 0 : -1;
+    $('#' + tab.getAttribute('aria-controls')).hidden = !on;
+  }
+  history.replaceState(null, '', '#' + name);
+}
+$$('[role=tab]').forEach((tab, i, all) => {
+  tab.onclick = () => show(tab.id.slice(4));
+  tab.onkeydown = e => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
+    if (step) { const next = all.at((i + step) % all.length); next.focus(); next.click(); }
+  };
+});
+
+// files: dropped, chosen or recorded -------------------------------------------------------------------------------------------------
+function upload(file, name, told) {
+  return new Promise((done, failed) => {
+    if (file.size > LIMIT) {
+      return failed(new Error(`the file has ${(file.size / 2 ** 30).toFixed(1)} GB, and 2 GB are the most for a page; cut it, `
+                              + 'or give its path to dnerf prepare in a terminal'));
+    }
+    const request = new XMLHttpRequest();
+    request.open('POST', 'upload?name=' + encodeURIComponent(name));
+    request.upload.onprogress = e => told(`uploading ${name}: ${Math.floor(100 * e.loaded / (e.total || 1))} %`);
+    request.onload = () => {
+      let got = {};
+      try { got = JSON.parse(request.responseText); } catch { got = { fault: `the upload was refused (${request.status})` }; }
+      got.fault ? failed(new Error(got.fault)) : done(got);
+    };
+    request.onerror = () => failed(new Error('the upload did not arrive; is dnerf app still running?'));
+    request.send(file);
+  });
+}
+function taker(place) {
+  const kind = place.dataset.kind, video = kind === 'video', form = place.closest('form'), said = $('.said', form);
+  const input = make('input', { type: 'file', accept: video ? 'video/*,.mkv,.mts' : 'audio/*,video/*' });
+  const idle = video ? 'Drop a video here, or choose a file' : 'Drop speech here, any file with sound, or choose one';
+  const text = make('span', { textContent: idle }), drop = make('label', { className: 'drop' }, input, text);
+  const record = make('button', { type: 'button', textContent: video ? 'Record with the camera' : 'Record with the microphone' });
+  const player = make(video ? 'video' : 'audio', { controls: true, hidden: true, playsInline: true });
+  place.append(drop, make('div', { className: 'buttons' }, record), player);
+  async function take(file, name) {
+    page.taken[kind] = null;
+    say(said, '');
+    try {
+      const got = await upload(file, name, t => { text.textContent = t; });
+      text.textContent = `${got.name}, ${(got.bytes / 2 ** 20).toFixed(1)} MB. Another one can be dropped here.`;
+      accept(got, URL.createObjectURL(file));
+    } catch (e) {
+      text.textContent = idle;
+      player.hidden = true;
+      say(said, gone(e), true);
+    }
+  }
+  function accept(got, address) {
+    page.taken[kind] = got;
+    player.srcObject = null;
+    Object.assign(player, { src: address, hidden: false, muted: false });
+  }
+  place.accept = (got, address) => { text.textContent = got.name; accept(got, address); };
+  input.onchange = () => { if (input.files[0]) take(input.files[0], input.files[0].name); input.value = ''; };
+  for (const [name, over] of [['dragover', true], ['dragleave', false], ['drop', false]]) {
+    drop.addEventListener(name, e => {
+      e.preventDefault();
+      drop.classList.toggle('over', over);
+      if (name === 'drop' && e.dataTransfer.files[0]) take(e.dataTransfer.files[0], e.dataTransfer.files[0].name);
+    });
+  }
+  let recorder = null;
+  record.onclick = async () => {
+    if (recorder) return recorder.stop();
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: video && { width: 1280, height: 720 } });
+      const parts = [], label = record.textContent, begun = Date.now();
+      recorder = new MediaRecorder(stream);
+      recorder.ondataavailable = e => parts.push(e.data);
+      if (video) { Object.assign(player, { srcObject: stream, muted: true, hidden: false }); player.play(); }
+      const clock = setInterval(() => { record.textContent = `Stop (${Math.round((Date.now() - begun) / 1000)} s)`; }, 250);
+      recorder.onstop = () => {
+        clearInterval(clock);
+        stream.getTracks().forEach(t => t.stop());
+        record.textContent = label;
+        recorder = null;
+        const stamp = new Date().toISOString().slice(0, 19).replace(/\D/g, '');
+        take(new Blob(parts, { type: parts[0]?.type }), `recording-${stamp}.webm`);
+      };
+      recorder.start(1000);
+    } catch (e) {
+      recorder = null;
+      const which = video ? 'camera and microphone' : 'microphone';
+      say(said, e.name === 'NotAllowedError' ? `The browser does not allow the ${which}; allow it beside the address, and try again.`
+        : `There is no ${which} that can be used; give a file instead.`, true);
+    }
+  };
+}
+$$('.take').forEach(taker);
+
+// orders ----------------------------------------------------------------------------------------------------------------------------
+function fields(form) {
+  const out = {};
+  for (const e of form.elements) {
+    if (e.name && !(e.type === 'range' && e.value === e.defaultValue)) out[e.name] = e.type === 'checkbox' ? e.checked : e.value;
+  }
+  return out;
+}
+function ordering(id, verb, more) {
+  const form = $('#' + id), said = $('.said', form), button = $('.main', form);
+  form.onsubmit = async e => {
+    e.preventDefault();
+    button.disabled = true;
+    say(said, 'One moment: the order is being checked.');
+    try {
+      const got = await ask('jobs', { verb, ...fields(form), ...more() });
+      page.seen[got.id] = 'waiting';
+      say(said, page.jobs.some(j => j.state === 'running') ? 'It waits for the job that is running.' : 'It has begun; see Jobs.');
+      await look();
+    } catch (e) { say(said, gone(e), true); }
+    button.disabled = false;
+  };
+}
+function need(kind, sentence) {
+  if (!page.taken[kind]) throw new Error(sentence);
+  return { [kind]: page.taken[kind].file };
+}
+ordering('prepare', 'prepare', () => {
+  const video = need('video', 'give a video first');
+  if (!$('#consent').checked) throw new Error('a portrait needs the consent of the person shown; check the box if it was given');
+  return video;
+});
+ordering('train', 'train', () => ({}));
+ordering('drive', 'drive', () => need('speech', 'give speech first: a file, a recording, or a text that is spoken'));
+ordering('liveform', 'live', () => ({}));
+$$('input[type=range]').forEach(e => {
+  const tell = () => { e.previousElementSibling.textContent = Number(e.value).toFixed(1); };
+  e.oninput = tell;
+  tell();
+});
+$('#synthesise').onclick = async e => {
+  const said = $('#drive .said'), button = e.target;
+  button.disabled = true;
+  try {
+    const got = await ask('speak', { text: $('#words').value, voice: $('#voice').value });
+    $('.take[data-kind=speech]').accept(got, 'uploads/' + fileUrl(got.file));
+    say(said, `Spoken by ${$('#voice').value}, on this machine.`);
+  } catch (e) { say(said, gone(e), true); }
+  button.disabled = false;
+};
+
+// jobs ------------------------------------------------------------------------------------------------------------------------------
+const WORDS = { waiting: 'waits', running: 'runs', done: 'done', failed: 'failed', stopped: 'stopped; it can go on', interrupted: 'interrupted; it can go on' };
+function buttons(job) {
+  const out = [], add = (text, what) => out.push(make('button', { className: 'small', type: 'button', textContent: text, onclick: async () => {
+    try { await ask(`jobs/${job.id}/${what}`, {}); } catch (e) { alert(gone(e)); }
+    await look();
+  } }));
+  if (job.state === 'running' || job.state === 'waiting') add('Stop', 'stop');
+  if (['stopped', 'interrupted'].includes(job.state)) add('Continue', 'go_on');
+  if (job.state === 'failed') add('Try again', 'go_on');
+  if (job.state !== 'running') add('Remove', 'remove');
+  out.push(make('a', { href: `jobs/${job.id}/log`, target: '_blank', rel: 'noopener', textContent: 'log' }));
+  if (job.state === 'done' && job.verb === 'drive' && job.made) {
+    out.push(make('a', { href: 'runs/' + fileUrl(job.made), download: '', textContent: 'download' }));
+  }
+  return out;
+}
+function rowOf(job) {
+  const bar = job.progress.fraction !== undefined, out = make('div', { className: `job ${job.state}` });
+  out.dataset.id = job.id;
+  let state = job.stopping && job.state === 'running' ? 'is being stopped' : WORDS[job.state];
+  if (bar) state = `${job.progress.what}: ${Math.round(100 * job.progress.fraction)} %` + (job.progress.left ? `, ${job.progress.left} left` : '');
+  else if (job.state === 'running' && job.lines.length) state += ': ' + job.lines.at(-1);
+  out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: state }));
+  if (job.state === 'running') out.append(make('progress', bar ? { max: 1, value: job.progress.fraction } : {}));
+  if (job.fault) out.append(make('span', { className: 'fault', textContent: capital(job.fault) }));
+  out.append(make('div', { className: 'buttons' }, ...buttons(job)));
+  return out;
+}
+function draw(jobs) {
+  const place = $('#jobs'), old = Object.fromEntries([...place.children].map(e => [e.dataset.id, e]));
+  jobs.forEach((job, i) => {
+    const text = JSON.stringify(job);
+    let row = old[job.id];
+    if (!row || row.text !== text) {
+      const next = Object.assign(rowOf(job), { text });
+      if (row) row.replaceWith(next);
+      row = next;
+    }
+    if (place.children[i] !== row) place.insertBefore(row, place.children[i] || null);
+  });
+  while (place.children.length > jobs.length) place.lastChild.remove();
+  $('#nojobs').hidden = jobs.length > 0;
+}
+function ended(job) { // what follows from a job that has just ended
+  if (job.state !== 'done') return;
+  if (job.verb === 'prepare') page.wanted = job.made;
+  if (job.verb === 'train') page.wantedRun = job.made.split('/').slice(0, 2).join('/');
+  if (job.verb === 'drive') page.film = job.made;
+}
+async function look() {
+  try {
+    const got = await ask('state');
+    page.jobs = got.jobs;
+    $('#gone').hidden = true;
+    $('#home').textContent = `Everything is kept in ${got.home}.`;
+    draw(got.jobs);
+    let changed = false;
+    for (const job of got.jobs) {
+      const before = page.seen[job.id];
+      page.seen[job.id] = job.state;
+      if (before && before !== job.state && !['waiting', 'running'].includes(job.state)) { ended(job); changed = true; }
+    }
+    const live = got.jobs.find(j => j.verb === 'live' && j.state === 'running' && j.made);
+    $('#open').hidden = !live;
+    if (live) $('#open a').href = live.made;
+    if (changed) await shelf();
+  } catch (e) {
+    if (e instanceof TypeError) $('#gone').hidden = false;
+    else throw e;
+  }
+}
+
+// what there is -------------------------------------------------------------------------------------------------------------------------
+function options(select, rows, wanted) {
+  const value = wanted || select.value;
+  select.replaceChildren(...rows.map(([v, t]) => make('option', { value: v, textContent: t })));
+  if (rows.some(([v]) => v === value)) select.value = value;
+}
+const finished = () => page.shelf.runs.filter(r => r.state === 'finished');
+function scored(run) {
+  const score = run.numbers['psnr.face'];
+  return `${run.name}${score === null ? '' : ` (${score.toFixed(1)} dB face)`}`;
+}
+function report() {
+  const subject = page.shelf.subjects.find(s => s.name === $('#train [name=subject]').value), place = $('#report');
+  place.hidden = !subject?.report;
+  place.replaceChildren(...(subject?.report || '').split('\n').map(line => make(
+    'span', { className: line.startsWith('warning') ? 'warning' : '', textContent: line + '\n' })));
+}
+function figure(path, caption, preload = 'metadata') {
+  const address = 'runs/' + fileUrl(path), link = make('a', { href: address, download: '', textContent: 'download' });
+  return make('figure', {}, make('video', { src: address, controls: true, preload, playsInline: true }),
+              make('figcaption', {}, make('span', { textContent: caption }), link));
+}
+function films() {
+  const run = page.shelf.runs.find(r => r.name === $('#drive [name=run]').value), place = $('#films .grid');
+  const paths = (run?.films || []).filter(p => p.includes('/speech/'));
+  if (page.film && !paths.includes(page.film)) paths.unshift(page.film);
+  paths.sort((a, b) => (b === page.film) - (a === page.film));
+  $('#films .hint').hidden = paths.length > 0;
+  if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
+  place.text = paths.join();
+}
+function compare() {
+  const chosen = $$('#choice input:checked').map(e => e.value), runs = page.shelf.runs.filter(r => chosen.includes(r.name));
+  const place = $('#beside'), text = runs.map(r => r.films[0]).join();
+  if (place.text !== text) {
+    place.replaceChildren(...runs.map(r => r.films.length ? figure(r.films[0], r.name) : make('p', { className: 'hint', textContent: `${r.name} has no film.` })));
+  }
+  place.text = text;
+  const head = make('tr', {}, make('th'), ...runs.map(r => make('th', { textContent: r.name })));
+  const rows = Object.entries(page.shelf.columns).map(([key, c]) => {
+    const values = runs.map(r => r.numbers[key]), known = values.filter(v => v !== null);
+    const best = known.length > 1 && { higher: Math.max(...known), lower: Math.min(...known) }[c.better];
+    const unit = [c.unit, c.better && `${c.better} is better`].filter(Boolean).join(', ');
+    return make('tr', {}, make('th', { title: c.meaning }, c.name, make('small', { textContent: unit })),
+                ...values.map(v => make('td', { className: v !== null && v === best ? 'best' : '', textContent: v ?? '–' })));
+  });
+  $('#numbers').replaceChildren(...(runs.length ? [head, ...rows] : []));
+  $('#together').hidden = !runs.length;
+}
+function choice() {
+  const chosen = $$('#choice input:checked').map(e => e.value), runs = finished();
+  const names = chosen.length || $('#choice').children.length ? chosen : runs.slice(0, 2).map(r => r.name);
+  $('#choice').replaceChildren(...runs.map(r => make('label', {}, make('input', {
+    type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: compare }), r.name)));
+  if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is finished yet.' }));
+}
+$('#together').onclick = () => {
+  const videos = $$('#beside video');
+  videos.forEach((v, i) => { v.currentTime = 0; v.muted = i > 0; v.play(); });
+};
+async function shelf() {
+  page.shelf = await ask('shelf');
+  options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);
+  const runs = finished().map(r => [r.name, scored(r)]);
+  $$('.runs').forEach(s => options(s, runs.length ? runs : [['', 'train a portrait first']], page.wantedRun));
+  const still = page.shelf.subjects.map(s => [s.name, `moves as ${s.name}`]);
+  options($('#drive [name=motion]'), [['', 'moves as in training'], ['still', 'still'], ...still]);
+  options($('#voice'), page.shelf.voices.map(v => [v, v]));
+  $('#text').hidden = !page.shelf.voices.length;
+  page.wanted = page.wantedRun = '';
+  report();
+  films();
+  choice();
+  compare();
+  $('#command').textContent = `dnerf live ${$('#liveform [name=run]').value}`;
+}
+$('#train [name=subject]').onchange = report;
+$('#drive [name=run]').onchange = () => { page.film = ''; films(); };
+$('#liveform [name=run]').onchange = e => { $('#command').textContent = `dnerf live ${e.target.value}`; };
+
+show($$('[role=tab]').map(t => t.id.slice(4)).includes(location.hash.slice(1)) ? location.hash.slice(1) : 'portrait');
+(async () => {
+  await shelf().catch(() => {});
+  for (;;) {
+    await look().catch(e => console.error(e));
+    await new Promise(done => setTimeout(done, document.hidden ? 3000 : 1000));
+  }
+})();
