@@ -85,7 +85,7 @@ def front_points(
     nodes:int,      # N, nodes along each side of the plane
 ) -> Tensor:        # `(N, N, 3)` metres, rows y, columns x
     "The foremost point of the head at each node of the plane."
-    x, y, z = (torch.linspace(*box[:, k].tolist(), n) for k, n in enumerate((nodes, nodes, len(density))))
+    x, y, z = (torch.linspace(float(box[0, k]), float(box[1, k]), n) for k, n in enumerate((nodes, nodes, len(density))))
     front = torch.where(density > 0, z, -math.inf).amax(2)
     there = front.isfinite()
     front = torch.where(there, front, front[there].amin() if there.any() else box[:, 2].mean())
