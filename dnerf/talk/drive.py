@@ -301,8 +301,7 @@ def drive(
     given = output_path(run, speech, out, _reads(run, options), overwrite) if out else None
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     _try_changes(run, wav, options, content, weights)
-    n = frames_of(wav, options.rhythm)
-    motion = open_motion(run, options.motion, options.seed, n)
+    motion = open_motion(run, options.motion, options.seed, n := frames_of(wav, options.rhythm))
     paster = Paster(run.subject, motion, None if options.paste is True else options.paste) if options.paste else None
     key = job_key(run, wav, job_settings(options, motion, weights, content, paster))
     out = given or _default_path(run, speech, key, said)
