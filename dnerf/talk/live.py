@@ -278,6 +278,7 @@ def application(self:Live): # An `aiohttp.web.Application`
     app.router.add_get('/sound', self.connect)
     return app
 
+# %% ../../nbs/talk/02c_live.ipynb #51a0001c
 @patch
 async def connect(self:Live,
     request, # Of a WebSocket
@@ -382,6 +383,7 @@ async def serve(self:Live,
         await runner.cleanup()
     return got[0] if got else None
 
+# %% ../../nbs/talk/02c_live.ipynb #51a0002c
 def _speech(speech): # what `Live` takes
     if not speech:
         return None
