@@ -1,11 +1,12 @@
 """Run the notebooks of the section "Run it" on the bundled demo subject and store their outputs, made small, in nbs/.
 
 `pages.py [NAME ...]` runs those of PAGES that are named, or all, in their order, by papermill. Data and runs are in DNERF_HOME or, if it is
-not set, in runs/pages. Text and pictures are kept, the pictures reduced in size and colours; progress bars, warnings, videos, the state of
-widgets and the paths of this machine are removed.
+not set, in runs/pages. Text and pictures are kept, the pictures reduced in size and colours, and films with
+their sound, where the notebook stays small; progress bars, warnings, the state of widgets and the paths of this machine are removed.
 """
 import base64
 import io
+import itertools
 import json
 import os
 import re
@@ -23,17 +24,18 @@ PAGES = {  # in order; to each the parameters that differ from the notebook's
     "drive": {},
     "viewer": {},
     "control": {},
+    "tutorials/video_to_portrait": {},
 }
 # Runs of other settings that a page shows: arguments of `dnerf`.
 FIRST = {"control": ["train", "demo", "--audio", "speechsplit", "--preset", "cpu", "--steps", "650"]}
-SIZES = ((640, 85), (560, 80), (480, 75))  # width in pixels and JPEG quality of the pictures: the first with which the notebook fits
-BYTES = 260_000  # of a notebook
+SIZES = ((640, 85), (560, 80), (480, 75), (400, 70))  # width in pixels and JPEG quality of pictures: the first with which the notebook fits
+BYTES = 290_000  # of a notebook
 KEPT = ("text/html", "text/markdown", "text/plain", "image/png")  # without the state of a widget
 
 
 def execute(name: str, home: Path) -> list:
     "The cells of the executed notebook."
-    out = home / "runs" / "notebooks" / f"{name}-page.ipynb"
+    out = home / "runs" / "notebooks" / f"{Path(name).name}-page.ipynb"
     out.parent.mkdir(parents=True, exist_ok=True)
     parameters = [word for key, value in PAGES[name].items() for word in ("-p", key, str(value))]
     papermill = [sys.executable, "-m", "papermill", "--log-output", "--no-progress-bar"]
@@ -63,13 +65,13 @@ def without_folders(text: str, home: Path) -> str:
     return text.replace(f"{home}/", "").replace(str(Path.home()), "~")
 
 
-def stored(output: dict, home: Path, size: tuple):
+def stored(output: dict, home: Path, size: tuple, films: bool):
     "An output as it is stored in git, or None."
     if output["output_type"] == "stream":
         text = without_folders("".join(output["text"]), home)
         return output | {"text": text.splitlines(True)} if output["name"] == "stdout" else None
     data = {kind: "".join(output["data"][kind]) for kind in KEPT if kind in output["data"]}
-    if "<video" in data.get("text/html", ""):
+    if "<video" in data.get("text/html", "") and not films:
         return None
     if "image/png" in data:
         data = smaller(data["image/png"], *size) | {"text/plain": "<picture>"}
@@ -89,11 +91,11 @@ def joined(outputs: list) -> list:
     return out
 
 
-def page(notebook: dict, outputs: dict, home: Path, size: tuple) -> str:
+def page(notebook: dict, outputs: dict, home: Path, size: tuple, films: bool) -> str:
     "The file of a notebook with the outputs of an executed one, by the ids of its cells."
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            kept = [stored(output, home, size) for output in outputs[cell["id"]]]
+            kept = [stored(output, home, size, films) for output in outputs[cell["id"]]]
             cell |= {"outputs": joined([output for output in kept if output]), "execution_count": None}
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
@@ -103,7 +105,8 @@ def refresh(name: str, home: Path) -> None:
     path = ROOT / "nbs" / f"{name}.ipynb"
     outputs = {cell["id"]: cell["outputs"] for cell in execute(name, home) if cell["cell_type"] == "code"}
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    fitting = (text for size in SIZES if len((text := page(notebook, outputs, home, size)).encode()) < BYTES)
+    tries = itertools.product((True, False), SIZES)  # with films, with smaller pictures, and at last without films
+    fitting = (text for films, size in tries if len((text := page(notebook, outputs, home, size, films)).encode()) < BYTES)
     text = next(fitting, None)
     if text is None or any(folder in text for folder in (str(home), f"{Path.home()}/")):
         sys.exit(f"nbs/{path.name} would be over {BYTES // 1000} kB or name a folder of this machine; it was left as it is")

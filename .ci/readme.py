@@ -12,9 +12,9 @@ LINK = re.compile(r"\]\((?![a-z]+:|[#/])")  # of a file beside the notebook
 BLOB = re.compile(r"\]\(https://github\.com/dnerf/dnerf/blob/main/")  # of a file of this repository outside nbs/
 VIDEO = re.compile(r'<video [^>]*poster="([^"]+)" src="([^"]+)"[^>]* aria-label="([^"]+)"></video>')  # GitHub plays no film of a repository
 SITE = "https://dnerf.github.io/dnerf/"
+ACTION = "https://github.com/dnerf/dnerf/actions/workflows/test.yaml"
 BADGES = (  # text, picture, link
-    ("tests", "https://github.com/dnerf/dnerf/actions/workflows/test.yaml/badge.svg",
-     "https://github.com/dnerf/dnerf/actions/workflows/test.yaml"),
+    ("tests", f"{ACTION}/badge.svg", ACTION),
     ("documentation", "https://img.shields.io/badge/documentation-dnerf.github.io-2780e3", SITE),
     ("Python 3.10 to 3.12", "https://img.shields.io/badge/python-3.10_to_3.12-2780e3", "#what-it-needs-and-how-long-it-takes"),
     ("licence Apache 2.0", "https://img.shields.io/badge/licence-Apache_2.0-2780e3", "LICENSE"),

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['MediaInfo', 'picture_faults', 'probe', 'first_tick', 'iter_frames', 'count_frames', 'read_audio', 'fit_audio',
-           'encode_sound', 'write_video']
+           'encode_sound', 'write_video', 'show_film']
 
 # %% ../../nbs/video/00_media.ipynb #175eccab
-import itertools, math
+import itertools, math, os
 from dataclasses import dataclass
 from fractions import Fraction
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -283,3 +285,19 @@ def write_video(
             if stream:
                 out.mux(stream.encode(None))
     return path
+
+# %% ../../nbs/video/00_media.ipynb #f11a0002
+def show_film(
+    path,            # A video
+    width:int=512,   # Pixels on the page
+    limit:int=1_000_000, # Bytes; a larger file is not stored in the notebook
+):                   # For the last line of a cell, or for `display`
+    "A film with its sound as the output of a cell; a `MissingError` if it is not there."
+    from IPython.display import HTML, Video
+    path = Path(path)
+    if not path.is_file():
+        raise MissingError(f"there is no film {path}")
+    if path.stat().st_size < limit:
+        return Video(str(path), embed=True, width=width)
+    link = quote(os.path.relpath(path))
+    return HTML(f'<a href="{link}">{escape(path.name)}</a> ({path.stat().st_size/1e6:.1f} MB)')
