@@ -3,9 +3,9 @@ __version__ = "0.6.0"
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import Run, drive, evaluate, load_run, prepare, train
+    from .api import Run, compare, drive, evaluate, load_run, prepare, train
 
-__all__ = ["Run", "drive", "evaluate", "load_run", "prepare", "train"]
+__all__ = ["Run", "compare", "drive", "evaluate", "load_run", "prepare", "train"]
 
 
 def __getattr__(name):

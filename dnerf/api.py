@@ -9,6 +9,7 @@ __all__ = ['drive', 'stream', 'evaluate', 'train_folder', 'train']
 from pathlib import Path
 from fastcore.basics import patch
 from .audio.embedding import embed_subject, parse_embedding
+from .evaluation.compare import compare_runs as compare # noqa: F401, for `dnerf.compare`
 from .evaluation.report import evaluate_run
 from .nerf.config import compose_config, overridden
 from .nerf.run import Run, load_run

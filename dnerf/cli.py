@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'POSITIONAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'live', 'app', 'evaluate', 'table1', 'doctor', 'list_',
-           'open_', 'rm', 'agreed', 'pack', 'answer', 'add_parameter', 'add_verb', 'make_parser', 'parse_command',
-           'call_verb', 'muted', 'main']
+           'open_', 'compare', 'rm', 'agreed', 'pack', 'answer', 'add_parameter', 'add_verb', 'make_parser',
+           'parse_command', 'call_verb', 'muted', 'main']
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, contextlib, inspect, json as json_text, os, sys
@@ -166,6 +166,22 @@ def open_(
     print(f"the page is {page}" + ('' if show_page(page) else '; there is no browser to open it in'))
     return page
 
+# %% ../nbs/90_cli.ipynb #730679af
+def compare(
+    runs:list=(),     # Two runs or more: `subject/name`, or folders; a subject's name alone is its newest run
+    out:str='',       # The page; `compare.html` in the working folder if not given
+    split:str='test', # Which split's results: test or val
+    json:bool=False,  # For a script: the numbers, and no page
+):
+    "Show evaluated runs side by side on one page: films in step, curves over each other, numbers, and what differs."
+    from dnerf.evaluation.compare import compare_runs, comparison
+    if json:
+        print(json_text.dumps(comparison(runs, split), indent=1, ensure_ascii=False))
+        return 0
+    page = compare_runs(runs, out, split)
+    print(f'the page is {page}')
+    return page
+
 # %% ../nbs/90_cli.ipynb #d16f9eb7
 def rm(
     name:str,       # A subject, or a run as `subject/name`
@@ -215,11 +231,12 @@ def answer(
     return sys.stdin.readline().strip()
 
 # %% ../nbs/90_cli.ipynb #55dab8c8
-VERBS = {f.__name__.rstrip('_'): f for f in (prepare, train, drive, live, app, evaluate, table1, doctor, list_, open_, rm, pack)}
+VERBS = {f.__name__.rstrip('_'): f for f in (prepare, train, drive, live, app, evaluate, table1, doctor, list_, open_, compare,
+                                              rm, pack)}
 
 # %% ../nbs/90_cli.ipynb #fc6a8c7d
 POSITIONAL = {'prepare': ['video'], 'train': ['subject'], 'drive': ['run', 'speech'], 'live': ['run'], 'evaluate': ['run'],
-              'table1': ['subject'], 'open': ['run'], 'rm': ['name'], 'pack': ['run', 'out']}
+              'table1': ['subject'], 'open': ['run'], 'compare': ['runs'], 'rm': ['name'], 'pack': ['run', 'out']}
 EXAMPLES = {
     'prepare': ['dnerf prepare me.mp4', 'dnerf prepare interview.mov --subject ann --size 384'],
     'train': [
@@ -237,6 +254,7 @@ EXAMPLES = {
     'doctor': ['dnerf doctor'],
     'list': ['dnerf list', 'dnerf list --json'],
     'open': ['dnerf open me'],
+    'compare': ['dnerf compare me/whisper-cpu me/mel-cpu', 'dnerf compare me/whisper-cpu me/mel-cpu --split val --json'],
     'rm': ['dnerf rm me/whisper-cpu', 'dnerf rm me --yes'],
     'pack': ['dnerf pack me me.portrait', "dnerf pack me/whisper-cpu --licence 'CC BY-NC 4.0' --consent 'I am the person shown'"]}
 
@@ -247,13 +265,15 @@ def add_parameter(
     bare:bool,         # Whether it is given without its name
 ):
     "One parameter of a function as an argument of a command line."
-    text = text.replace('`', '').replace('%', '%%') + ('' if p.default in (None, '', False, p.empty) else f' (default: {p.default})')
+    text = text.replace('`', '').replace('%', '%%') + ('' if p.default in (None, '', False, (), p.empty) else f' (default: {p.default})')
     types = set(get_args(p.annotation) or [p.annotation]) - {type(None)} # `int|None` is an int that may be left out
     kind = dict(type=next(iter(types)) if types in ({int}, {float}) else str)
     if types == {bool}:
         kind = dict(action='store_true')
     elif types == {bool, str}:
         kind = dict(nargs='?', const=True, metavar='FILE')
+    elif types == {list}:
+        kind = dict(nargs='*', metavar='RUN')
     elif bare:
         kind['metavar'] = p.name.upper()
         if p.default is not p.empty:

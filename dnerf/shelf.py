@@ -8,10 +8,10 @@ __all__ = ['folder_bytes', 'subject_rows', 'run_rows', 'listing', 'report_of', '
 # %% ../nbs/82_shelf.ipynb #941f9a6b
 import contextlib, json, math, os, secrets, shutil, sys, time, webbrowser
 from pathlib import Path
-from .core import DnerfError, InputError, MissingError, beside, check_name, data_dir, did_you_mean, locked, read_json, resolved
+from .core import DnerfError, InputError, MissingError, beside, check_name, data_dir, locked, read_json, resolved
 from .core import runs_dir
 from .errors import os_errors
-from .nerf.run import PARTS_OF_A_RUN, newest_run, read_config
+from .nerf.run import PARTS_OF_A_RUN, read_config, run_place
 from .subject import FPS, read_protocol
 
 # %% ../nbs/82_shelf.ipynb #c1d7b9ed
@@ -113,13 +113,10 @@ def report_of(
     run:str,     # `subject/name`, a subject's name (its newest run), or the path of a run's folder
 ) -> Path:       # `report.html`
     "The page of a run; `MissingError` if there is none."
-    name = newest_run(run, show=True) or run if '/' not in run else run.rstrip('/')
-    folder = Path(name) if (Path(name)/'config.yaml').is_file() else runs_dir()/name
+    folder = run_place(run)
     page = next((p for p in (folder/'report.html', folder/'report_val.html') if p.is_file()), None)
-    if page is None and not (folder/'config.yaml').is_file():
-        known = [r.parent.relative_to(runs_dir()).as_posix() for r in runs_dir().glob('[!.]*/[!.]*/config.yaml')]
-        raise MissingError(f"there is no run {run!r}; known are: {', '.join(sorted(known)) or 'none yet'}{did_you_mean(run, known)}")
     if page is None:
+        name = '/'.join(folder.parts[-2:])
         raise MissingError(f"the run {name} has no report yet; dnerf evaluate {name} makes it")
     return page
 

@@ -76,7 +76,7 @@ def best_of(
 @dataclass
 class Numbers:
     "The table of one or several results."
-    groups:dict = field(default_factory=dict)  # First word of an entry to its rows: `entry`, `meaning`, `better`, `cells`, `best`
+    groups:dict = field(default_factory=dict)  # First word of an entry to its rows: `entry`, `meaning`, `better`, `values`, `cells`, `best`
     missing:dict = field(default_factory=dict) # Reason to the entries that no run has, by group
 
 def collect_numbers(
@@ -96,7 +96,7 @@ def collect_numbers(
         unit = '' if row['unit'] in ('', '1') else f" {row['unit']}"
         cells = ['–' if v is None else value_text(v, row['unit']) + unit for v in values]
         best = best_of(values, row['better'], real if key.endswith('.rendered') else None)
-        numbers.groups.setdefault(group, []).append(dict(row, cells=cells, best=best))
+        numbers.groups.setdefault(group, []).append(dict(row, values=values, cells=cells, best=best))
     return numbers
 
 # %% ../../nbs/evaluation/02d_numbers.ipynb #ee25a7d2
@@ -116,7 +116,7 @@ def fill(
 
 # %% ../../nbs/evaluation/02d_numbers.ipynb #a3a5ca76
 TEMPLATES['numbers'] = """
-<div class="wide"><table><thead><tr><th>what</th>
+<div class="wide"><table{% if names %} class="many"{% endif %}><thead><tr><th>what</th>
 {% for name in names %}<th class="value">{{ name }}</th>{% else %}<th>value</th>{% endfor %}<th>better</th></tr></thead><tbody>
 {% for group, rows in numbers.groups.items() %}
 <tr class="group"><th colspan="{{ 2 + (names|length or 1) }}">{{ group }}</th></tr>

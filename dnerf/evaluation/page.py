@@ -62,10 +62,12 @@ h3 { font-size: .95rem; font-weight: 600; margin: 1.6rem 0 .2rem }
 video, img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff } video { width: 100%; background: #000 }
 figure { margin: 1rem 0 2rem } figcaption, small, dt { color: var(--soft) } a { color: var(--c0) }
 .films { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)) }
-.films figure { margin: 0 } [data-second] { white-space: nowrap } .films figcaption { overflow-wrap: anywhere } .one { max-width: 48rem }
+.films figure { margin: 0 } [data-second] { white-space: nowrap }
+.warn + .films { margin-top: 1rem } .films figcaption { overflow-wrap: anywhere } .one { max-width: 48rem }
 .half video { aspect-ratio: 1; object-fit: cover; object-position: left }
 .halves { display: grid; grid-template-columns: 1fr 1fr; text-align: center; color: var(--soft) }
-.bar { display: flex; gap: .8rem; align-items: center; margin: .6rem 0 } .bar[hidden] { display: none } .bar input { flex: 1; min-width: 0 }
+.bar { position: sticky; bottom: 0; background: var(--page); padding: .4rem 0;
+  display: flex; gap: .8rem; align-items: center; margin: .6rem 0 } .bar[hidden] { display: none } .bar input { flex: 1; min-width: 0 }
 button { font: inherit; padding: .3rem 1rem; border: 1px solid var(--line); border-radius: 6px; background: var(--band); color: inherit }
 .warn { background: var(--warn); padding: .7rem 1rem; border-radius: 6px }
 .warn p, .warn ul { margin: .2rem 0 } li { overflow-wrap: anywhere }
@@ -82,7 +84,8 @@ td small { display: block } td { overflow-wrap: anywhere } td code { overflow-wr
 .value { white-space: nowrap; font-variant-numeric: tabular-nums } td.value { font-weight: 500 } .best { font-weight: 800 !important }
 .group th { background: var(--band) } th.value { white-space: normal; overflow-wrap: anywhere; min-width: 5rem }
 @media (max-width: 36rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .4rem } td, th { padding: .3rem .2rem } \
-code { font-size: .8rem } td.value { white-space: normal; overflow-wrap: normal } td small { font-size: .75rem } }
+code { font-size: .8rem } th.value { font-size: .8rem } td.value { white-space: normal; overflow-wrap: normal }
+.many td:first-child small, .many tr:not(.group) > :last-child { display: none } td small { font-size: .75rem } }
 """
 
 def data_uri(
@@ -118,8 +121,8 @@ def film_of(
     return Film(caption, data_uri(path), f'data:image/jpeg;base64,{base64.b64encode(picture).decode()}', half)
 
 TEMPLATES['films'] = """
-{% if not films %}<p>There is no video of this split.</p>{% endif %}
-<div id="film" class="films{{ ' one' if films|length == 1 }}" style="--least: {{ '14rem' if films|length > 1 else '20rem' }}">
+{% if not films %}<p>There is no video of this split.</p>{% else %}
+<div id="film" class="films{{ ' one' if films|length == 1 }}" style="--least: {{ '10rem' if films[0].half else '20rem' }}">
 {% for film in films %}
 <figure{% if film.half %} class="half"{% endif %}>
 <video controls playsinline preload="metadata"{% if film.poster %} poster="{{ film.poster }}"{% endif %} src="{{ film.uri }}"></video>
@@ -131,7 +134,7 @@ TEMPLATES['films'] = """
 {% if films|length > 1 %}
 <div class="bar" hidden><button type="button">play</button><input type="range" min="0" step="0.04" value="0" aria-label="time">
 <output>0.00 s</output></div>
-{% endif %}
+{% endif %}{% endif %}
 """
 
 # %% ../../nbs/evaluation/02a_page.ipynb #4ac1d077

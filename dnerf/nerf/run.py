@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEST', 'LAST', 'STATE', 'PARTS_OF_A_RUN', 'experiment', 'read_config', 'same_experiment', 'run_folder', 'renamed',
-           'upgraded', 'read_checkpoint', 'Run', 'with_recording', 'known_runs', 'newest_run', 'load_run']
+           'upgraded', 'read_checkpoint', 'Run', 'with_recording', 'known_runs', 'newest_run', 'run_place', 'load_run']
 
 # %% ../../nbs/nerf/04b_run.ipynb #afc7e66c
 import glob, re
@@ -301,6 +301,19 @@ def _version(folder): # which version of the program trained a run, in words
     except (DnerfError, AttributeError):
         version = None
     return f'version {version} of dnerf' if version else 'another version of dnerf'
+
+# %% ../../nbs/nerf/04b_run.ipynb #0ef9ce09
+def run_place(
+    run:str,        # `subject/name`, a subject's name (its newest run), or the path of a run's folder
+    show:bool=True, # Say which of several runs a subject's name is
+) -> Path:          # Its folder
+    "Where a run is, finished or not; `MissingError` if there is none."
+    name = newest_run(run, show=show) or run if '/' not in run else run.rstrip('/')
+    folder = Path(name) if (Path(name)/'config.yaml').is_file() else runs_dir()/name
+    if not name or not (folder/'config.yaml').is_file():
+        known = sorted(p.parent.relative_to(runs_dir()).as_posix() for p in runs_dir().glob('[!.]*/[!.]*/config.yaml'))
+        raise MissingError(f"there is no run {run!r}; known are: {', '.join(known) or 'none yet'}{did_you_mean(run, known)}")
+    return folder
 
 # %% ../../nbs/nerf/04b_run.ipynb #5e7a0c12
 def _made_anew(folder, subject, what): # the error for a run whose subject in `data/` is another now

@@ -1,0 +1,161 @@
+"""Pages of one run and of several in a browser, and the command `compare`; the runs are made up, their films are real."""
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from browser import chromium  # noqa: F401, a fixture
+
+from dnerf.cli import main
+from dnerf.core import write_json
+from dnerf.evaluation.metrics import empty_metrics, set_metric
+from dnerf.evaluation.page import PAGE_SCRIPT, html_report
+from dnerf.nerf.config import compose_config
+from dnerf.video.media import write_video
+
+EVIL = "<img src=x onerror=alert(1)>'\"><script>document.title = 'taken'</script>"
+N = 100
+
+
+def made_up(home, name, dB, error, subject="toy", **entries):
+    "An evaluated run without a portrait, whose films count their frames in grey."
+    from omegaconf import OmegaConf
+
+    folder = home / "runs" / subject / name
+    folder.mkdir(parents=True)
+    config = compose_config("tiny", subject=subject, audio="mel", steps=int(dB), name=name)
+    OmegaConf.save(config, folder / "config.yaml")
+    metrics = empty_metrics("not asked for")
+    set_metric(metrics, "psnr.face", dB)
+    protocol = dict(run=f"{subject}/{name}", subject=dict(name=subject, n_frames=500, size=32, fps=25), driven_by=["speech"],
+                    split=dict(name="test", start=400, frames=N, frames_without_face=0), trained_steps=int(dB))
+    write_json(folder / "metrics.json", metrics | dict(protocol=protocol | entries, figures={}))
+    k = np.arange(N)
+    columns = k / 25, (error * (1 + (k == 60))) ** 2, 5 + 4 * np.sin(k / 5), 5 + 2 * np.sin(k / 5)
+    lines = [",".join(f"{v:.6g}" for v in row) for row in zip(*columns)]
+    (folder / "frames.csv").write_text("\n".join(["second,mse.face,lip_opening.real,lip_opening.rendered", *lines]))
+    for file, width in (("compare.mp4", 64), ("video.mp4", 32)):
+        frames = (np.full((32, width, 3), 2 * i, np.uint8) for i in k)
+        write_video(folder / file, frames, wav=np.zeros(640 * N, np.float32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "Two runs of one subject, and one of another on other frames, with hostile words."
+    home = tmp_path_factory.mktemp("made")
+    made_up(home, "short", 24.0, 0.06)
+    made_up(home, "long", 29.0, 0.03)
+    made_up(home, "mel", 30.0, 0.02, subject="ann", split=dict(name="test", start=80, frames=N), run=EVIL, driven_by=[EVIL])
+    return home
+
+
+@pytest.fixture
+def home(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("DNERF_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words, sentence", [
+    ([], "0 runs cannot be compared; give 2 to 8"), (["toy/short"], "1 run cannot be compared"),
+    (["toy/short", "runs/toy/short"], "'toy/short' and 'runs/toy/short' are the same run"), (["toy", "toy"], "'toy' is given twice"),
+    (["toy/short", "toy/shart"], "did you mean toy/short?"), (["toy/short", ".."], "there is no run '..'"),
+    (["toy/short", "toy/new"], "has no metrics.json; evaluate it first: dnerf evaluate toy/new"),
+    (["toy/short", "toy/long", "--split", "val"], "evaluate it first: dnerf evaluate toy/short --split val"),
+    (["toy/short", "toy/long", "--split", "../x"], "evaluate it first"),
+    (["toy/short", "toy/long", "--out", "mine.html"], "mine.html is there already, and dnerf did not make it"),
+    (["toy/short", "toy/long", "--out", "page.txt"], "ends in .html")], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_what_cannot_be_compared_is_one_sentence(home, capsys, words, sentence):
+    (home / "mine.html").write_text("mine")
+    (home / "runs" / "toy" / "new").mkdir()
+    (home / "runs" / "toy" / "new" / "config.yaml").write_text((home / "runs/toy/short/config.yaml").read_text())
+    (home / "runs/toy/long/state.json").write_text("{}")  # the newest that is finished
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    assert main(["compare", *words]) == 1
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+
+
+def test_compare_for_people_and_for_scripts(home, capsys):
+    assert main(["compare", "toy/short", "toy/long"]) == 0 and capsys.readouterr().out == "the page is compare.html\n"
+    assert main(["compare", "toy/short", "toy/long", "--quiet"]) == 0 and capsys.readouterr().out == "compare.html\n"  # replaced
+    text = (home / "compare.html").read_text()
+    assert "cannot be compared" not in text and 'best">29.00 dB' in text and text.count("<video") == 3 and text.count("<path") == 5
+    assert main(["compare", "toy/short", "toy/long", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == ["toy/short", "toy/long"] and found["metrics"]["psnr.face"] == [24.0, 29.0] and not found["differences"]
+    assert found["settings"] == {"steps": [24, 29], "trained steps": [24, 29]}
+
+
+def test_numbers_of_other_frames_are_not_compared_silently(home, capsys):
+    assert main(["compare", "toy/short", "ann/mel"]) == 0
+    text = (home / "compare.html").read_text()
+    assert "These numbers cannot be compared as they stand" in text and "<code>split.start</code>: 400 | 80" in text
+    assert "<code>subject.name</code>: toy | ann" in text and text.count("<video") == 2  # each with its own recording
+    assert "<img" not in text and text.count("<script") == 1 and f"<script>{PAGE_SCRIPT}</script>" in text and "&lt;script&gt;" in text
+    capsys.readouterr()
+    assert main(["compare", "toy/short", "ann/mel", "--json"]) == 0
+    differences = json.loads(capsys.readouterr().out)["differences"]
+    assert differences["split.start"] == [400, 80] and list(differences) == ["subject.name", "split.start", "split.frames_without_face",
+                                                                            "driven_by"]
+
+
+@pytest.fixture
+def tab(chromium):  # noqa: F811
+    "A page of a phone in a browser without a network; what goes wrong in it is in `said`."
+    context = chromium.new_context(viewport=dict(width=390, height=800), offline=True)
+    page = context.new_page()
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    yield page
+    context.close()
+
+
+def wait(tab, condition):
+    "Until something is so on a page whose policy forbids the scripts by which Playwright would wait."
+    end = time.monotonic() + 30
+    while not tab.evaluate(condition):
+        assert time.monotonic() < end, (condition, tab.evaluate(TIMES), tab.said)
+        time.sleep(0.03)
+
+
+TIMES = "[...document.querySelectorAll('video')].map(v => v.currentTime)"
+
+
+def test_films_run_in_step(home, tab):
+    assert main(["compare", "toy/short", "toy/long"]) == 0
+    tab.goto((home / "compare.html").as_uri())
+    wait(tab, "[...document.querySelectorAll('video')].every(v => v.readyState > 1)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and tab.said == []
+    assert tab.evaluate("[...document.querySelectorAll('video')].map(v => v.muted)") == [False, True, True]
+    tab.locator(".bar button").click()
+    wait(tab, "document.querySelector('video').currentTime > 0.8")
+    tab.locator(".bar button").click()
+    wait(tab, f"Math.max(...{TIMES}) - Math.min(...{TIMES}) < 0.001")  # the same frame, once they stand
+    assert tab.evaluate(TIMES)[0] > 0.8 and tab.locator(".bar button").inner_text() == "play"
+    tab.locator('[data-second="2.4"]').first.click()                               # the frame with the largest error
+    wait(tab, f"{TIMES}.every(t => Math.abs(t - 2.42) < 0.001)")
+    wait(tab, "Math.abs(document.querySelector('.now').getAttribute('x1') - 1000*2.42/3.96) < 1")
+    tab.locator(".plot").first.click(position=dict(x=1, y=50))
+    wait(tab, f"Math.max(...{TIMES}) < 0.2")
+
+
+def test_a_report_opens_offline_and_runs_no_script_but_its_own(home, tab):
+    folder = home / "runs" / "toy" / "short"
+    page = html_report(folder)
+    text = page.read_text()
+    page.write_text(text.replace("<h1>", f"<h1>{EVIL}"))  # as if escaping had failed
+    tab.goto(page.as_uri())
+    wait(tab, "document.querySelector('video').readyState > 1")
+    assert tab.title() == "toy/short, test split" and tab.evaluate("document.documentElement.scrollWidth") <= 390
+    assert any("Content Security Policy" in said for said in tab.said)
+    assert tab.locator("details[open]").count() == 0 and tab.locator(".bar").count() == 0
+    tab.locator('[data-second="2.4"]').first.click()
+    wait(tab, f"Math.abs({TIMES}[0] - 2.42) < 0.001")
+    tab.locator("text=All settings").click()
+    assert "steps=24" in tab.locator("details[open] pre").inner_text()
