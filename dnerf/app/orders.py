@@ -88,7 +88,7 @@ def order(
     if 'speech' in asked and asked['speech']:
         read_speech(uploaded(asked['speech']))
     what = asked.get('run') or asked.get('subject')
-    return words, dict(train=f'training {what}', drive=f"{what} says {Path(words[-1] if len(words) < 3 else words[2]).name}",
+    return words, dict(train=f'training {what}', drive=f"film of {what}: {Path(words[min(2, len(words) - 1)]).name}",
                        live=f'live: {what}')[verb]
 
 # %% ../../nbs/app/02_orders.ipynb #f5527866

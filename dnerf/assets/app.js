@@ -21,7 +21,7 @@ function say(place, text, fault = false) {
   place.classList.toggle('fault', fault);
 }
 const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
-const gone = e => e instanceof TypeError ? 'The program behind this page does not answer; is dnerf app still running?' : capital(e.message);
+const gone = e => e instanceof TypeError ? 'The program behind this page does not answer; is dnerf app still running?' : e.message;
 
 // tabs ------------------------------------------------------------------------------------------------------------------------------
 function show(name) {
@@ -45,7 +45,7 @@ $$('[role=tab]').forEach((tab, i, all) => {
 function upload(file, name, told) {
   return new Promise((done, failed) => {
     if (file.size > LIMIT) {
-      return failed(new Error(`the file has ${(file.size / 2 ** 30).toFixed(1)} GB, and 2 GB are the most for a page; cut it, `
+      return failed(new Error(`The file has ${(file.size / 2 ** 30).toFixed(1)} GB, and 2 GB are the most for a page; cut it, `
                               + 'or give its path to dnerf prepare in a terminal'));
     }
     const request = new XMLHttpRequest();
@@ -53,10 +53,10 @@ function upload(file, name, told) {
     request.upload.onprogress = e => told(`uploading ${name}: ${Math.floor(100 * e.loaded / (e.total || 1))} %`);
     request.onload = () => {
       let got = {};
-      try { got = JSON.parse(request.responseText); } catch { got = { fault: `the upload was refused (${request.status})` }; }
+      try { got = JSON.parse(request.responseText); } catch { got = { fault: `The upload was refused (${request.status})` }; }
       got.fault ? failed(new Error(got.fault)) : done(got);
     };
-    request.onerror = () => failed(new Error('the upload did not arrive; is dnerf app still running?'));
+    request.onerror = () => failed(new Error('The upload did not arrive; is dnerf app still running?'));
     request.send(file);
   });
 }
@@ -143,6 +143,7 @@ function ordering(id, verb, more) {
       page.seen[got.id] = 'waiting';
       say(said, page.jobs.some(j => j.state === 'running') ? 'It waits for the job that is running.' : 'It has begun; see Jobs.');
       await look();
+      if (innerWidth <= 800) $('aside').scrollIntoView({ behavior: 'smooth' });
     } catch (e) { say(said, gone(e), true); }
     button.disabled = false;
   };
@@ -152,12 +153,12 @@ function need(kind, sentence) {
   return { [kind]: page.taken[kind].file };
 }
 ordering('prepare', 'prepare', () => {
-  const video = need('video', 'give a video first');
-  if (!$('#consent').checked) throw new Error('a portrait needs the consent of the person shown; check the box if it was given');
+  const video = need('video', 'Give a video first.');
+  if (!$('#consent').checked) throw new Error('A portrait needs the consent of the person shown; check the box if it was given.');
   return video;
 });
 ordering('train', 'train', () => ({}));
-ordering('drive', 'drive', () => need('speech', 'give speech first: a file, a recording, or a text that is spoken'));
+ordering('drive', 'drive', () => need('speech', 'Give speech first: a file, a recording, or a text that is spoken.'));
 ordering('liveform', 'live', () => ({}));
 $$('input[type=range]').forEach(e => {
   const tell = () => { e.previousElementSibling.textContent = Number(e.value).toFixed(1); };
@@ -190,6 +191,15 @@ function buttons(job) {
   if (job.state === 'done' && job.verb === 'drive' && job.made) {
     out.push(make('a', { href: 'runs/' + fileUrl(job.made), download: '', textContent: 'download' }));
   }
+  if (job.state === 'done' && job.verb === 'train' && job.made) {
+    const run = job.made.split('/').slice(0, 2).join('/');
+    out.push(make('a', { href: 'runs/' + fileUrl(run) + '/report.html', target: '_blank', rel: 'noopener', textContent: 'report' }));
+    out.push(make('button', { className: 'small', type: 'button', textContent: 'Let it speak', onclick: () => {
+      show('speak');
+      $('#drive [name=run]').value = run;
+      films();
+    } }));
+  }
   return out;
 }
 function rowOf(job) {
@@ -200,7 +210,7 @@ function rowOf(job) {
   else if (job.state === 'running' && job.lines.length) state += ': ' + job.lines.at(-1);
   out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: state }));
   if (job.state === 'running') out.append(make('progress', bar ? { max: 1, value: job.progress.fraction } : {}));
-  if (job.fault) out.append(make('span', { className: 'fault', textContent: capital(job.fault) }));
+  if (job.fault) out.append(make('span', { className: 'fault', textContent: job.fault }));
   out.append(make('div', { className: 'buttons' }, ...buttons(job)));
   return out;
 }
