@@ -18,3 +18,24 @@ def run(*args, cwd=ROOT, **env) -> str:
 def run_with_tests(*args) -> str:
     "The same with the modules of `tests/` within reach."
     return run(*args, PYTHONPATH=os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+
+def folder_of(name):
+    "A folder in `data/`, one of many jobs; one name kills its process."
+    from dnerf.core import data_dir
+
+    if name == "kills":
+        os._exit(9)
+    (data_dir() / name).mkdir()
+    return data_dir() / name
+
+
+def probed(video, note):
+    "What `prepare` asks of a video first, and a file instead of a subject: one of many jobs."
+    from dnerf.core import InputError, data_dir
+    from dnerf.subject import subject_name
+    from dnerf.video.media import probe
+
+    if not probe(Path(video)).has_audio:
+        raise InputError(f"{video} has no sound")
+    return (data_dir() / subject_name(video)).write_text(note)

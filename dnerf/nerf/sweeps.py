@@ -101,11 +101,12 @@ def train_job(
 def main(
     *arguments:str, # As typed behind the command; without any, those of the command line
     job=train_job,  # Called for each combination: a function of a module, `(config) -> float`
+    config:str='sweep', # Name of its configuration in Hydra's ConfigStore
 ):
     "Hydra's command line over `job`: one run, or with `--multirun` one for each combination."
     import hydra
     register_sweep()
-    entry = hydra.main(config_path=None, config_name='sweep', version_base=None)(job)
+    entry = hydra.main(config_path=None, config_name=config, version_base=None)(job)
     argv = sys.argv
     if arguments:
         sys.argv = [argv[0], *arguments]         # where Hydra reads

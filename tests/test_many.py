@@ -1,0 +1,80 @@
+"""Many videos or subjects with one command: every one is done or has its sentence, whatever happens to the others."""
+import os
+
+import numpy as np
+import pytest
+
+from dnerf.cli import main
+from dnerf.many import for_each, planned
+from dnerf.video.media import write_video
+
+
+@pytest.fixture
+def clip(dnerf_home):
+    "Two seconds of a grey picture with sound."
+    return write_video(dnerf_home / "clip.mp4", [np.full((32, 32, 3), 90, np.uint8)] * 52, wav=np.zeros(52 * 640, np.float32))
+
+
+def test_a_hundred_videos_of_which_three_are_broken(dnerf_home, clip, capfd):
+    "Two processes; each of 97 is made, each of three has a sentence that names what is wrong with it."
+    videos = [dnerf_home / f"person {k}.mp4" for k in range(100)]
+    for video in videos:
+        os.link(clip, video)
+    videos[20].unlink()
+    videos[41].unlink()
+    videos[41].write_text("no video")
+    videos[62].unlink()
+    write_video(videos[62], [np.zeros((32, 32, 3), np.uint8)] * 60)
+    rows = for_each("processes.probed", [*map(str, videos)], dict(note="40"), jobs=2, videos=True)
+    failed = {row.item: row.problem for row in rows if row.problem}
+    assert [row.item for row in rows] == [*map(str, videos)] and set(failed) == {str(videos[k]) for k in (20, 41, 62)}
+    for k, words in ((20, "there is no"), (41, "is not a video"), (62, "has no sound")):
+        assert words in failed[str(videos[k])] and "\n" not in failed[str(videos[k])]
+    assert [p.read_text() for p in (dnerf_home / "data").iterdir()] == ["40"] * 97
+    said = capfd.readouterr().out
+    assert said.count(" of 100: person_") == 100 and "100 of 100" in said
+
+
+def test_a_process_that_is_killed_takes_no_more_than_its_neighbour(dnerf_home):
+    rows = for_each("processes.folder_of", ["kills", *"abcde"], {}, jobs=2, show=False)
+    lost = [row.name for row in rows if row.problem]
+    assert "kills" in lost and len(lost) <= 2 and all("ended without a result" in row.problem for row in rows if row.problem)
+    assert {p.name for p in (dnerf_home / "data").iterdir()} >= {*"abcde"} - {*lost}
+
+
+def test_another_launcher(dnerf_home, tmp_path_factory, monkeypatch):
+    "Hydra's own, one after the other; nothing appears in the working directory."
+    elsewhere = tmp_path_factory.mktemp("cwd")
+    monkeypatch.chdir(elsewhere)
+    rows = for_each("processes.folder_of", ["a", "b", "a"], {}, launcher=["hydra/launcher=basic"], show=False)
+    assert [bool(row.made) for row in rows] == [True, True, False] and list(elsewhere.iterdir()) == []
+
+
+def test_equal_names_and_wrong_words_are_refused_before_anything_begins(dnerf_home, capsys):
+    rows = planned(["a/me.mp4", "b/me.mp4", "./a/you.mp4"], videos=True)
+    assert "a/me.mp4 has the name 'me' too" in rows[1].problem and not rows[0].problem + rows[2].problem
+    for words, code, part in (
+            (["prepare", "a.mp4", "b.mp4", "--subject", "me"], 2, "--subject is for one video, and 2 are given"),
+            (["train", "a", "b", "--video", "c.mp4"], 2, "--video is for one subject"),
+            (["prepare", "a.mp4", "b.mp4", "--", "size=3"], 2, "takes no overrides"),
+            (["train", "--", "hydra/launcher=joblib"], 2, "no subject is given"),
+            (["train", "a", "b", "--jobs", "0"], 1, "jobs"),
+            (["train", "a", "b", "--", "hydra/launcher=magic"], 1, "the jobs could not be started")):
+        try:
+            assert main(words) == code, words
+        except SystemExit as e:
+            assert e.code == code, words
+        assert part in capsys.readouterr().err, words
+
+
+def test_the_command_says_what_went_well_and_what_did_not(dnerf_home, capsys):
+    "`dnerf prepare` of two files that are no videos, and of one that is not there; nothing is made."
+    for name in "ab":
+        (dnerf_home / f"{name}.mp4").write_text("no video")
+    words = ["prepare", *(str(dnerf_home / f"{name}.mp4") for name in "abc")]
+    assert main(words) == 1
+    assert "0 of 3 done, 3 failed" in capsys.readouterr().out
+    assert main([*words, "--quiet"]) == 1
+    out, err = capsys.readouterr()
+    assert out.strip() == "" and [line.split(":")[:2] for line in err.splitlines()] == [["dnerf", f" {name}"] for name in "abc"]
+    assert list((dnerf_home / "data").iterdir()) == []
