@@ -2,6 +2,7 @@
 
 The notebooks are processed by nbdev and rendered by smalldocs; the pages are then made to work offline.
 """
+import ast
 import html
 import re
 import shutil
@@ -52,6 +53,52 @@ def offline(page: str, text: str, site: str) -> str:
     return re.sub(rf'href="{re.escape(site)}/([^"#]*)', lambda m: f'href="{relpath(m[1] or "index.html", here)}', text)
 
 
+def sentences(file: Path) -> dict:
+    "Name of a function, class or `Class.method` of a module, in its order, to the first paragraph of its docstring, without links."
+    found = {}
+
+    def read(body, before=""):
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                owner = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and not before and node.args.args else None
+                patched = any("patch" in ast.unparse(d) for d in node.decorator_list) and owner
+                for cls in ast.unparse(owner).split("|") if patched else [""]:
+                    name = before + (cls.strip() + "." if cls else "") + node.name
+                    text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+                    found[name] = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
+                if isinstance(node, ast.ClassDef):
+                    read(node.body, node.name + ".")
+
+    read(ast.parse(file.read_text(encoding="utf-8")).body)
+    return found
+
+
+def functions(root: Path) -> str:
+    "The page with every public name of the package: what it does, and where it is explained."
+    lines = ["---", "title: Functions", 'description: "Every public name of the package, in one sentence"', "---", ""]
+    for module, names in index_of(root).items():
+        known, page = sentences(root / (module.replace(".", "/") + ".py")), next(iter(names.values()))[0].partition("#")[0]
+        public = [(n, known[n]) for n in known if f"{module}.{n}" in names and not re.search(r"(^|\.)_", n)]
+        rows = [f"| [`{n}`]({names[f'{module}.{n}'][0]}) | {doc.replace('|', chr(92) + '|')} |" for n, doc in public if doc]
+        if rows:
+            lines += [f"## [{module}]({page}) {{#{module.replace('.', '-')}}}", "", "| name | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def index_of(root: Path) -> dict:
+    "Module -> full name -> (page with its place, file), as nbdev has stored it."
+    scope: dict = {}
+    exec((root / "dnerf" / "_modidx.py").read_text(encoding="utf-8"), scope)
+    return scope["d"]["syms"]
+
+
+def with_places(text: str, site: Path) -> str:
+    "The page of functions, with links to the top of a page where the page has no place of that name."
+    ids = {page: set(re.findall(r'\bid="([^"]+)"', (site / page).read_text(encoding="utf-8")))
+           for page in set(re.findall(r'href="([^":#]+\.html)#', text))}
+    return re.sub(r'href="([^":#]+\.html)#([^"]+)"', lambda m: m[0] if m[2] in ids[m[1]] else f'href="{m[1]}"', text)
+
+
 def main() -> int:
     cfg = get_config()
     _build_modidx()
@@ -62,6 +109,7 @@ def main() -> int:
     for page in list(stage.rglob("*.ipynb")):
         page.write_text(LINK.sub(lambda link: unnumbered(link[0]), page.read_text(encoding="utf-8")), encoding="utf-8")
         page.rename(page.with_name(unnumbered(page.name)))
+    (stage / "functions.qmd").write_text(functions(cfg.config_path), encoding="utf-8")
     settings = stage / "_quarto.yml"
     settings.write_text(unnumbered(settings.read_text(encoding="utf-8")), encoding="utf-8")
     done = subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", str(stage)], stderr=subprocess.PIPE, text=True)
@@ -72,6 +120,8 @@ def main() -> int:
         for page in cfg.doc_path.rglob("*.html"):
             name = page.relative_to(cfg.doc_path).as_posix()
             page.write_text(offline(name, page.read_text(encoding="utf-8"), cfg.doc_host + cfg.doc_baseurl), encoding="utf-8")
+        index = cfg.doc_path / "functions.html"
+        index.write_text(with_places(index.read_text(encoding="utf-8"), cfg.doc_path), encoding="utf-8")
         found = cfg.doc_path / "search.json"
         found.write_text(COMMENT_LINK.sub(r"\1", found.read_text(encoding="utf-8")), encoding="utf-8")
         for theme in (cfg.doc_path / "site_libs" / "themes").glob("*.css"):

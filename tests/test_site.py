@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from browser import chromium  # noqa: F401 (a fixture)
+from dnerf._modidx import d as INDEX
 from dnerf.video.media import probe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,9 +82,20 @@ def test_cell_options_are_yaml():
 
 
 def test_every_page_is_there_and_in_the_sidebar(pages):
-    assert set(pages) == set(PAGES)
+    assert set(pages) == {*PAGES, "functions.html"}
     listed = re.findall(r"- (\S+\.ipynb)", (ROOT / "_quarto.yml").read_text(encoding="utf-8"))
     assert sorted(listed) == sorted(p.as_posix() for p in NOTEBOOKS), "list each notebook once in the sidebar of _quarto.yml"
+
+
+def test_index_of_functions(site, pages):
+    "Every public function and class of the package with a sentence and a link."
+    text = (site / "functions.html").read_text(encoding="utf-8")
+    rows = dict(re.findall(r'<tr[^>]*>\s*<td[^>]*><a href="([^"]+)"[^>]*><code>[^<]+</code></a></td>\s*<td[^>]*>(.*?)</td>', text, re.S))
+    names = {full.removeprefix(module + ".") for module, listed in INDEX["syms"].items() for full in listed}
+    public = {name for name in names if not re.search(r"(^|\.)_", name) and "." not in name}
+    assert len(public) > 500 and [name for name in public if f"<code>{name}</code>" not in text] == []
+    assert len(rows) > 500 and [href for href, sentence in rows.items() if not sentence.strip()] == []
+    assert sum("#" in href for href in rows) > len(rows) / 2, "links lead to the place on the page"
 
 
 def test_titles(pages):
@@ -206,6 +218,18 @@ def test_pages_in_a_browser(chromium, served, pages):  # noqa: F811
     assert not found
 
 
+def test_code_is_not_cut_off(chromium, served, pages):  # noqa: F811
+    tab, _ = opened(chromium, served, viewport={"width": 1200, "height": 900})
+    cut = {}
+    for name in list(pages)[::8] + ["index.html"]:
+        tab.goto(served + name)
+        inside = "[...document.querySelectorAll('main pre')].filter(p => p.clientWidth && p.scrollWidth > p.clientWidth + 1).length"
+        if n := tab.evaluate(inside):
+            cut[name] = n
+    tab.context.close()
+    assert not cut
+
+
 def test_formulae_in_a_browser(chromium, served):  # noqa: F811
     tab, _ = opened(chromium, served)
     tab.goto(served + "nerf/rendering.html")
@@ -234,12 +258,15 @@ def test_light_and_dark(chromium, served, scheme):  # noqa: F811
     tab, _ = opened(chromium, served, color_scheme=scheme)
     tab.goto(served + "nerf/rendering.html")
     ground, ink = (tab.evaluate(f"getComputedStyle(document.body).{what}") for what in ("backgroundColor", "color"))
+    field = tab.locator(".navbar .smalldocs-search input").first
+    box = [field.evaluate(f"e => getComputedStyle(e).{what}") for what in ("backgroundColor", "color")]
     tab.context.close()
 
     def brightness(colour):
         return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3 / 255
 
-    if scheme == "dark":
-        assert brightness(ground) < .3 < .6 < brightness(ink)
-    else:
-        assert brightness(ground) > .9 > .4 > brightness(ink)
+    for back, front in ((ground, ink), box):
+        if scheme == "dark":
+            assert brightness(back) < .3 < .6 < brightness(front)
+        else:
+            assert brightness(back) > .9 > .4 > brightness(front)

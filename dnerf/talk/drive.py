@@ -295,9 +295,8 @@ def drive(
 ) -> Path:            # The mp4
     "Let the person of a run say something new."
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
-    weights = parse_weights(options.weights)
+    weights, (speech, said) = parse_weights(options.weights), _given(speech)
     _check_options(run, options)
-    speech, said = _given(speech)
     given = output_path(run, speech, out, _reads(run, options), overwrite) if out else None
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
     _try_changes(run, wav, options, content, weights)
