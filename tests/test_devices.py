@@ -64,7 +64,7 @@ def in_each_process():
     toy = Subject.load("toy")
 
     def run(preset, overrides, **more):
-        config = compose_config(preset, f"{overrides} trainer.devices=2", subject="toy", audio="made", **more)
+        config = compose_config(preset, f"{overrides} trainer.devices=2 keep_last=true", subject="toy", audio="made", **more)
         return train(toy, toy.embedding("made"), config, show=False)
 
     print_line("folder", run("tiny", PRESETS["tiny"], steps=8))

@@ -127,7 +127,7 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_opens(dnerf_home, losses, 
 
     def run(name):
         losses.clear()
-        config = compose_config(preset, f"{settings} {BEGIN[kind]}", subject="toy", audio="made", steps=STEPS, name=name)
+        config = compose_config(preset, f"{settings} {BEGIN[kind]} keep_last=true", subject="toy", audio="made", steps=STEPS, name=name)
         return train(toy, toy.embedding("made"), config, named=True, show=False), list(losses)
 
     with stopping_at(at, validate=True) as stop:

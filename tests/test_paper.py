@@ -272,7 +272,7 @@ def test_resume_before_and_after_attention_starts(dnerf_home, last):
     toy = toy_subject(dnerf_home / "data" / "toy")
 
     def run(name):
-        config = compose_config("paper", MLP + " portrait.attention_start=2", subject="toy", steps=4, name=name)
+        config = compose_config("paper", MLP + " portrait.attention_start=2 keep_last=true", subject="toy", steps=4, name=name)
         return train(toy, speech_of(toy), config, show=False)
 
     with stopping_at(last):

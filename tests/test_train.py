@@ -32,7 +32,8 @@ def short_clip(path, seconds):
 
 def test_papermill_from_a_video_to_an_mp4(dnerf_home):
     short_clip(dnerf_home / "data" / "short.mp4", 5)
-    done = papermill("train", dnerf_home / "out.ipynb", subject="short", audio="mel", steps=12, size=64, preset="tiny")
+    settings = dict(audio="mel", steps=12, size=64, preset="tiny", overrides="keep_last=true")
+    done = papermill("train", dnerf_home / "out.ipynb", subject="short", **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     run = dnerf_home / "runs" / "short" / "mel-tiny"
     for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "video.mp4"):
@@ -102,6 +103,9 @@ def test_killed_training_goes_on(dnerf_home):
     out, err = start_training(dnerf_home, 60).communicate(timeout=300)
     assert "going on at step" in out, err[-2000:]
     assert json.loads((last.parents[1] / "state.json").read_text())["steps"] == 60
+    assert [p.name for p in last.parent.iterdir()] == ["best.ckpt"]  # nothing reads the other one any more
+    out, _ = start_training(dnerf_home, 60).communicate(timeout=300)
+    assert "is already trained with these settings" in out and not last.exists()
 
 
 def test_full_disk_keeps_the_previous_checkpoint(dnerf_home, monkeypatch):

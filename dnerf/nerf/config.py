@@ -84,6 +84,7 @@ class Config:
     val_rays: int = ruled(0, whole(0, 10**7))      # so many pixels of each, the same every time; 0: whole frames
     checks: int = ruled(4, whole(0, 10**6))        # validation checks in the budget; the best of them is kept
     save_every: float = ruled(60., number(0, 1e9)) # seconds between checkpoints
+    keep_last: bool = False                        # keep the last of them, with the optimiser's state, when the run is finished
     field: Any = one_of(FastFieldConfig, DeferredFieldConfig, MLPFieldConfig)
     portrait: PortraitConfig = dataclasses.field(default_factory=PortraitConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -324,7 +325,7 @@ def check_memory(
     return config
 
 # %% ../../nbs/nerf/03a_config.ipynb #9b1f0c16
-_TRAINING = ('data', 'optim', 'minutes', 'steps', 'workers', 'val_frames', 'val_rays', 'checks', 'save_every')
+_TRAINING = ('data', 'optim', 'minutes', 'steps', 'workers', 'val_frames', 'val_rays', 'checks', 'save_every', 'keep_last')
 
 def _values(config): # as a dictionary
     values = OmegaConf.to_container(config, throw_on_missing=True)

@@ -47,7 +47,7 @@ def _plain_yaml(path, most=100_000): # text of a file of settings; ValueError fo
     return text
 
 # %% ../../nbs/nerf/04b_run.ipynb #3339d9e9
-_FREE = ('name', 'device', 'workers', 'save_every')  # settings that do not change what is computed
+_FREE = ('name', 'device', 'workers', 'save_every', 'keep_last')  # settings that do not change what is computed
 
 def _settings(config): # as a dictionary
     settings = OmegaConf.to_container(config)

@@ -306,6 +306,8 @@ class Checkpoints(L.Callback):
             steps=trainer.global_step, train_seconds=round(module.budget.elapsed, 1), rays_per_second=round(self.curves.rate(trainer)),
             val_psnr=round(best, 3) if math.isfinite(best) else None, device=str(pick_device(module.config.device)),
             devices=trainer.world_size, version=__version__))
+        if not module.config.keep_last:
+            (self.folder/'checkpoints'/'last.ckpt').unlink(missing_ok=True)
 
 # %% ../../nbs/nerf/04a_watch.ipynb #a2557520
 def watchers(
