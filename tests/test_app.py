@@ -278,7 +278,7 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
         page.click("#drive .main")
         page.wait_for_selector("#films video", timeout=60_000)
         page.eval_on_selector("#films video", "v => v.play()")
-        page.wait_for_function("document.querySelector('#films video').currentTime > .1", timeout=20_000)
+        wait_for(lambda: page.eval_on_selector("#films video", "v => v.currentTime > .1"), 20, "the film to play")
         assert (home / "runs" / "toy" / "mel-tiny" / "speech" / "hello.mp4").is_file()
         shot(page, "spoken")
         # a recording of the microphone

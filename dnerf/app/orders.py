@@ -118,8 +118,11 @@ def _films(folder): # paths of the films of a run below `runs/`: the test split,
     return [p.relative_to(runs_dir()).as_posix() for p in (*own, *said)]
 
 def _columns(): # key of `NUMBERS` -> what the table says about it
-    return {key: dict(name=name, unit=METRICS[key][0].replace('1', ''), better=METRICS[key][1], meaning=METRICS[key][2])
-            for key, (name, _) in NUMBERS.items()}
+    found = {}
+    for key, (name, digits) in NUMBERS.items():
+        unit, better, meaning = METRICS[key]
+        found[key] = dict(name=name, digits=digits, unit='' if unit == '1' else unit, better=better, meaning=meaning)
+    return found
 
 def _report(folder): # of `prepare`, in words
     with contextlib.suppress(DnerfError, OSError, KeyError, TypeError, ValueError):

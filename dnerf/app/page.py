@@ -252,7 +252,7 @@ def app(
                 print(f'open {address} in a browser; Ctrl-C ends', flush=True)
                 show_page(address)
             number = asyncio.run(Page(queue, host).serve(taken, ready))
-            if queue.now is not None:
+            if queue.now is not None and not queue.now.ended:
                 print('the job that is running is stopped; it can go on when the page is opened again', file=sys.stderr)
     if number:
         raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)

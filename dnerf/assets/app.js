@@ -272,8 +272,9 @@ function scored(run) {
 function report() {
   const subject = page.shelf.subjects.find(s => s.name === $('#train [name=subject]').value), place = $('#report');
   place.hidden = !subject?.report;
-  place.replaceChildren(...(subject?.report || '').split('\n').map(line => make(
-    'span', { className: line.startsWith('warning') ? 'warning' : '', textContent: line + '\n' })));
+  const lines = (subject?.report || '').split('\n'), warning = line => line.startsWith('warning'); // warnings first: they are for now
+  place.replaceChildren(...[...lines.filter(warning), ...lines.filter(line => !warning(line))].map(line => make(
+    'span', { className: warning(line) ? 'warning' : '', textContent: line + '\n' })));
 }
 function figure(path, caption, preload = 'metadata') {
   const address = 'runs/' + fileUrl(path), link = make('a', { href: address, download: '', textContent: 'download' });
@@ -296,22 +297,24 @@ function compare() {
     place.replaceChildren(...runs.map(r => r.films.length ? figure(r.films[0], r.name) : make('p', { className: 'hint', textContent: `${r.name} has no film.` })));
   }
   place.text = text;
+  const alike = new Set(runs.map(r => r.name.split('/')[0])).size < 2;
+  $('#alike').hidden = alike;
   const head = make('tr', {}, make('th'), ...runs.map(r => make('th', { textContent: r.name })));
   const rows = Object.entries(page.shelf.columns).map(([key, c]) => {
-    const values = runs.map(r => r.numbers[key]), known = values.filter(v => v !== null);
+    const values = runs.map(r => r.numbers[key]), known = alike && !key.startsWith('speed.') ? values.filter(v => v !== null) : [];
     const best = known.length > 1 && { higher: Math.max(...known), lower: Math.min(...known) }[c.better];
-    const unit = [c.unit, c.better && `${c.better} is better`].filter(Boolean).join(', ');
+    const unit = [c.unit, !key.startsWith('speed.') && c.better && `${c.better} is better`].filter(Boolean).join(', ');
     return make('tr', {}, make('th', { title: c.meaning }, c.name, make('small', { textContent: unit })),
-                ...values.map(v => make('td', { className: v !== null && v === best ? 'best' : '', textContent: v ?? '–' })));
+                ...values.map(v => make('td', { className: v !== null && v === best ? 'best' : '', textContent: v === null ? '–' : v.toFixed(c.digits) })));
   });
   $('#numbers').replaceChildren(...(runs.length ? [head, ...rows] : []));
   $('#together').hidden = !runs.length;
 }
 function choice() {
   const chosen = $$('#choice input:checked').map(e => e.value), runs = finished();
-  const names = chosen.length || $('#choice').children.length ? chosen : runs.slice(0, 2).map(r => r.name);
+  const names = page.picked ? chosen : runs.slice(0, 2).map(r => r.name); // the newest two until somebody chooses
   $('#choice').replaceChildren(...runs.map(r => make('label', {}, make('input', {
-    type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: compare }), r.name)));
+    type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: () => { page.picked = true; compare(); } }), r.name)));
   if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is finished yet.' }));
 }
 $('#together').onclick = () => {
