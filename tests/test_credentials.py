@@ -18,8 +18,9 @@ installed = pytest.mark.skipif(not importlib.util.find_spec("c2pa"), reason="the
 
 
 @pytest.fixture
-def film(dnerf_home):
+def film(dnerf_home, monkeypatch):
     "A function that renders the test split of a toy run as `train` does, in one colour, and the run."
+    monkeypatch.delenv("DNERF_CREDENTIALS", raising=False)
     subject = toy_subject(dnerf_home / "data" / "toy")
     folder = dnerf_home / "runs" / "toy" / "first"
     (folder / "checkpoints").mkdir(parents=True)

@@ -60,6 +60,8 @@ def self_made(
 def open_signer(): # of c2pa; None where the extra is not installed
     "The key that signs films; `InputError` for one that cannot be used."
     named = [os.environ.get(name) for name in VARIABLES]
+    if os.environ.get('DNERF_CREDENTIALS') == 'off':
+        return None
     if not importlib.util.find_spec('c2pa'):
         if any(named):
             print("the film has no content credentials, for which the extra is missing: pip install 'dnerf[credentials]'")
