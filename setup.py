@@ -35,7 +35,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={
-        extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "phones", "sweeps", "ray", "live", "app", "browser", "types")},
+        extra: cfg[f"{extra}_requirements"].split()
+        for extra in ("dev", "phones", "sweeps", "ray", "live", "app", "credentials", "browser", "types")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["dnerf=dnerf._modidx:d"]},
     zip_safe=False,
 )

@@ -25,6 +25,7 @@ from ..subject import FPS, SAMPLE_RATE
 from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
+from .credentials import open_signer, sign
 from .output import check_output, own_path, pieces_folder, request_note
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
@@ -295,7 +296,7 @@ def drive(
 ) -> Path:            # The mp4
     "Let the person of a run say something new."
     run, options = load_run(run, device), replace(options or DriveOptions(), **knobs)
-    weights, (speech, said) = parse_weights(options.weights), _given(speech)
+    weights, signer, (speech, said) = parse_weights(options.weights), open_signer(), _given(speech)
     _check_options(run, options)
     given = output_path(run, speech, out, _reads(run, options), overwrite) if out else None
     wav, content = read_speech(speech, said), None if options.content is None else read_speech(options.content, said)
@@ -322,6 +323,6 @@ def drive(
             if progress:
                 print('stopped; run the same command again to go on')
             raise
-        join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, _marks(run, speech, key))
+        sign(join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, _marks(run, speech, key)), signer, run, speech)
         shutil.rmtree(pieces)
     return out

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from ..core import DivergedError, DnerfError, progress as progress_bar
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from .credentials import open_signer, sign
 from .output import MADE_HERE
 from ..video.media import write_video
 
@@ -103,9 +104,10 @@ def render_split(
     "Render a split of the run's subject with its own sound."
     if render is None:
         from dnerf.nerf.playback import render_frames as render
-    frames = run.subject.split(split)
+    frames, signer = run.subject.split(split), open_signer()
     pictures = in_order(render(run, frames), frames, on_frame)
     bar = progress_bar(pictures, total=len(frames), desc=f'rendering the {split} split', unit='frame', disable=not progress)
-    return write_video(
+    film = write_video(
         out or run.folder/'video.mp4', bar, fps=FPS, wav=frames_wav(run.subject, frames), sr=SAMPLE_RATE,
         metadata=synthetic_metadata(run, f'{split} split'))
+    return sign(film, signer, run, run.subject.folder/'audio.wav')
