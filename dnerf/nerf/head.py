@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 from ..core import InputError
-from ..face import project
+from ..face import LIPS, project
 from .field import FastField, FastFieldConfig, GridField, GridRoughness, MLPField, MLPFieldConfig
 from .rays import (Rays, camera_rays, importance_edges, pixel_rays, ray_box, ray_points, sample_intervals, sample_pdf,
                              stratified_edges, stratified_points)
@@ -98,11 +98,15 @@ def front_colours(
     points:Tensor,   # `(N, N, 3)` metres, from `front_points`
     n:int=24,        # Number of frames to use
 ) -> Tensor:         # `(3, N, N)` in [0, 1]
-    "Mean colour around each point in the frames that show it."
+    "Mean colour around each point in the frames that show it, without the lips."
     N, total, frames, masks = len(points), torch.zeros(1, 4, *points.shape[:2]), subject.frames, subject.masks
     for i in training_frames(subject, n):
         uv = project(points.reshape(-1, 3), torch.from_numpy(np.array(subject.poses[i])), subject.focal, subject.size)
         mask = torch.from_numpy((masks[i] == HEAD).astype(np.float32))
+        lips = subject.landmarks[i][list(LIPS), :2]
+        margin = .2*np.ptp(lips[:, 0])
+        (left, top), (right, bottom) = (lips.min(0) - margin).clip(0).astype(int), (lips.max(0) + margin).clip(0).astype(int) + 1
+        mask[top:bottom, left:right] = 0
         picture = torch.cat([torch.from_numpy(frames[i].astype(np.float32)).permute(2, 0, 1)/255*mask, mask[None]])
         total += F.grid_sample(picture[None], (uv/subject.size*2 - 1).reshape(1, N, N, 2), align_corners=False)
     filled = total
