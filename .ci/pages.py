@@ -60,7 +60,7 @@ def smaller(png: str, width: int, quality: int) -> dict:
 
 def without_folders(text: str, home: Path) -> str:
     "Paths relative to the folder of data and runs, and to the user's own; without what is said of the speed of this machine."
-    text = re.sub(r"(?m)^rendered at .* frames/s .*\n", "", text)
+    text = re.sub(r"(?m)^(rendered at .* frames/s .*|.* once per installation)\n", "", text)
     text = re.sub(r"; rendering takes about [^,\n]*", "", text)
     return text.replace(f"{home}/", "").replace(str(Path.home()), "~")
 
@@ -111,7 +111,7 @@ def refresh(name: str, home: Path) -> None:
     if text is None or any(folder in text for folder in (str(home), f"{Path.home()}/")):
         sys.exit(f"nbs/{path.name} would be over {BYTES // 1000} kB or name a folder of this machine; it was left as it is")
     path.write_text(text, encoding="utf-8")
-    print(f"nbs/{path.name}: {len(text.encode()) // 1000} kB")
+    print(f"nbs/{name}.ipynb: {len(text.encode()) // 1000} kB")
 
 
 def main() -> None:
