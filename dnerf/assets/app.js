@@ -73,7 +73,7 @@ function taker(place) {
     say(said, '');
     try {
       const got = await upload(file, name, t => { text.textContent = t; });
-      text.textContent = `${got.name}, ${(got.bytes / 2 ** 20).toFixed(1)} MB. Another one can be dropped here.`;
+      text.textContent = `${got.name}, ${got.bytes < 1e6 ? Math.ceil(got.bytes / 1e3) + ' kB' : (got.bytes / 1e6).toFixed(1) + ' MB'}. Another one can be dropped here.`;
       accept(got, URL.createObjectURL(file));
     } catch (e) {
       text.textContent = idle;
