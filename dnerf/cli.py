@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'POSITIONAL', 'SEVERAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'live', 'app', 'evaluate', 'table1',
-           'doctor', 'list_', 'open_', 'compare', 'rm', 'agreed', 'pack', 'answer', 'add_parameter', 'add_verb',
-           'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
+           'doctor', 'list_', 'open_', 'compare', 'rm', 'agreed', 'pack', 'answer', 'completion', 'add_parameter',
+           'add_verb', 'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, contextlib, inspect, json as json_text, os, sys
@@ -230,13 +230,25 @@ def answer(
     print(question, end='', file=sys.__stderr__, flush=True)
     return sys.stdin.readline().strip()
 
+# %% ../nbs/90_cli.ipynb #5e7e0004
+def completion(
+    shell:str='bash', # bash, zsh, tcsh, fish
+):
+    "Print what lets a shell complete verbs and options."
+    import shtab
+    if shell not in shtab.SUPPORTED_SHELLS:
+        raise InputError(f"there is no completion for the shell {shell!r}; it can be {', '.join(shtab.SUPPORTED_SHELLS)}")
+    print(shtab.complete(make_parser()[0], shell))
+
 # %% ../nbs/90_cli.ipynb #55dab8c8
 VERBS = {f.__name__.rstrip('_'): f for f in (prepare, train, drive, live, app, evaluate, table1, doctor, list_, open_, compare,
-                                              rm, pack)}
+                                              rm, pack, completion)}
+
 
 # %% ../nbs/90_cli.ipynb #fc6a8c7d
 POSITIONAL = {'prepare': ['video'], 'train': ['subject'], 'drive': ['run', 'speech'], 'live': ['run'], 'evaluate': ['run'],
-              'table1': ['subject'], 'open': ['run'], 'compare': ['runs'], 'rm': ['name'], 'pack': ['run', 'out']}
+              'table1': ['subject'], 'open': ['run'], 'compare': ['runs'], 'rm': ['name'], 'pack': ['run', 'out'],
+              'completion': ['shell']}
 SEVERAL = {'prepare': ('video', 'subject'), 'train': ('subject', 'video')} # what may be given many times, and what names only one of them
 EXAMPLES = {
     'prepare': ['dnerf prepare me.mp4', 'dnerf prepare interview.mov --subject ann --size 384', 'dnerf prepare videos/*.mp4 --jobs 4'],
@@ -258,7 +270,8 @@ EXAMPLES = {
     'open': ['dnerf open me'],
     'compare': ['dnerf compare me/whisper-cpu me/mel-cpu', 'dnerf compare me/whisper-cpu me/mel-cpu --split val --json'],
     'rm': ['dnerf rm me/whisper-cpu', 'dnerf rm me --yes'],
-    'pack': ['dnerf pack me me.portrait', "dnerf pack me/whisper-cpu --licence 'CC BY-NC 4.0' --consent 'I am the person shown'"]}
+    'pack': ['dnerf pack me me.portrait', "dnerf pack me/whisper-cpu --licence 'CC BY-NC 4.0' --consent 'I am the person shown'"],
+    'completion': ['dnerf completion bash', 'dnerf completion zsh']}
 
 def add_parameter(
     parser,            # Of one verb
@@ -283,7 +296,9 @@ def add_parameter(
             kind['nargs'] = '*' if several else '?'
     else:
         kind['metavar'] = 'N' if kind['type'] in (int, float) else 'TEXT'
-    parser.add_argument(p.name if bare else f'--{p.name}', default=p.default, help=text, **kind)
+    action = parser.add_argument(p.name if bare else f'--{p.name}', default=p.default, help=text, **kind)
+    if bare:
+        action.complete = dict(zsh='_files') # for a shell that completes words
 
 # %% ../nbs/90_cli.ipynb #240ca337
 _NOTE = ('\n\nIn the environment that make env builds: source .venv/bin/activate. '
@@ -336,6 +351,9 @@ def _several(verb, asked, tail, error): # puts `many` into what is asked for, No
     asked['many'] = dict(items=items, jobs=jobs, launcher=launcher) if len(items) > 1 or items and launcher else None
     if launcher and not items:
         error(f"{launcher[0]} says where jobs run, and no {first} is given")
+    setting = next((item for item in items[1:] if '=' in item and not os.path.exists(item)), None)
+    if setting:
+        error(f"{setting} is no {first}; settings KEY=VALUE come after --")
     if len(items) > 1 and asked[single]:
         error(f"--{single} is for one {first}, and {len(items)} are given")
     asked[first] = items[0] if items else default

@@ -405,3 +405,16 @@ def test_doctor_speaks_json(monkeypatch, capsys):
     assert main(["doctor", "--json"]) == 0
     (check,) = json.loads(capsys.readouterr().out)
     assert (check["name"], check["state"], check["needed"]) == ("Python", "ok", True)
+
+
+def test_the_shell_completes_verbs_and_options(tmp_path, capsys):
+    "The generated script is asked by bash, as it is when the tabulator key is pressed."
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "dnerf.bash").write_text(capsys.readouterr().out)
+    ask = ("source dnerf.bash; COMP_WORDS=({0}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "
+           "$(complete -p dnerf | grep -o -- '-F [^ ]*' | cut -c4-); echo ${{COMPREPLY[@]}}")
+    for words, found in (("dnerf tr", "train"), ("dnerf prepare --si", "--size"), ("dnerf train me --jo", "--jobs")):
+        done = subprocess.run(["bash", "-c", ask.format(words)], cwd=tmp_path, capture_output=True, text=True)
+        assert done.stdout.split() == [found], (words, done.stdout, done.stderr)
+    assert main(["completion", "zsh"]) == 0 and capsys.readouterr().out.startswith("#compdef dnerf")
+    assert main(["completion", "cmd"]) == 1 and "it can be bash, zsh" in capsys.readouterr().err

@@ -185,8 +185,16 @@ def test_imports_are_light():
 
 
 def test_wheel(copy, tmp_path):
-    run("-m", "pip", "wheel", copy, "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, PIP_DISABLE_PIP_VERSION_CHECK="1")
-    (wheel,) = tmp_path.glob("dnerf-*.whl")
+    "The sdist of the same source is the same, whenever, and with whatever permissions, its files were written (the release compares both)."
+    built = []
+    for k, words in enumerate(((), ("--sdist",))):
+        run(copy / ".ci" / "dist.py", tmp_path / str(k), *words, cwd=copy, SOURCE_DATE_EPOCH="1700000000")
+        built.append({p.name: p.read_bytes() for p in (tmp_path / str(k)).iterdir()})
+        shutil.rmtree(copy / "build", ignore_errors=True)
+        (copy / "setup.py").touch()
+        (copy / "README.md").chmod(0o600)
+    assert built[1].items() <= built[0].items() and len(built[0]) == 2 and len(built[1]) == 1
+    (wheel,) = (tmp_path / "0").glob("dnerf-*.whl")
     packed = zipfile.ZipFile(wheel)
     inside = set(packed.namelist())
     wanted = {name(p) for p in tracked() if p.is_relative_to(ROOT / "dnerf")}
