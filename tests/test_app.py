@@ -1,5 +1,6 @@
 """The page `dnerf app`: its queue of jobs without a browser, what it refuses, and a round in Chromium on a toy subject."""
 import asyncio
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dnerf.app.jobs as queueing
 from dnerf.app.jobs import Job, Queue, fault_of
 from dnerf.app.orders import order, upload_path, uploaded, uploads_dir
 from dnerf.app.page import Page, address_of
@@ -84,6 +86,38 @@ def test_a_job_of_a_page_that_was_killed_is_waited_for_and_can_go_on(dnerf_home)
             wait_for(lambda: queue.state(second) == "failed", 60, "the next job")
             queue.go_on(job.id)
             wait_for(lambda: queue.state(queue.find(job.id)) == "done", 60, "its second life")
+
+
+def test_a_job_that_cannot_be_started_fails_in_a_sentence_and_the_next_one_runs(dnerf_home, monkeypatch):
+    def full(*words, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with Queue(pause=0.05) as queue:
+        with monkeypatch.context() as m:
+            m.setattr(queueing.subprocess, "Popen", full)
+            bad = queue.add(["train", "me"])
+            wait_for(lambda: queue.state(bad) == "failed", 20, "the failure")
+        assert "the disk is full" in fault_of(bad.log) and queue.stop(bad.id).ended["code"] == 1
+        for text in ("{", "[]", '{"code": null}', "{}"):                                           # a damaged end is none
+            old = queue.add(["--version"])
+            old.note(started=1.0, pid=2**22)
+            (old.folder / "end.json").write_text(text)
+            assert Job(old.folder).ended is None and queue.state(Job(old.folder)) == "interrupted"
+        good = queue.add(["trian"])
+        wait_for(lambda: queue.state(good) == "failed", 60, "the next job")
+        assert "no verb" in fault_of(good.log)
+
+
+def test_the_state_is_asked_while_a_job_ends(dnerf_home):
+    queue, job = Queue(), Queue().add(["--version"])
+    queue.now = job
+    asked = []
+    reader = threading.Thread(target=lambda: asked.append(queue.state(job)))
+    with queue.mutex:
+        reader.start()
+        reader.join(0.1)
+        assert not asked, "a reader waits while the queue changes"
+    reader.join(5)
+    assert asked == ["running"]
 
 
 def test_an_address_in_use_is_said(dnerf_home, capsys):

@@ -11,6 +11,7 @@ import contextlib, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 from fastcore.basics import patch
 from ..core import DnerfError, InputError, MissingError, StorageError, check_name, home, locked, read_json, write_json
+from ..errors import in_words
 
 # %% ../../nbs/app/00_jobs.ipynb #617b2589
 STATES = ('waiting', 'running', 'done', 'failed', 'stopped', 'interrupted')
@@ -29,15 +30,17 @@ class Job:
         self.folder, self.id = Path(folder), Path(folder).name
         self.about = read_json(self.folder/'job.json')
         words = self.about.get('words') if isinstance(self.about, dict) else None
-        if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)
+                and all(isinstance(self.about.get(k, 0), (int, float)) for k in ('added', 'started', 'pid', 'stop'))):
             raise InputError(f"{self.folder/'job.json'} is not the file of a job; delete the folder")
         self.about = dict(added=0, title=' '.join(words)) | self.about
 
     @property
     def ended(self):
-        "The content of `end.json`; None while there is none."
-        with contextlib.suppress(MissingError, FileNotFoundError):
-            return read_json(self.folder/'end.json')
+        "The content of `end.json`; None while there is none that can be read."
+        with contextlib.suppress(DnerfError, OSError):
+            end = read_json(self.folder/'end.json')
+            return end if isinstance(end, dict) and type(end.get('code')) is int else None
 
     @property
     def log(self):
@@ -130,12 +133,17 @@ def work(
 def start(
     job:Job,           # That waits
 ) -> subprocess.Popen: # Its process
-    "Start the process of a job; what it prints is appended to the log."
+    "Start the process of a job; what it prints is appended to the log. `StorageError` or `OSError` where that is not possible."
     with open(job.folder/'log', 'ab') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', 'dnerf.app.jobs', str(job.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True, env=os.environ | dict(PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8', DNERF_HOME=str(home())))
-    job.note(started=time.time(), pid=process.pid)
+    try:
+        job.note(started=time.time(), pid=process.pid)
+    except (DnerfError, OSError):
+        send(process.pid, KILL) # nobody would know of it
+        process.wait()
+        raise
     return process
 
 def send(
@@ -208,7 +216,8 @@ def state(self:Queue,
     job:Job,
 ) -> str: # Of `STATES`
     "What has become of a job."
-    return state_of(job, self.now is not None and self.now.id == job.id)
+    with self.mutex: # so that a job which is just being started is seen before or after that
+        return state_of(job, self.now is not None and self.now.id == job.id)
 
 @patch
 def add(self:Queue,
@@ -264,14 +273,24 @@ def remove(self:Queue,
 @patch
 def _run(self:Queue): # the thread
     while not self.over.wait(self.pause):
-        with self.mutex:
-            if self.now is not None and not self._runs():
-                self.now, self.process = None, None
-            waiting = [job for job in self.jobs() if self.state(job) == 'waiting'] if self.now is None else []
-            if waiting:
-                self.now = waiting[0]
-                self.process = start(self.now)
+        with contextlib.suppress(DnerfError, OSError), self.mutex: # a disk that cannot be read now is asked again
+            self._step()
     self._end()
+
+@patch
+def _step(self:Queue): # the job that has ended makes room for the next one
+    if self.now is not None and not self._runs():
+        self.now, self.process = None, None
+    job = next((job for job in self.jobs() if self.state(job) == 'waiting'), None) if self.now is None else None
+    if job is None:
+        return
+    try:
+        self.process = start(job)
+        self.now = job
+    except (DnerfError, OSError) as e:
+        with contextlib.suppress(OSError), open(job.folder/'log', 'a', encoding='utf-8') as log:
+            print(f'dnerf: {in_words(e) or e}', file=log)
+        write_json(job.folder/'end.json', dict(code=1, time=time.time()))
 
 @patch
 def _runs(self:Queue): # whether the job that is on has not ended
@@ -281,12 +300,12 @@ def _runs(self:Queue): # whether the job that is on has not ended
 def _end(self:Queue): # the page is ended: the job is asked to stop, which trainings and films do within seconds, and is not left alone
     if self.now is None or not self._runs():
         return
-    send(Job(self.now.folder).about['pid'], signal.SIGINT)
+    send(self.now.about['pid'], signal.SIGINT)
     end = time.monotonic() + GRACE
     while self._runs() and time.monotonic() < end:
         time.sleep(.05)
     if self._runs():
-        send(Job(self.now.folder).about['pid'], KILL)
+        send(self.now.about['pid'], KILL)
 
 # %% ../../nbs/app/00_jobs.ipynb #5aeb6b3a
 if __name__ == '__main__' and '__file__' in globals():
