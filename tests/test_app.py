@@ -1,10 +1,13 @@
 """The page `dnerf app`: its queue of jobs without a browser, what it refuses, and a round in Chromium on a toy subject."""
 import asyncio
+import errno
 import json
 import os
 import re
 import shutil
+import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, closing, contextmanager
@@ -13,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnerf.app.jobs import Job, Queue, fault_of
-from dnerf.app.orders import order, upload_path, uploaded, uploads_dir
-from dnerf.app.page import Page, address_of
+import dnerf.app.jobs as queueing
+from dnerf.app.jobs import Job, Queue, fault_of, lines_of
+from dnerf.app.orders import order, upload_path, uploaded, uploads_dir, words_of
+from dnerf.app.page import Page, address_of, row_of
 from dnerf.app.voices import speak, voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
@@ -86,6 +90,38 @@ def test_a_job_of_a_page_that_was_killed_is_waited_for_and_can_go_on(dnerf_home)
             wait_for(lambda: queue.state(queue.find(job.id)) == "done", 60, "its second life")
 
 
+def test_a_job_that_cannot_be_started_fails_in_a_sentence_and_the_next_one_runs(dnerf_home, monkeypatch):
+    def full(*words, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with Queue(pause=0.05) as queue:
+        with monkeypatch.context() as m:
+            m.setattr(queueing.subprocess, "Popen", full)
+            bad = queue.add(["train", "me"])
+            wait_for(lambda: queue.state(bad) == "failed", 20, "the failure")
+        assert "the disk is full" in fault_of(bad.log) and queue.stop(bad.id).ended["code"] == 1
+        for text in ("{", "[]", '{"code": null}', "{}"):                                           # a damaged end is none
+            old = queue.add(["--version"])
+            old.note(started=1.0, pid=2**22)
+            (old.folder / "end.json").write_text(text)
+            assert Job(old.folder).ended is None and queue.state(Job(old.folder)) == "interrupted"
+        good = queue.add(["trian"])
+        wait_for(lambda: queue.state(good) == "failed", 60, "the next job")
+        assert "no verb" in fault_of(good.log)
+
+
+def test_the_state_is_asked_while_a_job_ends(dnerf_home):
+    queue, job = Queue(), Queue().add(["--version"])
+    queue.now = job
+    asked = []
+    reader = threading.Thread(target=lambda: asked.append(queue.state(job)))
+    with queue.mutex:
+        reader.start()
+        reader.join(0.1)
+        assert not asked, "a reader waits while the queue changes"
+    reader.join(5)
+    assert asked == ["running"]
+
+
 def test_an_address_in_use_is_said(dnerf_home, capsys):
     with closing(take_address("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -101,12 +137,83 @@ def test_an_address_in_use_is_said(dnerf_home, capsys):
     ("train", {"subject": "toy", "minutes": "soon"}, "'soon'"),
     ("train", {"subject": "toy", "seed": 3}, "no field seed"),
     ("drive", {"run": "toy/mel", "speech": "/etc/passwd"}, "is not the name of a file inside"),
+    ("train", {"subject": "/etc"}, "cannot be a folder name"),
+    ("train", {"subject": "film.mp4"}, "not the name of a subject"),
+    ("train", {"subject": "toy/mel"}, "not the name of a subject"),
+    ("live", {"run": "~/toy"}, "cannot be a folder name"),
+    ("live", {"run": "toy/mel/speech"}, "not the name of a run"),
+    ("live", {"run": "toy/mel", "motion": "../poses.npy"}, "cannot be a folder name"),
+    ("live", {"run": "toy/mel", "motion": "poses.npy"}, "not the name of a motion"),
     ("drive", {"run": "toy/mel", "speech": "1/gone.wav"}, "is not there any more"),
     ("drive", {"run": "--help", "speech": "1/gone.wav"}, "is not there any more"),
     ("rm", {"name": "toy"}, "cannot ask for 'rm'")])
 def test_an_order_that_cannot_be_met_is_a_sentence(dnerf_home, verb, asked, said):
     with pytest.raises((InputError, MissingError), match=re.escape(said)):
         order(verb, asked)
+
+
+def test_names_in_the_lists_can_be_ordered(dnerf_home):
+    (dnerf_home / "data" / "a.film").mkdir(parents=True)                                            # of a.film.mp4
+    assert words_of("train", {"subject": "a.film"}) == ["train", "a.film"]
+    assert words_of("live", {"run": "toy/lr0.5", "motion": "still"}) == ["live", "toy/lr0.5", "--motion=still"]
+
+
+def test_orders_that_overlap_leave_the_output_as_it_was(monkeypatch):
+    import dnerf.cli as cli
+    out, inside, parse = sys.stdout, [], cli.parse_command
+    def slow(words):
+        inside.append(len(inside))
+        time.sleep(0.1 * len(inside))                                                               # the second ends last
+        return parse(words)
+    monkeypatch.setattr(cli, "parse_command", slow)
+    threads = [threading.Thread(target=words_of, args=("train", {"subject": "me"})) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    now, sys.stdout = sys.stdout, out
+    assert now is out and len(inside) == 2
+
+
+def test_an_upload_goes_with_the_last_job_that_names_it(dnerf_home):
+    queue, path = Queue(), upload_path("hello.wav")
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    first, second = queue.add(["drive", "a/b", str(path)]), queue.add(["live", "a/b", f"--speech={path}"])
+    queue.remove(first.id)
+    assert path.is_file()
+    queue.remove(second.id)
+    assert not path.parent.exists() and uploads_dir().is_dir()
+
+
+def test_a_log_is_read_from_its_last_start(dnerf_home):
+    job = Queue().add(["train", "me"])
+    for text in ("video: old.mp4   metrics: x\ndnerf: no space\nme:  40%|", "\nall is well\n"):
+        with open(job.folder / "log", "a") as log:
+            log.write(f"\n== begun 2020-01-01 00:00:00\n{text}")
+    assert row_of(job, "failed")["lines"] == ["all is well"] and "all is well" in fault_of(job.log)
+
+
+def test_a_log_that_cannot_be_read_and_many_spaces_do_not_stop_the_page(dnerf_home):
+    bad = Queue().add(["train", "me"])
+    (bad.folder / "log").mkdir()
+    assert "cannot be read" in row_of(bad, "failed")["fault"]
+    begun = time.monotonic()
+    assert lines_of("a" + " " * 4000 + "b") == ["a" + " " * 4000 + "b"]
+    assert time.monotonic() - begun < 2
+
+
+def test_piper_reads_the_text_from_its_input(tmp_path, dnerf_home, monkeypatch):
+    program = tmp_path / "piper"
+    program.write_text(f"#!{sys.executable}\nimport sys\n"
+                       "open(sys.argv[sys.argv.index('--output_file') + 1], 'w').write(sys.stdin.read()*300)\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "piper mia" not in voices()
+    (dnerf_home / "voices").mkdir(parents=True)
+    (dnerf_home / "voices" / "mia.onnx").write_text("")
+    assert "piper mia" in voices()
+    assert speak("Hello there", "piper mia", tmp_path / "out.wav").read_text().startswith("Hello there")
 
 
 def test_names_of_uploads(dnerf_home):
@@ -166,6 +273,8 @@ def ask(address, body=None, **headers):
 def test_the_page_refuses_others_and_what_is_too_large(dnerf_home):
     with serving(limit=1000) as address:
         assert ask(f"{address}/state")[0] == 200
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            assert "frame-ancestors 'none'; base-uri 'none'; form-action 'self'" in answer.headers["Content-Security-Policy"]
         assert ask(f"{address}/state", Origin="http://evil.example")[0] == 403
         assert ask(f"{address}/state", Host="evil.example")[0] == 403
         status, said = ask(f"{address}/upload?name=a.wav", bytes(2000))
@@ -294,6 +403,13 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
         shot(page, "compared")
         page.click("#tab-live")
         shot(page, "live")
+        # the report shows its film and runs its own script, which the hash in it allows
+        page.goto(f"{address}/runs/toy/mel-tiny/report.html")
+        wait_for(lambda: page.evaluate("document.querySelector('video').readyState > 1"), 20, "the film of the report")
+        assert page.locator("svg.plot polyline, svg.plot path, .plot polyline, .plot path").count() > 0
+        page.locator("[data-second]").first.click()
+        wait_for(lambda: page.evaluate("document.querySelector('video').currentTime > 0"), 20, "the film to go there")
+        page.goto(address)
     page.wait_for_selector("#gone:not([hidden])", timeout=10_000)        # the program has ended
     expected = "Failed to load resource"                                 # the answers that are refusals, and the end
     assert [text for text in browser.complaints if expected not in text] == []

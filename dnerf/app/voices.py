@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'PROGRAMS', 'voices', 'speak']
 
 # %% ../../nbs/app/01_voices.ipynb #33e33f62
-import shutil, subprocess
+import os, shutil, subprocess
 from functools import lru_cache
 from pathlib import Path
 from ..core import InputError, MissingError, home, staged_file
@@ -26,27 +26,28 @@ def _piper(): # files of voices
     return [f'piper {path.stem}' for path in sorted((home()/'voices').glob('*.onnx'))]
 
 def _said(*words): # output of a program
-    return subprocess.run(words, capture_output=True, text=True, errors='replace', timeout=20).stdout
+    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace', timeout=20).stdout
 
 PROGRAMS = {'flite': _flite, 'espeak-ng': _espeak, 'piper': _piper}
 
-@lru_cache(None)
-def _voices_of(program): # asked once, since a list of a hundred languages takes a while
+def _voices_of(program):
     try:
         return tuple(PROGRAMS[program]()) if shutil.which(program) else ()
     except (OSError, subprocess.SubprocessError):
         return ()
 
+_once = lru_cache(None)(_voices_of) # since a list of a hundred languages takes a while
+
 def voices() -> list[str]: # `<program> <voice or language>`
     "The voices of this machine; none where no synthesiser is installed."
-    return [voice for program in PROGRAMS for voice in _voices_of(program)]
+    return [voice for program in PROGRAMS for voice in (_voices_of if program == 'piper' else _once)(program)]
 
 # %% ../../nbs/app/01_voices.ipynb #7410cced
-def _words(voice, text, out): # of the command that speaks the file `text` into the file `out`
+def _words(voice, text, out): # of the command that speaks the file `text` into the file `out`; Piper reads its input instead
     program, _, name = voice.partition(' ')
     model = home()/'voices'/f'{name}.onnx'
     return [program, *map(str, {'flite': ('-voice', name, '-f', text, '-o', out), 'espeak-ng': ('-v', name, '-w', out, '-f', text),
-                                'piper': ('--model', model, '--input-file', text, '--output_file', out)}[program])]
+                                'piper': ('--model', model, '--output_file', out)}[program])]
 
 def speak(
     text:str,     # What is said
@@ -68,7 +69,9 @@ def speak(
         source = part.with_suffix('.txt')
         source.write_text(text + '\n', encoding='utf-8')
         try:
-            done = subprocess.run(_words(voice, source, part), capture_output=True, text=True, errors='replace', timeout=seconds)
+            with open(source if voice.startswith('piper ') else os.devnull, 'rb') as given:
+                done = subprocess.run(_words(voice, source, part), stdin=given, capture_output=True, text=True, errors='replace',
+                                      timeout=seconds)
         except subprocess.TimeoutExpired:
             raise InputError(f"{voice} needed more than {seconds:.0f} s for the text; speak it in parts") from None
         if done.returncode or not part.is_file() or part.stat().st_size < 1000:

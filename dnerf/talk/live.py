@@ -252,7 +252,8 @@ def _still(live): # the silent person, as a JPEG
 def application(self:Live): # An `aiohttp.web.Application`
     "The page, its scripts, and the connection for sound."
     from aiohttp import web
-    policy = {'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'",
+    policy = {'Content-Security-Policy': "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+                                         "frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
               'Cache-Control': 'no-store', 'X-Content-Type-Options': 'nosniff'}
     @web.middleware
     async def guard(request, handler):
