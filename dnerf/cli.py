@@ -46,6 +46,8 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.api import train_folder
     from dnerf.evaluation.report import evaluate_run, summary
+    from dnerf.talk.credentials import open_signer
+    open_signer()                                # a key that cannot sign the film is said before the training
     run = train_folder(preset, overrides, subject, video, size, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name)
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures='pixels+faces'), run)))()
     return run
