@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from test_drive import grey, hello, stand_in  # noqa: F401, a fixture
 
 from dnerf.cli import main
 from dnerf.core import InputError, StorageError, locked, sha256
 from dnerf.evaluation.report import _write_comparison
 from dnerf.subject import toy_subject
 from dnerf.talk import credentials
+from dnerf.talk.drive import drive
 from dnerf.talk.output import made_here
 from dnerf.talk.synthesis import render_split
 
@@ -56,6 +58,13 @@ def test_a_film_says_by_what_it_was_made_and_the_reader_believes_it(film, dnerf_
     assert [stat.S_IMODE(p.stat().st_mode) for p in (folder, folder / "key.pem")] == [0o700, 0o600]
     key = (folder / "key.pem").read_bytes()
     assert credentials.credentials_of(film()[1])["state"] == "Valid" and (folder / "key.pem").read_bytes() == key
+
+
+@installed
+def test_drive_signs_by_the_file_that_was_given(dnerf_home, hello, monkeypatch):  # noqa: F811
+    monkeypatch.delenv("DNERF_CREDENTIALS", raising=False)
+    found = credentials.credentials_of(drive(stand_in(dnerf_home), hello, progress=False, render=grey))
+    assert found["state"] == "Valid" and sha256(hello) in str(found["manifest"]) and credentials.SYNTHETIC in str(found["manifest"])
 
 
 @installed
