@@ -290,12 +290,10 @@ def add_parameter(
         kind = dict(action='store_true')
     elif types == {bool, str}:
         kind = dict(nargs='?', const=True, metavar='FILE')
-    elif types == {list}:
-        kind = dict(nargs='*', metavar='RUN')
     elif bare:
         kind['metavar'] = p.name.upper()
         if p.default is not p.empty:
-            kind['nargs'] = '*' if several else '?'
+            kind['nargs'] = '*' if several or types == {list} else '?'
     else:
         kind['metavar'] = 'N' if kind['type'] in (int, float) else 'TEXT'
     action = parser.add_argument(p.name if bare else f'--{p.name}', default=p.default, help=text, **kind)
@@ -351,6 +349,8 @@ def _several(verb, asked, tail, error): # puts `many` into what is asked for, No
     items, jobs = asked[first] or [], asked.pop('jobs')
     launcher = [word for word in tail if word.startswith(('hydra/', 'hydra.', '+hydra.', '++hydra.'))]
     asked['many'] = dict(items=items, jobs=jobs, launcher=launcher) if len(items) > 1 or items and launcher else None
+    if jobs != 1 and not asked['many']:
+        error(f"--jobs is for several {first}s, and {'1 is' if items else 'none is'} given")
     if launcher and not items:
         error(f"{launcher[0]} says where jobs run, and no {first} is given")
     setting = next((item for item in items[1:] if '=' in item and not os.path.exists(item)), None)
