@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'POSITIONAL', 'SEVERAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'live', 'app', 'evaluate', 'table1',
-           'doctor', 'list_', 'open_', 'compare', 'rm', 'agreed', 'pack', 'answer', 'completion', 'add_parameter',
-           'add_verb', 'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
+           'doctor', 'list_', 'open_', 'compare', 'rm', 'pack', 'completion', 'add_parameter', 'add_verb',
+           'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, contextlib, inspect, json as json_text, os, sys
 from typing import get_args
 from fastcore.docments import docments
 from .core import InputError, did_you_mean, wait_briefly
-from .program import check_address_space, flushed, run_program, tolerant_output
+from .program import agreed, answer, check_address_space, flushed, run_program, tolerant_output
 from .talk.options import DriveOptions, StreamOptions, with_options
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
@@ -199,14 +199,6 @@ def rm(
     remove(folder, what)
     print(f'{what} is removed')
 
-def agreed(
-    question:str, # That can be answered by y or n
-) -> bool:
-    "Ask a person; `InputError` where nobody is there to be asked."
-    if not sys.stdin or not sys.stdin.isatty():
-        raise InputError(f"{question.split('? ')[0]}? Nobody can be asked here; add --yes")
-    return answer(question).lower() in ('y', 'yes')
-
 # %% ../nbs/90_cli.ipynb #9d62d2c1
 def pack(
     run:str,          # A trained run, `subject/name`, or its folder; a subject's name alone is its newest run
@@ -222,15 +214,6 @@ def pack(
     file = pack_run(run, out, licence, consent, overwrite)
     print(f'the portrait is {file} ({file.stat().st_size/1e6:.1f} MB)')
     return file
-
-def answer(
-    question:str, # Ends in ': '
-) -> str:         # '' where nobody is there to be asked
-    "What a person types."
-    if not sys.stdin or not sys.stdin.isatty():
-        return ''
-    print(question, end='', file=sys.__stderr__, flush=True)
-    return sys.stdin.readline().strip()
 
 # %% ../nbs/90_cli.ipynb #5e7e0004
 def completion(
