@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['VERBS', 'POSITIONAL', 'SEVERAL', 'EXAMPLES', 'prepare', 'train', 'drive', 'live', 'app', 'evaluate', 'table1',
-           'doctor', 'list_', 'open_', 'compare', 'rm', 'agreed', 'pack', 'answer', 'completion', 'add_parameter',
-           'add_verb', 'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
+           'doctor', 'list_', 'open_', 'compare', 'rm', 'pack', 'completion', 'add_parameter', 'add_verb',
+           'make_parser', 'call_for_each', 'parse_command', 'call_verb', 'muted', 'main']
 
 # %% ../nbs/90_cli.ipynb #8eac7ac1
 import argparse, contextlib, inspect, json as json_text, os, sys
 from typing import get_args
 from fastcore.docments import docments
 from .core import InputError, did_you_mean, wait_briefly
-from .program import check_address_space, flushed, run_program, tolerant_output
+from .program import agreed, answer, check_address_space, flushed, run_program, tolerant_output
 from .talk.options import DriveOptions, StreamOptions, with_options
 
 # %% ../nbs/90_cli.ipynb #6e68c5df
@@ -46,6 +46,8 @@ def train(
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.api import train_folder
     from dnerf.evaluation.report import evaluate_run, summary
+    from dnerf.talk.credentials import open_signer
+    open_signer()                                # a key that cannot sign the film is said before the training
     run = train_folder(preset, overrides, subject, video, size, audio=audio, minutes=minutes, steps=steps, seed=seed, name=name)
     rank_zero_only(lambda: print(summary(evaluate_run(run, measures='pixels+faces'), run)))()
     return run
@@ -197,14 +199,6 @@ def rm(
     remove(folder, what)
     print(f'{what} is removed')
 
-def agreed(
-    question:str, # That can be answered by y or n
-) -> bool:
-    "Ask a person; `InputError` where nobody is there to be asked."
-    if not sys.stdin or not sys.stdin.isatty():
-        raise InputError(f"{question.split('? ')[0]}? Nobody can be asked here; add --yes")
-    return answer(question).lower() in ('y', 'yes')
-
 # %% ../nbs/90_cli.ipynb #9d62d2c1
 def pack(
     run:str,          # A trained run, `subject/name`, or its folder; a subject's name alone is its newest run
@@ -220,15 +214,6 @@ def pack(
     file = pack_run(run, out, licence, consent, overwrite)
     print(f'the portrait is {file} ({file.stat().st_size/1e6:.1f} MB)')
     return file
-
-def answer(
-    question:str, # Ends in ': '
-) -> str:         # '' where nobody is there to be asked
-    "What a person types."
-    if not sys.stdin or not sys.stdin.isatty():
-        return ''
-    print(question, end='', file=sys.__stderr__, flush=True)
-    return sys.stdin.readline().strip()
 
 # %% ../nbs/90_cli.ipynb #5e7e0004
 def completion(
@@ -288,12 +273,10 @@ def add_parameter(
         kind = dict(action='store_true')
     elif types == {bool, str}:
         kind = dict(nargs='?', const=True, metavar='FILE')
-    elif types == {list}:
-        kind = dict(nargs='*', metavar='RUN')
     elif bare:
         kind['metavar'] = p.name.upper()
         if p.default is not p.empty:
-            kind['nargs'] = '*' if several else '?'
+            kind['nargs'] = '*' if several or types == {list} else '?'
     else:
         kind['metavar'] = 'N' if kind['type'] in (int, float) else 'TEXT'
     action = parser.add_argument(p.name if bare else f'--{p.name}', default=p.default, help=text, **kind)
@@ -349,6 +332,8 @@ def _several(verb, asked, tail, error): # puts `many` into what is asked for, No
     items, jobs = asked[first] or [], asked.pop('jobs')
     launcher = [word for word in tail if word.startswith(('hydra/', 'hydra.', '+hydra.', '++hydra.'))]
     asked['many'] = dict(items=items, jobs=jobs, launcher=launcher) if len(items) > 1 or items and launcher else None
+    if jobs != 1 and not asked['many']:
+        error(f"--jobs is for several {first}s, and {'1 is' if items else 'none is'} given")
     if launcher and not items:
         error(f"{launcher[0]} says where jobs run, and no {first} is given")
     setting = next((item for item in items[1:] if '=' in item and not os.path.exists(item)), None)

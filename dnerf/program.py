@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'Stopped', 'stopped_by_signals', 'lightning_interrupts', 'is_interrupt', 'tolerant_output', 'flushed',
-           'check_address_space', 'ending', 'close_bars', 'run_program', 'numba_can_store', 'compiling']
+           'answer', 'agreed', 'check_address_space', 'ending', 'close_bars', 'run_program', 'numba_can_store',
+           'compiling']
 
 # %% ../nbs/00b_program.ipynb #d416c173
 import atexit, contextlib, importlib.util, os, shutil, signal, sys, tempfile, threading, traceback
-from .core import StorageError
+from .core import InputError, StorageError
 from .errors import in_words
 
 # %% ../nbs/00b_program.ipynb #48a1d6e5
@@ -86,6 +87,24 @@ def flushed(
                 with contextlib.suppress(OSError, ValueError):
                     print(f'dnerf: the output could not be written ({e}); what was made is there', file=sys.stderr)
     return code
+
+# %% ../nbs/00b_program.ipynb #8342d0a2
+def answer(
+    question:str, # Ends in ': '
+) -> str:         # '' where nobody is there to be asked
+    "What a person types."
+    if not sys.stdin or not sys.stdin.isatty():
+        return ''
+    print(question, end='', file=sys.__stderr__, flush=True)
+    return sys.stdin.readline().strip()
+
+def agreed(
+    question:str, # That can be answered by y or n
+) -> bool:
+    "Ask a person; `InputError` where nobody is there to be asked."
+    if not sys.stdin or not sys.stdin.isatty():
+        raise InputError(f"{question.split('? ')[0]}? Nobody can be asked here; add --yes")
+    return answer(question).lower() in ('y', 'yes')
 
 # %% ../nbs/00b_program.ipynb #8bc47e64
 NEEDED = 2200 # MB of address space: PyTorch with its threads, MediaPipe, one subject

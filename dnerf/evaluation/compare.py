@@ -13,7 +13,7 @@ from .curves import notable_frames
 from .numbers import TEMPLATES, collect_numbers, value_text
 from .page import Result, film_of, frame_charts, key_numbers, read_result, write_page
 from .report import same_protocol
-from ..nerf.run import run_place
+from ..nerf.run import FREE_SETTINGS, run_place
 
 # %% ../../nbs/evaluation/03a_compare.ipynb #557fbc0a
 MOST_RUNS = 8
@@ -55,7 +55,7 @@ def setting_differences(
 ) -> dict[str, list]:     # Dotted name to one value for each run, None where the run has no such setting
     "Settings and budgets in which the runs differ."
     known = all(r.settings for r in results)
-    tables = [{k: v for k, v in r.settings.items() if known and k not in ('name', 'subject', 'device', 'workers', 'save_every')}
+    tables = [{k: v for k, v in r.settings.items() if known and k not in ('subject', *FREE_SETTINGS)}
               | {'trained steps': r.metrics['protocol'].get('trained_steps')} for r in results]
     names = dict.fromkeys(name for table in tables for name in table)
     values = {name: [table.get(name) for table in tables] for name in names}

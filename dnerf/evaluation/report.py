@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..core import InputError, locked, need_space, runs_dir, scratch, staged_file, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
+from ..talk.credentials import COMPOSITE, open_signer, sign
 from ..talk.synthesis import difference, render_split, run_name, synthetic_metadata
 from ..video.media import write_video
 from .curves import curves_figure
@@ -180,7 +181,9 @@ def _write_comparison(run, clip): # `compare.mp4`: the real clip on the left, th
     marks |= {'title': f"Left: recording, right: {marks['title'].lower()}",
               'comment': 'The left half is the recording. The right half is ' + marks['comment']}
     pairs = (np.concatenate(pair, 1) for pair in zip(clip.real, clip.rendered))
-    write_video(split_file(run.folder, 'compare.mp4', clip.split), pairs, fps=FPS, wav=clip.wav, sr=SAMPLE_RATE, metadata=marks)
+    out = split_file(run.folder, 'compare.mp4', clip.split)
+    film = write_video(out, pairs, fps=FPS, wav=clip.wav, sr=SAMPLE_RATE, metadata=marks)
+    sign(film, open_signer(), run, run.subject.folder/'audio.wav', COMPOSITE)
 
 def _write_figures(run, clip, kept): # figure to its caption
     figures, split = Path(run.folder)/'figures', clip.split
