@@ -184,6 +184,10 @@ def test_an_upload_goes_with_the_last_job_that_names_it(dnerf_home):
     assert path.is_file()
     queue.remove(second.id)
     assert not path.parent.exists() and uploads_dir().is_dir()
+    path.parent.mkdir()
+    path.write_text("x")
+    queue.remove(queue.add(["prepare", str(path)]).id)                          # `drive --paste` reads the video again
+    assert path.is_file()
 
 
 def test_a_log_is_read_from_its_last_start(dnerf_home):

@@ -284,7 +284,9 @@ def remove(self:Queue,
         for upload in _uploads_of(job).difference(*map(_uploads_of, self.jobs())):
             shutil.rmtree(upload, ignore_errors=True)
 
-def _uploads_of(job): # folders of what was uploaded, recorded or spoken for it
+def _uploads_of(job): # folders of what was uploaded, recorded or spoken for it; a video that was prepared stays, `--paste` reads it again
+    if job.about['words'][0] == 'prepare':
+        return set()
     return {home()/'uploads'/m[1] for m in (re.search(r'\buploads[/\\](\d{20})[/\\]', word) for word in job.about['words']) if m}
 
 # %% ../../nbs/app/00_jobs.ipynb #c5f27ed6

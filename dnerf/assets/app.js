@@ -240,7 +240,7 @@ async function look() {
     const got = await ask('state');
     page.jobs = got.jobs;
     $('#gone').hidden = true;
-    $('#home').textContent = `Everything is kept in ${got.home}; uploads, recordings and spoken texts in its folder uploads, until the last job that names them is removed.`;
+    $('#home').textContent = `Everything is kept in ${got.home}; uploads, recordings and spoken texts in its folder uploads: speech until the last job that names it is removed, videos until you delete them.`;
     draw(got.jobs);
     let changed = false;
     for (const job of got.jobs) {
