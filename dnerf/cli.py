@@ -332,8 +332,8 @@ def _several(verb, asked, tail, error): # puts `many` into what is asked for, No
     items, jobs = asked[first] or [], asked.pop('jobs')
     launcher = [word for word in tail if word.startswith(('hydra/', 'hydra.', '+hydra.', '++hydra.'))]
     asked['many'] = dict(items=items, jobs=jobs, launcher=launcher) if len(items) > 1 or items and launcher else None
-    if jobs != 1 and not asked['many']:
-        error(f"--jobs is for several {first}s, and {'1 is' if items else 'none is'} given")
+    if jobs != 1 and not items: # one may be all that a pattern of names matched
+        error(f"--jobs is for several {first}s, and none is given")
     if launcher and not items:
         error(f"{launcher[0]} says where jobs run, and no {first} is given")
     setting = next((item for item in items[1:] if '=' in item and not os.path.exists(item)), None)

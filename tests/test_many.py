@@ -59,7 +59,6 @@ def test_equal_names_and_wrong_words_are_refused_before_anything_begins(dnerf_ho
             (["prepare", "a.mp4", "b.mp4", "--", "size=3"], 2, "takes no overrides"),
             (["train", "--", "hydra/launcher=joblib"], 2, "no subject is given"),
             (["train", "a", "b", "--jobs", "0"], 1, "jobs"),
-            (["train", "a", "--jobs", "4"], 2, "--jobs is for several subjects, and 1 is given"),
             (["prepare", "--jobs", "4"], 2, "--jobs is for several videos, and none is given"),
             (["train", "a", "b", "--", "hydra/launcher=magic"], 1, "the jobs could not be started")):
         try:
