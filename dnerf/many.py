@@ -147,6 +147,9 @@ def for_each(
     folder = runs_dir()/'sweeps'/'many'/f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{os.getpid()}"
     asked = dict(make=make, options=options, rows=list(map(asdict, rows)), home=str(home()), jobs=len(todo), show=show)
     request = write_json(folder/'request.json', asked)
+    if show:
+        print(f"{len(todo)} to do, {min(jobs, len(todo))} at a time; each is said when it ends, and what it prints is in "
+              f"{folder}/NUMBER/log.txt", flush=True)
     _run_all(request, todo, jobs, list(launcher))
     for k in todo:
         outcome = folder/str(k)/'outcome.json'

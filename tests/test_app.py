@@ -19,7 +19,7 @@ import pytest
 import dnerf.app.jobs as queueing
 from dnerf.app.jobs import Job, Queue, fault_of, lines_of
 from dnerf.app.orders import order, upload_path, uploaded, uploads_dir, words_of
-from dnerf.app.page import Page, address_of, row_of
+from dnerf.app.page import Page, address_of, app, row_of
 from dnerf.app.voices import speak, voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
@@ -100,9 +100,10 @@ def test_a_job_that_cannot_be_started_fails_in_a_sentence_and_the_next_one_runs(
             wait_for(lambda: queue.state(bad) == "failed", 20, "the failure")
         assert "the disk is full" in fault_of(bad.log) and queue.stop(bad.id).ended["code"] == 1
         for text in ("{", "[]", '{"code": null}', "{}"):                                           # a damaged end is none
-            old = queue.add(["--version"])
-            old.note(started=1.0, pid=2**22)
-            (old.folder / "end.json").write_text(text)
+            with queue.mutex:                                                                      # or the queue begins it
+                old = queue.add(["--version"])
+                old.note(started=1.0, pid=2**22)
+                (old.folder / "end.json").write_text(text)
             assert Job(old.folder).ended is None and queue.state(Job(old.folder)) == "interrupted"
         good = queue.add(["trian"])
         wait_for(lambda: queue.state(good) == "failed", 60, "the next job")
@@ -418,3 +419,23 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
     expected = "Failed to load resource"                                 # the answers that are refusals, and the end
     assert [text for text in browser.complaints if expected not in text] == []
     assert {url.split("/")[2] for url in browser.asked if url.startswith("http")} == {address.split("/")[2]}
+
+
+def test_a_second_page_on_the_same_port_says_where_the_first_is(dnerf_home):
+    with take_address("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match="used by another program"):
+            app(port=port)                                                     # somebody else's
+        with Queue(f"http://127.0.0.1:{port}"), pytest.raises(InputError, match=f"already a page for .* at http://127.0.0.1:{port}"):
+            app(port=port)
+
+
+def test_a_folder_named_as_the_package_is_not_in_the_way_of_a_job(dnerf_home, monkeypatch, tmp_path):
+    (tmp_path / "dnerf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Queue() as queue:
+        job = queue.add(["drive", "nobody", "nothing.wav"])
+        end = time.monotonic() + 60
+        while not job.ended and time.monotonic() < end:
+            time.sleep(0.1)
+    assert "no trained run" in fault_of(job.log), job.log

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATES', 'GRACE', 'KILL', 'BEGUN', 'jobs_dir', 'Job', 'alive', 'state_of', 'last_try', 'progress_of', 'lines_of',
-           'fault_of', 'work', 'start', 'send', 'Queue']
+           'fault_of', 'work', 'start', 'send', 'Queue', 'check_alone']
 
 # %% ../../nbs/app/00_jobs.ipynb #fd997b52
 import contextlib, os, re, shutil, signal, subprocess, sys, threading, time
@@ -150,6 +150,7 @@ def start(
         log.flush()
         process = subprocess.Popen(
             [sys.executable, '-m', 'dnerf.app.jobs', str(job.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            cwd=job.folder, # where no folder `dnerf` can stand in the package's way
             start_new_session=True, env=os.environ | dict(PYTHONUNBUFFERED='1', PYTHONIOENCODING='utf-8', DNERF_HOME=str(home())))
     try:
         job.note(started=time.time(), pid=process.pid)
@@ -185,7 +186,7 @@ class Queue:
         try:
             self.stack.enter_context(locked(jobs_dir(), 'the jobs'))
         except StorageError:
-            raise InputError(f"there is already a page for {home()}{_address()}; use that one, or end it first") from None
+            raise _second() from None
         write_json(jobs_dir()/'page.json', dict(address=self.address, pid=os.getpid()))
         self._adopt()
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -200,10 +201,16 @@ class Queue:
     def _adopt(self): # what a queue that was killed has left running
         self.now = next((job for job in self.jobs() if job.about.get('started') and not job.ended and alive(job.folder)), None)
 
-def _address(): # ' at http://...' of the page that has the lock
+def _second(): # the error of a second page, with ' at http://...' of the one that has the lock
+    address = ''
     with contextlib.suppress(DnerfError, OSError, KeyError):
-        return f" at {read_json(jobs_dir()/'page.json')['address']}"
-    return ''
+        address = f" at {read_json(jobs_dir()/'page.json')['address']}"
+    return InputError(f"there is already a page for {home()}{address}; use that one, or end it first")
+
+def check_alone():
+    "`InputError` if a page runs the jobs of this home."
+    if jobs_dir().is_dir() and alive(jobs_dir()):
+        raise _second()
 
 # %% ../../nbs/app/00_jobs.ipynb #a6976949
 @patch

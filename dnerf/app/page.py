@@ -11,7 +11,7 @@ import asyncio, contextlib, re, signal, sys
 from importlib.util import find_spec
 from pathlib import Path
 from fastcore.basics import patch
-from .jobs import Job, Queue, fault_of, last_try, lines_of, progress_of
+from .jobs import Job, Queue, check_alone, fault_of, last_try, lines_of, progress_of
 from .orders import order, shelf, upload_path, uploads_dir
 from .voices import speak, voices
 from ..core import DnerfError, InputError, MissingError, asset, home, inside, need_space, runs_dir, staged_file
@@ -60,14 +60,15 @@ def made_by(
 def row_of(
     job:Job,   # Any
     state:str, # Of it
-) -> dict:     # `id`, `verb`, `title`, `state`, `lines`, `progress`, `fault`, `made`
+) -> dict:     # `id`, `verb`, `title`, `state`, `lines`, `progress`, `fault`, `made`, `doubt` (of a training that was too short)
     "A job as the page shows it."
     verb = job.about['words'][0]
     lines, progress, fault = _read(job.folder/'log')
     made = made_by(verb, lines) if state in ('done', 'running') else ''
     return dict(id=job.id, verb=verb, title=job.about['title'], state=state, lines=lines[-30:], made=made,
                 stopping=bool(job.about.get('stop')), progress=progress if state == 'running' else {},
-                fault=fault if state == 'failed' else '')
+                fault=fault if state == 'failed' else '',
+                doubt=next((line for line in lines if 'the picture will be poor' in line), '') if state == 'done' else '')
 
 # %% ../../nbs/app/03_page.ipynb #7c878df8
 ALONE = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'" # which `default-src` does not cover
@@ -250,6 +251,13 @@ def address_of(
     "The address of a page."
     return 'http://{}:{}'.format('localhost' if ':' in host else host.replace('0.0.0.0', '127.0.0.1'), taken.getsockname()[1])
 
+def _take(host, port): # a listening socket; what says where the page of this home is, if that has the port
+    try:
+        return take_address(host, port)
+    except InputError:
+        check_alone()
+        raise
+
 def app(
     port:int=7860,        # Of the page; 0 for any that is free
     host:str='127.0.0.1', # Address of the server; others than this machine can reach it only if it is changed
@@ -257,7 +265,7 @@ def app(
     "Show the page until Ctrl-C; a job that runs then is stopped, and can go on later."
     if find_spec('aiohttp') is None:
         raise MissingError("the page needs the package aiohttp; pip install 'dnerf[app]'")
-    with contextlib.closing(take_address(host, port)) as taken:
+    with contextlib.closing(_take(host, port)) as taken:
         address = address_of(taken, host)
         with Queue(address) as queue:
             def ready():

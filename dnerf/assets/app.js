@@ -210,7 +210,7 @@ function rowOf(job) {
   else if (job.state === 'running' && job.lines.length) state += ': ' + job.lines.at(-1);
   out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: state }));
   if (job.state === 'running') out.append(make('progress', bar ? { max: 1, value: job.progress.fraction } : {}));
-  if (job.fault) out.append(make('span', { className: 'fault', textContent: job.fault }));
+  if (job.fault || job.doubt) out.append(make('span', { className: 'fault', textContent: job.fault || capital(job.doubt) }));
   out.append(make('div', { className: 'buttons' }, ...buttons(job)));
   return out;
 }

@@ -206,7 +206,7 @@ def read_checkpoint(
     return upgraded(saved)
 
 # %% ../../nbs/nerf/04b_run.ipynb #c9d884d5
-@dataclass
+@dataclass(repr=False)
 class Run:
     "A trained portrait with all that it needs to render."
     folder: Path            # runs/<subject>/<name>
@@ -218,6 +218,10 @@ class Run:
     state: dict             # steps, train_seconds, rays_per_second, ...
     source: Path|None = None # The file of a portrait that was passed on; its folder is temporary then
     temporary: Any = None   # Removes that folder when the run is gone
+
+    def __repr__(self):
+        where = self.source or f'{self.config.subject}/{Path(self.folder).name}'
+        return f"Run({str(where)!r}, {self.config.audio}, {self.portrait.size} px, {self.device})"
 
     def __getattr__(self, name) -> Any: # `drive`, `stream`, `evaluate`: of `dnerf.api`, which is loaded when one of them is used first
         if name not in ('drive', 'stream', 'evaluate'):
@@ -313,6 +317,8 @@ def run_place(
     folder = Path(name) if (Path(name)/'config.yaml').is_file() else runs_dir()/name
     if not name or not (folder/'config.yaml').is_file():
         known = sorted(p.parent.relative_to(runs_dir()).as_posix() for p in runs_dir().glob('[!.]*/[!.]*/config.yaml'))
+        if any(k.startswith(f'{name}/') for k in known):
+            raise MissingError(_no_run(name, runs_dir()/name))
         raise MissingError(f"there is no run {run!r}; known are: {', '.join(known) or 'none yet'}{did_you_mean(run, known)}")
     return folder
 

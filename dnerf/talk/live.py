@@ -204,7 +204,7 @@ def take_address(
     except OSError as e:
         taken.close()
         if e.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} of {host} is used by another program, perhaps another dnerf live; "
+            raise InputError(f"port {port} of {host} is used by another program, perhaps another page of dnerf; "
                              f"end that one, or give another, for example --port {port + 1}") from None
         if e.errno == errno.EACCES:
             raise InputError(f"port {port} may not be used; give a number from 1024 to 65535") from None

@@ -122,7 +122,7 @@ def outdated(
 
 # %% ../../nbs/video/05_sources.ipynb #1c713aee
 def _path_of_video(text): # the file that is meant, or None: it is a name
-    name = '/' not in text and Path(text).suffix.lower() not in VIDEO_ENDINGS
+    name = '/' not in text and (not Path(text).suffix or Path(text).suffix.lower() not in VIDEO_ENDINGS and not user_path(text).is_file())
     if name or (data_dir()/text/'subject.json').is_file():
         return None
     return next((path for path in (user_path(text), data_dir()/text) if path.is_file()), None)
