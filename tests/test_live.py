@@ -109,7 +109,7 @@ def test_pictures_leave_no_memory_behind(run):
     with closing(open_stream(run)) as s:
         speech = np.tile(s.run.subject.wav, 3)[:32000]
         for _ in range(8):
-            assert sum(picture.shape == (32, 32, 3) for _, picture, _ in s.send(speech)) > 40
+            assert sum(picture.shape == (32, 32, 3) for _, picture, _ in s.send(speech)) > 38  # up to 2 a thread wait
             sizes.append(psutil.Process().memory_info().rss)
     assert sizes[-1] - sizes[3] < 200 * 3300 + 5e5, sizes
 
@@ -234,7 +234,7 @@ def test_a_file_is_played_in_real_time_to_its_end_and_a_slow_machine_is_told(run
         time.sleep(0.12)
         yield frames[0], np.zeros((8, 8, 3), np.uint8)
     async def scene():
-        wav = clicks(5).astype(np.float32) / 32768
+        wav = clicks(9).astype(np.float32) / 32768
         async with served(run, wav, patience=0.1, render=slow, fixed=True) as (address, _), aiohttp.ClientSession() as http:
             async with http.ws_connect(f"{address}/sound") as ws:
                 assert not (await ws.receive_json())["microphone"]
@@ -248,9 +248,10 @@ def test_a_file_is_played_in_real_time_to_its_end_and_a_slow_machine_is_told(run
                         if "end" in texts[-1]:
                             return texts, frames, time.monotonic() - begun
     texts, frames, seconds = asyncio.run(scene())
-    assert [i for i, *_ in frames] == list(range(125)) and 4.8 < seconds < 9
-    assert sum(bool(jpeg) for *_, jpeg in frames) < 90
-    assert any("too slow" in text.get("said", "") for text in texts)
+    assert [i for i, *_ in frames] == list(range(225)) and 8.8 < seconds < 13
+    assert sum(bool(jpeg) for *_, jpeg in frames) < 162
+    said = [text["said"] for text in texts if "said" in text]
+    assert len(said) == 2 and "a ray for four pixels" in said[0] and "too slow" in said[1], said
 
 
 def test_an_address_in_use_and_ctrl_c(run, capsys):

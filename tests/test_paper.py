@@ -360,7 +360,7 @@ def test_baseline_changes_stage_in_a_run(dnerf_home, monkeypatch):
 
     monkeypatch.setattr(PortraitTraining, "on_train_batch_start", watch)
     toy = toy_subject(dnerf_home / "data" / "toy")
-    overrides = MLP + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4"
+    overrides = MLP + " data.torso_rays=32 portrait.attention_start=6 optim.decay_steps=2 optim.torso_decay_steps=4 keep_last=true"
 
     def run(name):
         return train(toy, speech_of(toy), compose_config("adnerf", overrides, subject="toy", steps=10, name=name), show=False)

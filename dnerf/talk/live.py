@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core import InputError, MissingError, asset, locked
 from ..errors import in_words
 from ..nerf.playback import render_driven
-from ..nerf.run import Run, load_run
+from ..nerf.run import load_run
 from ..program import Stopped
 from ..subject import FPS, SAMPLE_RATE
 from .listening import AFTER, PAIR, Resampler
@@ -213,7 +213,7 @@ def take_address(
 class Live:
     "The server of one run."
     def __init__(self,
-        run:Run,               # A trained run
+        run,                   # A trained run, open or by its name
         options:StreamOptions, # Complete, with a size
         speech=None,           # `(samples,)` at 16 kHz; a binary file of samples; None: the microphone
         host:str='127.0.0.1',  # Address that it is bound to
@@ -221,7 +221,7 @@ class Live:
         fixed:bool=False,      # Whether the size may not be changed
         render=render_driven,  # Renderer
     ):
-        self.run, self.options, self.speech, self.host = run, options, speech, host
+        self.run, self.options, self.speech, self.host = load_run(run), options, speech, host
         self.patience, self.fixed, self.render, self.session, self.connected = patience, fixed, render, None, set()
         self.over = None      # an `asyncio.Event`: the program ends
 
