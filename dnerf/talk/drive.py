@@ -22,7 +22,7 @@ from ..nerf.playback import render_driven
 from ..nerf.run import PARTS_OF_A_RUN, load_run
 from ..settings import check_settings
 from ..subject import FPS, SAMPLE_RATE
-from .blinks import blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
+from .blinks import across_blinks, blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
 from .credentials import open_signer, sign
@@ -54,7 +54,12 @@ def with_open_lids(
     train = run.subject.split('train')
     style = blink_style(upper_face_signal(run.subject, run.config.portrait)[train.start:train.stop, columns])
     rows = motion.upper_face.copy()
-    rows[:, columns] = open_lids(rows[:, columns], find_blinks(rows[:, columns])) if motion.own and len(rows) > 1 else style.level
+    if motion.own and len(rows) > 1:
+        found = find_blinks(rows[:, columns])
+        rows = across_blinks(rows, found)                # the gaze of a closed eye would be a wild one of an open eye
+        rows[:, columns] = open_lids(motion.upper_face[:, columns], found)
+    else:
+        rows[:, columns] = style.level
     return replace(motion, upper_face=rows), style
 
 def moved_cues(
