@@ -19,13 +19,13 @@ import pytest
 import dnerf.app.jobs as queueing
 from dnerf.app.jobs import Job, Queue, fault_of, lines_of
 from dnerf.app.orders import order, upload_path, uploaded, uploads_dir, words_of
-from dnerf.app.page import Page, address_of, app, row_of
+from dnerf.app.page import Page, app, row_of
 from dnerf.app.voices import speak, voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
 from dnerf.core import InputError, MissingError, locked
 from dnerf.subject import toy_subject, write_wav
-from dnerf.talk.live import take_address
+from dnerf.talk.live import address_of, take_address
 from dnerf.video.media import write_video
 from test_viewer_browser import CHROMIUM, QUIET, wait_for
 from toys import home_of_a_module

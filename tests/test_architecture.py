@@ -108,7 +108,7 @@ def defined(module: str) -> set:
     "Names that a module defines or imports, wherever: enough to notice what has moved away."
     names = {i.name for i in IMPORTS[module]}
     for node in ast.walk(tree(module)):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)

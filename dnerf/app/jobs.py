@@ -22,6 +22,7 @@ def jobs_dir() -> Path: # Folder of the jobs
     "Where the jobs of this home are."
     return home()/'jobs'
 
+# %% ../../nbs/app/00_jobs.ipynb #52a0003c
 class Job:
     "One command in a folder of its own; `InputError` for a folder that is none."
     def __init__(self,
@@ -87,6 +88,7 @@ _BAR = re.compile(r'(?P<what>[^|]*?):? +(?P<percent>\d{1,3})%\|.*?\| *(?:.*?<)?(
 def _bar(line): # its match, or None; a bar is rare and the pattern slow in a long run of spaces
     return _BAR.match(line) if '%|' in line else None
 
+# %% ../../nbs/app/00_jobs.ipynb #52a0005c
 def last_try(
     log:str, # Of a job, which may have been started several times
 ) -> str:    # What follows its last start
@@ -160,6 +162,7 @@ def start(
         raise
     return process
 
+# %% ../../nbs/app/00_jobs.ipynb #52a0002c
 def send(
     pid:int,      # Of the process of a job
     number:int,   # Of a signal
@@ -277,6 +280,7 @@ def go_on(self:Queue,
             job.note(added=time.time(), started=None, pid=None, stop=None)
         return job
 
+# %% ../../nbs/app/00_jobs.ipynb #52a0004c
 @patch
 def remove(self:Queue,
     id:str, # Of a job that is not running

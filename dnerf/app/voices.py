@@ -30,6 +30,7 @@ def _said(*words): # output of a program
 
 PROGRAMS = {'flite': _flite, 'espeak-ng': _espeak, 'piper': _piper}
 
+# %% ../../nbs/app/01_voices.ipynb #52a0007c
 def _voices_of(program):
     try:
         return tuple(PROGRAMS[program]()) if shutil.which(program) else ()
@@ -49,6 +50,7 @@ def _words(voice, text, out): # of the command that speaks the file `text` into 
     return [program, *map(str, {'flite': ('-voice', name, '-f', text, '-o', out), 'espeak-ng': ('-v', name, '-w', out, '-f', text),
                                 'piper': ('--model', model, '--output_file', out)}[program])]
 
+# %% ../../nbs/app/01_voices.ipynb #52a0006c
 def speak(
     text:str,     # What is said
     voice:str,    # Of `voices`

@@ -50,6 +50,7 @@ def protocol_differences(
     names = dict.fromkeys(name for p in protocols[1:] for name in same_protocol(protocols[0], p))
     return {name: [_entry(p, name) for p in protocols] for name in names}
 
+# %% ../../nbs/evaluation/03a_compare.ipynb #52a0013c
 def setting_differences(
     results:list[Result], # Runs
 ) -> dict[str, list]:     # Dotted name to one value for each run, None where the run has no such setting
@@ -91,6 +92,7 @@ def unique_names(
     names = ['/'.join(resolved(r.folder).parts[-2:]) for r in results]
     return [name if names.count(name) == 1 else str(r.folder) for name, r in zip(names, results)]
 
+# %% ../../nbs/evaluation/03a_compare.ipynb #52a0012c
 def films_of(
     results:list[Result], # Runs
 ) -> list:                # `Film`
@@ -122,6 +124,7 @@ def check_out(
         raise InputError(f"{path} is there already, and dnerf did not make it; give another name with out (--out)")
     return path
 
+# %% ../../nbs/evaluation/03a_compare.ipynb #52a0014c
 def compare_runs(
     runs:list,        # Runs: `subject/name`, a subject's name (its newest run), or folders
     out='',           # The page; `compare.html` in the working folder if not given

@@ -270,6 +270,7 @@ def _audio(folder): # parts of the embedding of a run; none for one that cannot 
     except (DnerfError, OSError):
         return []
 
+# %% ../../nbs/nerf/04b_run.ipynb #52a0001c
 def _no_run(run, folder): # why nothing is found under a name
     name, known = run.rstrip('/'), known_runs()
     known_are = f"known are: {', '.join(known) or 'none yet'}{did_you_mean(name, known)}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAD', 'FIRST', 'ALONE', 'GRACE', 'patience_for', 'delay_of', 'for_page', 'pack', 'unpack', 'Session', 'allowed',
-           'take_address', 'Live', 'live']
+           'take_address', 'Live', 'address_of', 'serve_until', 'live']
 
 # %% ../../nbs/talk/02c_live.ipynb #7892a65b
 import asyncio, contextlib, errno, ipaddress, json, queue, signal, socket, struct, sys, threading, time
@@ -358,31 +358,53 @@ async def _send_all(ws, out): # messages, without pictures while the viewer does
                 await ws.close(message=b'The viewer does not keep up.')
 
 # %% ../../nbs/talk/02c_live.ipynb #145cc939
+def address_of(
+    taken,    # From `take_address`
+    host:str, # As it was asked for
+) -> str:     # For a browser on this machine
+    "The address of a page."
+    return 'http://{}:{}'.format('localhost' if ':' in host else host.replace('0.0.0.0', '127.0.0.1'), taken.getsockname()[1])
+
+async def serve_until(
+    over:asyncio.Event, # The end, when it is set
+    application,        # An `aiohttp.web.Application`
+    taken,              # From `take_address`
+    ready=lambda: None, # Called when the page is there
+    ending=None,        # Awaited before the server ends
+) -> int|None:          # Number of the signal that ended it; None: `over` was set
+    "Answer until a signal comes; afterwards the port is free."
+    from aiohttp import web
+    loop, got = asyncio.get_running_loop(), []
+    def end(number):
+        "Remember the signal."
+        got.append(number)
+        over.set()
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, end, number)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, taken).start()
+        ready()
+        await over.wait()
+    finally:
+        if ending:
+            await ending()
+        await runner.cleanup()
+    return got[0] if got else None
+
 @patch
 async def serve(self:Live,
     taken, # From `take_address`
     ready=lambda address: None, # Called with the address of the page when it is there
 ) -> int|None: # Number of the signal that ended it; None: the sound has ended
-    "Answer until a signal comes; afterwards the port is free and no thread is left."
-    from aiohttp import web
-    self.over, loop, got = asyncio.Event(), asyncio.get_running_loop(), []
-    def end(number):
-        "Remember the signal."
-        got.append(number)
-        self.over.set()
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)):
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, end, number)
-    runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=2)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, taken).start()
-        ready('http://{}:{}'.format('localhost' if ':' in self.host else self.host.replace('0.0.0.0', '127.0.0.1'), taken.getsockname()[1]))
-        await self.over.wait()
-    finally:
+    "Answer until a signal comes; afterwards no thread is left."
+    self.over = asyncio.Event()
+    async def ending():
+        "Say it to whoever is connected."
         await asyncio.gather(*(ws.close(message=b'dnerf live has ended.') for ws in self.connected), return_exceptions=True)
-        await runner.cleanup()
-    return got[0] if got else None
+    return await serve_until(self.over, self.application(), taken, lambda: ready(address_of(taken, self.host)), ending)
 
 # %% ../../nbs/talk/02c_live.ipynb #51a0002c
 def _speech(speech): # what `Live` takes
