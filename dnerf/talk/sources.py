@@ -28,6 +28,7 @@ def paced(
         at = to
         wait(POLL)
 
+# %% ../../nbs/talk/02b_sources.ipynb #52a0020c
 def queued(
     chunks:queue.Queue,   # Of int16 arrays; None: the end
     rate:int,             # Samples per second
@@ -67,6 +68,7 @@ def begin_of(
     recorded = empty is not None and len(held) - old < 4*PROBE*SAMPLE_RATE
     return held[old//2*2:] if recorded else held
 
+# %% ../../nbs/talk/02b_sources.ipynb #52a0021c
 def samples_of(
     file,                 # Binary file of 16-bit samples at 16 kHz, little-endian, one channel
     clock=time.monotonic, # Seconds
