@@ -59,8 +59,8 @@ def sentences(file: Path) -> dict:
 
     def read(body, before=""):
         for node in body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                owner = node.args.args[0].annotation if isinstance(node, ast.FunctionDef) and not before and node.args.args else None
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                owner = node.args.args[0].annotation if not isinstance(node, ast.ClassDef) and not before and node.args.args else None
                 patched = any("patch" in ast.unparse(d) for d in node.decorator_list) and owner
                 for cls in ast.unparse(owner).split("|") if patched else [""]:
                     name = before + (cls.strip() + "." if cls else "") + node.name

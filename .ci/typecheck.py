@@ -20,12 +20,12 @@ START = "from __future__ import annotations; import typing"
 
 
 def patched(node: ast.stmt) -> ast.expr | None:
-    "The `@patch` of a function, if it has one."
-    decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    "The `@patch` of a function or an async one, if it has it."
+    decorators = node.decorator_list if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else []
     return next((d for d in decorators if ast.unparse(d).split("(")[0] == "patch"), None)
 
 
-def method(node: ast.FunctionDef, lines: list) -> list:
+def method(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list) -> list:
     "A patched function as lines of a method, each with the number of the line it comes from."
     patch, first = patched(node), node.args.args[0]
     options = {k.arg for k in patch.keywords} if isinstance(patch, ast.Call) else set()
