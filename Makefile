@@ -23,7 +23,7 @@ text = $(if $($(1)),-r $(2) "$$$(1)")
 number = $(if $($(1)),-p $(2) "$$$(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean fuzz kills pairs memory
+.PHONY: help env train prepare drive evaluate table1 doctor test poses export pages lab docs readme clean fuzz kills pairs delay memory
 
 help: ## this list
 	@echo "make TARGET [SETTING=value ...]"
@@ -79,6 +79,9 @@ kills: $(STAMP) ## verbs killed or stopped at random moments, then called again 
 
 pairs: $(STAMP) ## all pairs of verbs at once on one subject and run [SEED=0 ONLY=numbers]
 	@$(BIN)/python tests/fuzz_pairs.py --seed $(or $(SEED),0) $(if $(ONLY),--only $(ONLY))
+
+delay: $(STAMP) ## `dnerf live` in Chromium with clicks from a fake microphone: delay, offset, lost frames, memory [RUN=demo SIZE=192 MINUTES=10]
+	@$(BIN)/python tests/live_minutes.py --run $(or $(RUN),demo) --size $(or $(SIZE),192) --minutes $(or $(MINUTES),10)
 
 memory: $(STAMP) ## prepare and train 3.5 minutes at 512 px in 2.5 GB of memory (half an hour)
 	@$(BIN)/python tests/fuzz_memory.py

@@ -29,11 +29,12 @@ def test_parts_meet_in_one_file(dnerf_home):
     folder = dnerf_home / "runs" / "benchmark"
     folder.mkdir(parents=True)
     (folder / "toy.json").write_text(json.dumps({"e": {"ratio": 1.5, "cores": 2}, "a": {"ratio": -1}}))
-    printed = execute("benchmark", subject="toy", audio="mel", parts="a b c", rounds=2,
+    printed = execute("benchmark", subject="toy", audio="mel", parts="a b c h", rounds=2,
                       paper_minutes=0.03, cpu_minutes=0.03, start_minutes=0.02, sizes="16 32", factor=2,
+                      film_seconds=0.5, live_size=32, live_minutes=0.05,
                       paper_overrides=PAPER, cpu_overrides=CPU)
     results = json.loads((folder / "toy.json").read_text())
-    assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e"]
+    assert sorted(results) == ["a", "a_float32", "a_trained", "a_trained_float32", "b", "c", "e", "h"]
     assert results["e"]["ratio"] == 1.5            # a part that was there and not asked for is kept
     a, b, c = (results[k] for k in "abc")
     assert a["ratio"] > 0 and abs(a["first"]["plain"] - a["first"]["ours"]) < 1e-5
@@ -43,7 +44,8 @@ def test_parts_meet_in_one_file(dnerf_home):
     assert sorted(b["curves"]) == ["cpu", "paper", "start"] and b["target"] == max(b["curves"]["paper"]["value"])
     assert sorted(b["rays_per_second"]) == ["cpu", "paper"] and {"ratio", "at_least"} <= set(b)
     assert sorted(c["frames_per_second"]) == ["16", "32"] and c["length"]["factor"] == 2 and c["run"] == "benchmark-cpu"
-    assert sorted(p.name for p in folder.iterdir()) == ["toy-frames.png", "toy-psnr.png", "toy.json"]
+    assert len(results["h"]["film"]["times"]) == 3 and len(results["h"]["live"]["delay"]) == 3
+    assert sorted(p.name for p in folder.iterdir()) == ["film", "toy-frames.png", "toy-psnr.png", "toy.json"]
     runs = sorted(p.name for p in (dnerf_home / "runs" / "toy").iterdir() if not p.name.startswith("."))
     assert runs == ["benchmark-cpu", "benchmark-cpu-start", "benchmark-paper"]
     assert f"results: {folder / 'toy.json'} and the pictures beside it" in printed

@@ -336,9 +336,9 @@ def test_the_notebook(run, tmp_path):
 
 
 @contextmanager
-def serving(run, render):
+def serving(run, size=32, patience=0.3, **how):
     "A server in a thread of its own."
-    server, address, loops = Live(run, StreamOptions(size=32, plain=True), patience=0.3, render=render), [], []
+    server, address, loops = Live(run, StreamOptions(size=size, plain=True), patience=patience, **how), [], []
     async def serve(taken):
         loops.append(asyncio.get_running_loop())
         await server.serve(taken, address.append)
@@ -385,7 +385,7 @@ def test_the_page_in_a_browser_with_a_fake_microphone(run, few_features, tmp_pat
         pytest.skip("the browser test needs Chromium, e.g. apt-get install chromium")
     sound = write_wav(tmp_path / "clicks.wav", clicks(30, every=1.48).astype(np.float32) / 32768)
     fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
-    with serving(run, flash) as address, sync_api.sync_playwright() as p:
+    with serving(run, render=flash) as address, sync_api.sync_playwright() as p:
         profile, window = str(tmp_path / "profile"), {"width": 800, "height": 900}
         browser = p.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=[*QUIET, *fake], viewport=window)
         page, complaints = browser.pages[0], []

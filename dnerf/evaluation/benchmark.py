@@ -45,7 +45,7 @@ def in_turns(
     return seconds
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #be04d064
-PARTS = ('speech', 'a', 'b', 'c', 'd', 'e', 'f', 'g')
+PARTS = ('speech', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h')
 
 def chosen_parts(
     parts:str, # Names separated by spaces
@@ -68,6 +68,9 @@ class Numbers:
     memory_size: int = ranged(512, 16, 4096)        # pixels in part d
     speech_seconds: float = ranged(2, .1, 3600)     # of each text in part f
     scaling_minutes: float = ranged(.5, 1e-4, 1e6)  # of each run in part e
+    film_seconds: float = ranged(8, .1, 3600)       # of the speech of part h
+    live_size: int = ranged(192, 32, 4096)          # pixels of the live picture of part h
+    live_minutes: float = ranged(1, .05, 600)       # of live speech in part h
 
 def chosen_numbers(
     name:str,   # Of the parameter, for the sentence
@@ -355,6 +358,15 @@ def _profile_lines(g):
     return lines + [('g', f'time of a {name}', ', '.join(f'{kind} {1e3*s:.0f} ms' for kind, s in spent.items()))
                     for name, spent in g['profile'].items()]
 
+def _waiting_lines(h):
+    live, film = h['live'], h['film']
+    grown = '' if live['growth'] is None else f", memory grown by {live['growth']:.0f} MB"
+    middle, most, last = live['delay']
+    return [('h', f"`dnerf drive`, {film['seconds']:g} s of speech, {h['threads']} threads (median of {len(film['times'])})",
+             f"{median(film['times']):.1f} s"),
+            ('h', f"live at {live['size']} px, {live['seconds']/60:g} min: delay (median, 95 %, longest)",
+             f"{middle:.2f}, {most:.2f}, {last:.2f} s; {live['shown']:.0%} of the frames shown{grown}")]
+
 def _memory_lines(d):
     return [('d', f"peak memory of {kind}, {m['minutes']:g} min at {m['size']} px", _memory_text(m))
             for kind in ('training', 'preparing') for m in d.get(kind, [])]
@@ -396,6 +408,7 @@ def benchmark_lines(
         lines += _rendering_lines(r['c'])
     lines += _memory_lines(r.get('d', {}))
     lines += _profile_lines(r['g']) if 'g' in r else []
+    lines += _waiting_lines(r['h']) if 'h' in r else []
     if 'e' in r:
         what = f"rays/s of two processes against one, one thread each, {r['e']['cores']} cores"
         lines.append(('e', what, f"{r['e']['ratio']:.2f}x"))
