@@ -2,7 +2,8 @@
 
     make delay RUN=me MINUTES=10 SIZE=192
 
-The microphone gives a click every 1.5 s. A square in the middle of each picture is white if the sound of its own frame is a click, else black.
+The microphone gives a click every 1.5 s. A square in the middle of each picture is white if the sound of its own frame is a click, and
+black otherwise.
 """
 import argparse
 import contextlib

@@ -6,10 +6,10 @@
 __all__ = ['speech_of', 'film_seconds', 'live_delay']
 
 # %% ../../nbs/evaluation/05d_waiting.ipynb #da0d0003
-import asyncio, contextlib, re, signal, subprocess, sys, time
+import asyncio, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
-from ..core import InputError, MissingError
+from ..core import InputError
 from .processes import resident
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME, write_wav
 from ..talk.live import LEAD, unpack
@@ -83,7 +83,7 @@ def live_delay(
     name:str,         # `subject/name` of a run
     size:int=192,     # Pixels along a side
     seconds:float=60, # Of speech, in real time
-) -> dict:            # `said`, by the program; `delay`: seconds, the 50th, 95th and 100th percentile; `shown`: share of frames with a picture;
+) -> dict:            # `said` by the program; `delay`: 50th, 95th, 100th percentile, seconds; `shown`: share of frames with a picture;
                       # `growth` of its memory, MB (None where the system does not tell)
     "Delay from sound to picture of `dnerf live`, its lost frames and its memory; `InputError` with its last line if it fails."
     command = [sys.executable, '-u', '-m', 'dnerf', 'live', name, '--size', str(size), '--port', '0']
@@ -100,4 +100,5 @@ def live_delay(
         finally:
             program.send_signal(signal.SIGINT)
     growth = _growth(looks) if looks and None not in looks else None
-    return dict(said=said[0], size=size, seconds=seconds, delay=np.percentile(delays, [50, 95, 100]).tolist(), shown=float(shown.mean()), growth=growth)
+    delay = np.percentile(delays, [50, 95, 100]).tolist()
+    return dict(said=said[0], size=size, seconds=seconds, delay=delay, shown=float(shown.mean()), growth=growth)
