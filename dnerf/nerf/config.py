@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from ..core import InputError, check_name, did_you_mean, pick_device
 from .deferred import DeferredFieldConfig
-from .field import FastFieldConfig, MLPFieldConfig
+from .field import MOST_NODES, FastFieldConfig, MLPFieldConfig, plane_nodes
 from .portrait import PortraitConfig
 from .torso import TorsoConfig
 from ..schema import number, whole, words
@@ -99,7 +99,7 @@ def _fields(store):
         '_tiny': dict(resolutions=(8,), channels=(4,), density_resolution=16)}
     nodes: dict[str, Any] = dict(mlp=MLPFieldConfig, mlp_tiny=MLPFieldConfig(width=16, depth=3, skip=1))
     for size, values in sizes.items():
-        plane = 0 if size == '_tiny' else 256
+        plane = 0 if size == '_tiny' else -1
         nodes |= {f'fast{size}': FastFieldConfig(**values), f'deferred{size}': DeferredFieldConfig(**values, plane=plane)}
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
@@ -283,7 +283,7 @@ def parameter_bytes(
         n += 2*(f.depth - 1)*f.width**2
     else:
         n += sum(c*r**3 for r, c in zip(f.resolutions, f.channels)) + f.density_resolution**3 + f.width**2
-        n += f.blends*(4*f.blend_resolution**3 + 3*f.moves**3) + (f.plane_channels + 4)*f.plane**2
+        n += f.blends*(4*f.blend_resolution**3 + 3*f.moves**3) + (f.plane_channels + 4)*plane_nodes(f.plane, MOST_NODES)**2
     return 16*n
 
 # %% ../../nbs/nerf/03a_config.ipynb #744d0d88

@@ -7,6 +7,7 @@ __all__ = ['PortraitConfig', 'Sizes', 'build_head', 'build_torso', 'build_recipe
            'subset_of_pixels', 'render_frame']
 
 # %% ../../nbs/nerf/03_portrait.ipynb #618f2e1d
+import copy
 from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..core import InputError
 from .condition import Condition
 from .cue import Cue, upper_face_signal
+from .field import plane_nodes
 from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
 from .march import DeferredHead
@@ -68,11 +70,13 @@ def build_head(
     config:PortraitConfig, # Sampling
     field,                 # `FastFieldConfig`, `DeferredFieldConfig` or `MLPFieldConfig`
     condition:Condition,   # Its lengths are used
+    size:int,              # Pixels along a side of the picture
 ): # `DeferredHead`, `FastHead` or `CoarseFineHead`
     "The head that a field's configuration asks for."
     if field.kind == 'mlp':
         return CoarseFineHead(field, config, condition.dim)
-    kind = DeferredHead if field.kind == 'deferred' else FastHead
+    kind, field = DeferredHead if field.kind == 'deferred' else FastHead, copy.deepcopy(field)
+    field.plane = plane_nodes(field.plane, size)
     return kind(field, config, condition.dim, condition.n_speech)
 
 def build_torso(
@@ -104,7 +108,7 @@ class Portrait(nn.Module):
         super().__init__()
         self.config, self.size, self.focal, self.n_train = config, sizes.size, sizes.focal, sizes.n_train
         self.condition = Condition(config, field.code_dim, sizes.audio_dim, sizes.n_mouth, sizes.n_upper, sizes.n_frames)
-        self.head = build_head(config, field, self.condition)
+        self.head = build_head(config, field, self.condition, sizes.size)
         self.torso = build_torso(config, field, sizes)
         self.recipe = build_recipe(config)
         self.pose_correction = PoseCorrection(sizes.n_frames) if config.pose_refinement else None
