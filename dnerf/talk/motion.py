@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ..core import InputError, MissingError, user_path
 from ..face import head_points, is_rigid, second_difference
-from ..nerf.cue import Cue, gaze_columns, gaze_signal, torso_signal, upper_face_signal
+from ..nerf.cue import Cue, gaze_columns, gaze_signal, steady, torso_signal, upper_face_signal
 from ..schema import each, number, open_npy, read_record, record
 from ..subject import FPS, Subject
 from ..video.pose import smooth_poses
@@ -290,7 +290,7 @@ def open_motion(
             raise MissingError(f"there is no motion {str(motion)!r}: it is 'loop', 'still', a file of poses (.npy, .json), a video, "
                                f"or a prepared subject ({str(e).split('; ')[-1]})") from None
         train = slice(other.split('train').start, other.split('train').stop)
-        poses, gaze = np.array(other.poses)[train], gaze_signal(other)[train]
+        poses, gaze = np.array(other.poses)[train], steady(gaze_signal(other), train)[train]
     at_rest, n = still_motion(run), len(poses)
     rows = [np.repeat(a, n, 0) for a in (at_rest.torso, at_rest.upper_face, at_rest.frames)]
     if gaze is not None and run.config.portrait.gaze:
