@@ -1,13 +1,14 @@
 // The page of `dnerf app`. It asks for the state of the jobs every second and stores nothing.
 'use strict';
 const LIMIT = 2 * 2 ** 30; // bytes of an upload, as in dnerf.app.page
+const MOST_RUNS = 8; // side by side, as in dnerf.evaluation.compare
 const $ = (q, root = document) => root.querySelector(q), $$ = (q, root = document) => [...root.querySelectorAll(q)];
 const make = (tag, props = {}, ...children) => {
   const e = Object.assign(document.createElement(tag), props);
   e.append(...children);
   return e;
 };
-const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: [], columns: {} }, taken: {}, seen: {} };
+const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: [] }, taken: {}, seen: {} };
 const fileUrl = path => path.split('/').map(encodeURIComponent).join('/');
 
 async function ask(address, body) {
@@ -32,6 +33,7 @@ function show(name) {
     $('#' + tab.getAttribute('aria-controls')).hidden = !on;
   }
   history.replaceState(null, '', '#' + name);
+  if (name === 'compare') compare();
 }
 $$('[role=tab]').forEach((tab, i, all) => {
   tab.onclick = () => show(tab.id.slice(4));
@@ -266,8 +268,7 @@ function options(select, rows, wanted) {
 }
 const finished = () => page.shelf.runs.filter(r => r.state === 'finished');
 function scored(run) {
-  const score = run.numbers['psnr.face'];
-  return `${run.name}${score === null ? '' : ` (${score.toFixed(1)} dB face)`}`;
+  return `${run.name}${run.psnr_face === null ? '' : ` (${run.psnr_face.toFixed(1)} dB face)`}`;
 }
 function report() {
   const subject = page.shelf.subjects.find(s => s.name === $('#train [name=subject]').value), place = $('#report');
@@ -283,44 +284,37 @@ function figure(path, caption, preload = 'metadata') {
 }
 function films() {
   const run = page.shelf.runs.find(r => r.name === $('#drive [name=run]').value), place = $('#films .grid');
-  const paths = (run?.films || []).filter(p => p.includes('/speech/'));
+  const paths = [...(run?.films || [])];
   if (page.film && !paths.includes(page.film)) paths.unshift(page.film);
   paths.sort((a, b) => (b === page.film) - (a === page.film));
   $('#films .hint').hidden = paths.length > 0;
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
 }
+// The page of `dnerf compare` in a frame, made anew when the choice changes or a run does.
 function compare() {
-  const chosen = $$('#choice input:checked').map(e => e.value), runs = page.shelf.runs.filter(r => chosen.includes(r.name));
-  const place = $('#beside'), text = runs.map(r => r.films[0]).join();
-  if (place.text !== text) {
-    place.replaceChildren(...runs.map(r => r.films.length ? figure(r.films[0], r.name) : make('p', { className: 'hint', textContent: `${r.name} has no film.` })));
-  }
-  place.text = text;
-  const alike = new Set(runs.map(r => r.name.split('/')[0])).size < 2;
-  $('#alike').hidden = alike;
-  const head = make('tr', {}, make('th'), ...runs.map(r => make('th', { textContent: r.name })));
-  const rows = Object.entries(page.shelf.columns).map(([key, c]) => {
-    const values = runs.map(r => r.numbers[key]), known = alike && !key.startsWith('speed.') ? values.filter(v => v !== null) : [];
-    const best = known.length > 1 && { higher: Math.max(...known), lower: Math.min(...known) }[c.better];
-    const unit = [c.unit, !key.startsWith('speed.') && c.better && `${c.better} is better`].filter(Boolean).join(', ');
-    return make('tr', {}, make('th', { title: c.meaning }, c.name, make('small', { textContent: unit })),
-                ...values.map(v => make('td', { className: v !== null && v === best ? 'best' : '', textContent: v === null ? '–' : v.toFixed(c.digits) })));
-  });
-  $('#numbers').replaceChildren(...(runs.length ? [head, ...rows] : []));
-  $('#together').hidden = !runs.length;
+  const chosen = $$('#choice input:checked').map(e => e.value), frame = $('#beside'), enough = chosen.length > 1;
+  for (const e of $$('#choice input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
+  frame.hidden = $('#alone').hidden = !enough;
+  $('#few').hidden = enough;
+  if (!enough || $('#compare').hidden) return;
+  const address = 'compare?' + new URLSearchParams(chosen.map(name => ['run', name]));
+  const key = page.shelf.runs.filter(r => chosen.includes(r.name)).map(r => [r.name, r.date]).join();
+  for (const a of $$('#alone a')) a.href = address;
+  if (frame.key === key) return;
+  frame.key = key;
+  say($('#alone .hint'), 'The page is being made.');
+  frame.src = address;
 }
+$('#beside').onload = () => say($('#alone .hint'), '');
 function choice() {
-  const chosen = $$('#choice input:checked').map(e => e.value), runs = finished();
-  const names = page.picked ? chosen : runs.slice(0, 2).map(r => r.name); // the newest two until somebody chooses
+  const chosen = $$('#choice input:checked').map(e => e.value), runs = finished().filter(r => r.measured);
+  const kin = run => runs.filter(r => r.name.split('/')[0] === run.name.split('/')[0]), pair = runs.find(r => kin(r).length > 1);
+  const names = page.picked ? chosen : (pair ? kin(pair) : runs).slice(0, 2).map(r => r.name); // the newest two of one person, at first
   $('#choice').replaceChildren(...runs.map(r => make('label', {}, make('input', {
     type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: () => { page.picked = true; compare(); } }), r.name)));
-  if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is finished yet.' }));
+  if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is measured yet.' }));
 }
-$('#together').onclick = () => {
-  const videos = $$('#beside video');
-  videos.forEach((v, i) => { v.currentTime = 0; v.muted = i > 0; v.play(); });
-};
 async function shelf() {
   page.shelf = await ask('shelf');
   options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE_STYLE', 'CHART_STYLE', 'PAGE_SCRIPT', 'PAGE_POLICY', 'RESULTS', 'KEY_NUMBERS', 'protocol_lines', 'protocol_html',
            'data_uri', 'Film', 'film_of', 'frame_charts', 'Result', 'split_file', 'read_settings', 'changed_settings',
-           'read_result', 'key_numbers', 'write_page', 'html_report']
+           'read_result', 'key_numbers', 'page_text', 'write_page', 'html_report']
 
 # %% ../../nbs/evaluation/02a_page.ipynb #6cacc437
 import base64, hashlib, json, mimetypes
@@ -370,13 +370,18 @@ TEMPLATES['report'] = """
 """
 
 # %% ../../nbs/evaluation/02a_page.ipynb #2c4f2e2e
-def write_page(
-    path:Path,     # Where
+def page_text(
     template:str,  # `report` or `compare`
     **parts,       # What it shows
-) -> Path:         # The path
-    "Fill the template of a whole page, with style, script and policy, and write it."
-    page = fill(template, style=PAGE_STYLE + CHART_STYLE, script=PAGE_SCRIPT, policy=PAGE_POLICY, **parts).lstrip()
+) -> str:          # HTML
+    "A whole page: its template, filled, with style, script and policy."
+    return fill(template, style=PAGE_STYLE + CHART_STYLE, script=PAGE_SCRIPT, policy=PAGE_POLICY, **parts).lstrip()
+
+def write_page(
+    path:Path, # Where
+    page:str,  # From `page_text`
+) -> Path:     # The path
+    "Write a page."
     with staged_file(path) as tmp:
         tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
@@ -390,12 +395,12 @@ def html_report(
     captions = [(inside(inside(r.folder, 'figures'), name), caption) for name, caption in r.metrics.get('figures', {}).items()]
     film, protocol = film_of(r.file('compare.mp4'), ''), r.metrics['protocol']
     try:
-        return write_page(
-            r.file('report.html'), 'report', title=f'{r.name}, {split} split', films=[film] if film else [], names=(),
+        return write_page(r.file('report.html'), page_text(
+            'report', title=f'{r.name}, {split} split', films=[film] if film else [], names=(),
             keys=key_numbers(r.metrics), charts=frame_charts({r.name: r.curves}), notable={'': notable_frames(r.curves)},
             numbers=collect_numbers([r.metrics]), figures=[(caption, data_uri(path)) for path, caption in captions if path.is_file()],
             lines=protocol_lines(protocol), whole=json.dumps(protocol, indent=1),
             settings={k: value_text(v) for k, v in r.settings.items()},
-            changed={k: value_text(v) for k, v in changed_settings(r.settings).items()})
+            changed={k: value_text(v) for k, v in changed_settings(r.settings).items()}))
     except RecursionError:
         raise InputError(f"{r.file('metrics.json')} is nested too deeply to be shown; evaluate the run again") from None
