@@ -5,18 +5,29 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing
+from pathlib import Path
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import dnerf.app.jobs as queueing
 from dnerf.app.jobs import Job, Queue, fault_of, lines_of
-from dnerf.app.orders import order, upload_path, uploaded, uploads_dir, words_of
+from dnerf.app.orders import order, shelf, upload_path, uploaded, uploads_dir, words_of
 from dnerf.app.page import app, row_of
 from dnerf.app.voices import speak, voices
 from dnerf.cli import main
 from dnerf.core import InputError, MissingError, locked
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.run import PARTS_OF_A_RUN
+from dnerf.subject import write_wav
 from dnerf.talk.live import take_address
 from test_viewer_browser import wait_for
+
+
+def speech(path: Path, seconds: float = 0.4) -> Path:
+    return write_wav(path, (0.1 * np.random.default_rng(0).normal(size=round(16000 * seconds))).astype(np.float32))
+
 
 # The queue
 
@@ -129,6 +140,43 @@ def test_names_in_the_lists_can_be_ordered(dnerf_home):
     (dnerf_home / "data" / "a.film").mkdir(parents=True)                                            # of a.film.mp4
     assert words_of("train", {"subject": "a.film"}) == ["train", "a.film"]
     assert words_of("live", {"run": "toy/lr0.5", "motion": "still"}) == ["live", "toy/lr0.5", "--motion=still"]
+
+
+def begun(home: Path, name: str, percent: int | None = None, ready: bool = False) -> Path:
+    "The folder of a run of the toy subject with a budget of ten minutes, of which so much is used; or of one that can speak."
+    folder = home / "runs" / "toy" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(compose_config("tiny", subject="toy", audio="mel", minutes=10, name=name), folder / "config.yaml")
+    if percent is not None:
+        (folder / "metrics.csv").write_text(f"step,seconds,train/loss\n1,0.5,0.3\n90,{6 * percent},0.1\n")
+    for part in PARTS_OF_A_RUN[1:] if ready else ():
+        (folder / part).parent.mkdir(exist_ok=True)
+        (folder / part).write_text('{"steps": 90}')
+    return folder
+
+
+def test_runs_that_are_not_ready_say_why_and_cannot_be_ordered(dnerf_home):
+    begun(dnerf_home, "new"), begun(dnerf_home, "half", 70), begun(dnerf_home, "copied", 100), begun(dnerf_home, "good", 100, ready=True)
+    (dnerf_home / "runs/toy/copied/state.json").write_text('{"steps": 90}')
+    (begun(dnerf_home, "odd", 30) / "config.yaml").write_text("- nothing")
+    (begun(dnerf_home, "curveless") / "metrics.csv").write_text("step,seconds\n1,soon\n")
+    path = uploads_dir() / "1" / "hello.wav"
+    path.parent.mkdir(parents=True)
+    speech(path)
+    with locked(begun(dnerf_home, "busy", 40), "a training"):
+        rows = {row["name"].split("/")[1]: row for row in shelf()["runs"]}
+        assert {name: row["waits"] for name, row in rows.items()} == {
+            "busy": "in training, 40 %", "half": "its training was not finished, 70 %", "new": "its training was not finished",
+            "curveless": "its training was not finished", "copied": "not complete: files are missing", "odd": "damaged", "good": ""}
+        assert rows["good"]["unmeasured"] == "not measured" and rows["busy"]["unmeasured"] == "in training, 40 %"
+        for name, said in (("busy", "in training, 40 %); wait for it, or choose another one"), ("half", "continue its training"),
+                           ("copied", "files are missing"), ("odd", "damaged")):
+            for asked in (("drive", dict(run=f"toy/{name}", speech="1/hello.wav")), ("live", dict(run=f"toy/{name}"))):
+                with pytest.raises(InputError, match=re.escape(said)):
+                    order(*asked)
+    assert order("drive", dict(run="toy/good", speech="1/hello.wav"))[0] == ["drive", "toy/good", str(path)]
+    (dnerf_home / "runs/toy/good/metrics.json").write_text("{}")
+    assert {row["unmeasured"] for row in shelf()["runs"] if row["name"] == "toy/good"} == {""}
 
 
 def test_orders_that_overlap_leave_the_output_as_it_was(monkeypatch):

@@ -7,7 +7,7 @@ import shutil
 import threading
 import urllib.error
 import urllib.request
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -20,9 +20,11 @@ from dnerf.app.page import Page
 from dnerf.app.voices import voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
-from dnerf.subject import toy_subject, write_wav
+from dnerf.core import locked
+from dnerf.subject import toy_subject
 from dnerf.talk.live import address_of, take_address
 from dnerf.video.media import write_video
+from test_app import begun, speech
 from test_report import TIMES, made_up
 from test_viewer_browser import CHROMIUM, QUIET, wait_for
 from toys import home_of_a_module
@@ -37,10 +39,6 @@ def home(tmp_path_factory):
         toy = toy_subject(home / "data" / "toy", n=88)
         embed_subject(toy, "mel", bar=False)
         yield home
-
-
-def speech(path: Path, seconds: float = 0.4) -> Path:
-    return write_wav(path, (0.1 * np.random.default_rng(0).normal(size=round(16000 * seconds))).astype(np.float32))
 
 
 @contextmanager
@@ -244,6 +242,27 @@ def three(dnerf_home):
         (folder / "state.json").write_text(json.dumps({"steps": int(dB)}))
         os.utime(folder / "state.json", (1e9 + 100 * k,) * 2)
     return dnerf_home
+
+
+def test_a_run_in_training_is_shown_and_cannot_be_chosen_until_it_is_finished(dnerf_home, browser):
+    folder = begun(dnerf_home, "me", 40)
+    with serving() as address, ExitStack() as training:
+        training.enter_context(locked(folder, "a training"))
+        page = browser.pages[0]
+        page.goto(address + "/#speak")
+        chosen = lambda: page.eval_on_selector("#drive [name=run]", """s => [s.value, ...[...s.options].map(
+            o => (o.disabled ? 'not ' : '') + o.textContent)]""")                                  # noqa: E731
+        wait_for(lambda: chosen() == ["", "no portrait is ready yet", "not toy/me: in training, 40 %"], 20, "the reason")
+        page.click("#tab-compare")
+        assert page.inner_text("#choice label") == "toy/me: in training, 40 %" and page.is_disabled("#choice input")
+        shot(page, "waits")
+        begun(dnerf_home, "me", 60)
+        wait_for(lambda: "60 %" in chosen()[-1], 20, "the progress, without a click")
+        begun(dnerf_home, "me", 100, ready=True)
+        training.close()
+        wait_for(lambda: chosen() == ["toy/me", "toy/me"], 20, "the end of the training")
+        assert page.inner_text("#choice label") == "toy/me: not measured" and page.is_disabled("#choice input")
+    assert [text for text in browser.complaints if "Failed to load resource" not in text] == []
 
 
 def compared(address, *names):

@@ -253,7 +253,8 @@ async function look() {
     const live = got.jobs.find(j => j.verb === 'live' && j.state === 'running' && j.made);
     $('#open').hidden = !live;
     if (live) $('#open a').href = live.made;
-    if (changed) await shelf();
+    const training = page.shelf.runs.some(r => r.state === 'in training') || got.jobs.some(j => j.verb === 'train' && j.state === 'running');
+    if (changed || training && Date.now() - page.asked > 8000) await shelf();
   } catch (e) {
     if (e instanceof TypeError) $('#gone').hidden = false;
     else throw e;
@@ -261,12 +262,15 @@ async function look() {
 }
 
 // what there is -------------------------------------------------------------------------------------------------------------------------
-function options(select, rows, wanted) {
+function options(select, rows, wanted) { // value, text, and why it cannot be chosen
   const value = wanted || select.value;
-  select.replaceChildren(...rows.map(([v, t]) => make('option', { value: v, textContent: t })));
-  if (rows.some(([v]) => v === value)) select.value = value;
+  if (select.length !== rows.length || rows.some(([v], i) => select.options[i].value !== v)) { // else an open list stays open
+    select.replaceChildren(...rows.map(([v]) => make('option', { value: v })));
+  }
+  rows.forEach(([, t, why], i) => Object.assign(select.options[i], { textContent: why ? `${t}: ${why}` : t, disabled: Boolean(why) }));
+  const free = rows.filter(([, , why]) => !why).map(([v]) => v);
+  select.value = free.includes(value) ? value : free[0] ?? '';
 }
-const finished = () => page.shelf.runs.filter(r => r.state === 'finished');
 function scored(run) {
   return `${run.name}${run.psnr_face === null ? '' : ` (${run.psnr_face.toFixed(1)} dB face)`}`;
 }
@@ -294,7 +298,7 @@ function films() {
 // The page of `dnerf compare` in a frame, made anew when the choice changes or a run does.
 function compare() {
   const chosen = $$('#choice input:checked').map(e => e.value), frame = $('#beside'), enough = chosen.length > 1;
-  for (const e of $$('#choice input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
+  for (const e of $$('#choice label:not(.off) input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
   frame.hidden = $('#alone').hidden = !enough;
   $('#few').hidden = enough;
   if (!enough || $('#compare').hidden) return;
@@ -308,18 +312,21 @@ function compare() {
 }
 $('#beside').onload = () => say($('#alone .hint'), '');
 function choice() {
-  const chosen = $$('#choice input:checked').map(e => e.value), runs = finished().filter(r => r.measured);
+  const chosen = $$('#choice input:checked').map(e => e.value), all = page.shelf.runs, runs = all.filter(r => !r.unmeasured);
   const kin = run => runs.filter(r => r.name.split('/')[0] === run.name.split('/')[0]), pair = runs.find(r => kin(r).length > 1);
   const names = page.picked ? chosen : (pair ? kin(pair) : runs).slice(0, 2).map(r => r.name); // the newest two of one person, at first
-  $('#choice').replaceChildren(...runs.map(r => make('label', {}, make('input', {
-    type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: () => { page.picked = true; compare(); } }), r.name)));
-  if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is measured yet.' }));
+  $('#choice').replaceChildren(...[...runs, ...all.filter(r => r.unmeasured)].map(r => make('label', { className: r.unmeasured && 'off' }, make('input', {
+    type: 'checkbox', value: r.name, checked: names.includes(r.name), disabled: Boolean(r.unmeasured),
+    onchange: () => { page.picked = true; compare(); } }), r.unmeasured ? `${r.name}: ${r.unmeasured}` : r.name)));
+  if (!all.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'There is no run yet.' }));
 }
 async function shelf() {
+  page.asked = Date.now();
   page.shelf = await ask('shelf');
   options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);
-  const runs = finished().map(r => [r.name, scored(r)]);
-  $$('.runs').forEach(s => options(s, runs.length ? runs : [['', 'train a portrait first']], page.wantedRun));
+  const runs = page.shelf.runs.map(r => [r.name, scored(r), r.waits]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // those that can speak first
+  if (!runs.length || runs[0][2]) runs.unshift(['', runs.length ? 'no portrait is ready yet' : 'train a portrait first']);
+  $$('.runs').forEach(s => options(s, runs, page.wantedRun));
   const still = page.shelf.subjects.map(s => [s.name, `moves as ${s.name}`]);
   options($('#drive [name=motion]'), [['', 'moves as in training'], ['still', 'still'], ...still]);
   options($('#voice'), page.shelf.voices.map(v => [v, v]));
