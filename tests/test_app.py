@@ -1,5 +1,6 @@
 """What is behind the page of `dnerf app`: its queue of jobs, its orders and its voices (the page itself: test_app_page.py)."""
 import errno
+import json
 import re
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import dnerf.app.jobs as queueing
+import dnerf.app.voices as speaking
 from dnerf.app.jobs import Job, Queue, fault_of, lines_of
 from dnerf.app.orders import order, shelf, upload_path, uploaded, uploads_dir, words_of
 from dnerf.app.page import app, row_of
@@ -237,8 +239,50 @@ def test_piper_reads_the_text_from_its_input(tmp_path, dnerf_home, monkeypatch):
     assert "piper mia" not in voices()
     (dnerf_home / "voices").mkdir(parents=True)
     (dnerf_home / "voices" / "mia.onnx").write_text("")
-    assert "piper mia" in voices()
+    assert voices()["piper mia"] == "mia"
+    about = dict(dataset="mia_k", language=dict(name_english="Dutch", country_english="Belgium"), audio=dict(quality="low"))
+    for text, name in ((json.dumps(about), "Mia k, Dutch (Belgium), low"), ("[]", "mia"), ('{"language": 3}', "mia"), ("{", "mia")):
+        (dnerf_home / "voices" / "mia.onnx.json").write_text(text)
+        assert voices()["piper mia"] == name, text
     assert speak("Hello there", "piper mia", tmp_path / "out.wav").read_text().startswith("Hello there")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    "A function that makes a program of a text that it prints; only these are found, and the voices are asked for anew."
+    def make(name: str, text: str, code: int = 0):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!{sys.executable}\nimport sys\nprint({text!r})\nsys.exit({code})\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    speaking._once.cache_clear()
+    yield make
+    speaking._once.cache_clear()
+
+
+def test_voices_have_names_for_people(programs, dnerf_home, tmp_path):
+    assert voices() == {}
+    with pytest.raises(MissingError, match="no synthesiser is installed"):
+        speak("hello", "flite slt", tmp_path / "none.wav")
+    speaking._once.cache_clear()
+    programs("flite", "Voices available: kal awb_time cmu_us_new slt")
+    programs("espeak-ng", "Pty Language       Age/Gender VoiceName          File                 Other Languages\n"
+                          " 5  cmn             --/M      Chinese_(Mandarin,_latin_as_English) sit/cmn (zh-cmn 5)(zh 5)\n"
+                          " 5  chr-US-Qaaa-x-west --/M      Cherokee_          iro/chr\n"
+                          " 7  cmn             --/F      another-voice-of-it  mb/cn1\n 5\n"
+                          " 5  en-029          --/M      English_(Caribbean) gmw/en-029           (en 10)")
+    assert list(voices().items()) == [
+        ("flite slt", "SLT, woman, American English"), ("flite kal", "KAL at 8 kHz, man, American English"),
+        ("flite cmu_us_new", "cmu_us_new"), ("espeak-ng en-029", "English (Caribbean)"),
+        ("espeak-ng chr-US-Qaaa-x-west", "Cherokee"), ("espeak-ng cmn", "Chinese (Mandarin, latin as English)")]
+    with pytest.raises(InputError, match=re.escape("SLT, woman, American English (flite) could not speak the text: it made no sound")):
+        speak("hello", "flite slt", tmp_path / "none.wav")
+    assert not (tmp_path / "none.wav").exists()
+
+
+def test_a_program_that_fails_has_no_voices_and_is_no_fault(programs, dnerf_home):
+    programs("flite", "", 1), programs("espeak-ng", "no table here")
+    assert voices() == {}
 
 
 def test_names_of_uploads(dnerf_home):

@@ -188,9 +188,11 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
         page.click("#drive .main")
         said_of(page, "drive", "Give speech first")
         if voices():
+            voice, name = next(iter(voices().items()))
+            assert page.locator("#voice option").all_inner_texts() == list(voices().values())
             page.fill("#words", "Hello.")
             page.click("#synthesise")
-            said_of(page, "drive", "Spoken by")
+            said_of(page, "drive", f"Spoken by {name} with the program {voice.split()[0]}")
         page.set_input_files("#drive input[type=file]", str(picture))
         wait_for(lambda: picture.name in page.inner_text("#drive .drop"), 20, "the upload")
         page.click("#drive .main")

@@ -8,7 +8,7 @@ const make = (tag, props = {}, ...children) => {
   e.append(...children);
   return e;
 };
-const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: [] }, taken: {}, seen: {} };
+const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: {} }, taken: {}, seen: {} };
 const fileUrl = path => path.split('/').map(encodeURIComponent).join('/');
 
 async function ask(address, body) {
@@ -171,9 +171,9 @@ $('#synthesise').onclick = async e => {
   const said = $('#drive .said'), button = e.target;
   button.disabled = true;
   try {
-    const got = await ask('speak', { text: $('#words').value, voice: $('#voice').value });
+    const voice = $('#voice').value, got = await ask('speak', { text: $('#words').value, voice });
     $('.take[data-kind=speech]').accept(got, 'uploads/' + fileUrl(got.file));
-    say(said, `Spoken by ${$('#voice').value}, on this machine.`);
+    say(said, `Spoken by ${page.shelf.voices[voice]} with the program ${voice.split(' ')[0]}, on this machine.`);
   } catch (e) { say(said, gone(e), true); }
   button.disabled = false;
 };
@@ -320,6 +320,15 @@ function choice() {
     onchange: () => { page.picked = true; compare(); } }), r.unmeasured ? `${r.name}: ${r.unmeasured}` : r.name)));
   if (!all.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'There is no run yet.' }));
 }
+function spoken() { // the voices, by program
+  const place = $('#voice'), all = Object.entries(page.shelf.voices), text = JSON.stringify(all), value = place.value;
+  $('#text').hidden = !all.length;
+  if (place.text === text) return;
+  place.text = text;
+  place.replaceChildren(...[...new Set(all.map(([v]) => v.split(' ')[0]))].map(program => make('optgroup', { label: `by the program ${program}` }, ...all.filter(
+    ([v]) => v.startsWith(program + ' ')).map(([v, name]) => make('option', { value: v, textContent: name })))));
+  if (page.shelf.voices[value]) place.value = value;
+}
 async function shelf() {
   page.asked = Date.now();
   page.shelf = await ask('shelf');
@@ -329,8 +338,7 @@ async function shelf() {
   $$('.runs').forEach(s => options(s, runs, page.wantedRun));
   const still = page.shelf.subjects.map(s => [s.name, `moves as ${s.name}`]);
   options($('#drive [name=motion]'), [['', 'moves as in training'], ['still', 'still'], ...still]);
-  options($('#voice'), page.shelf.voices.map(v => [v, v]));
-  $('#text').hidden = !page.shelf.voices.length;
+  spoken();
   page.wanted = page.wantedRun = '';
   report();
   films();
