@@ -11,6 +11,7 @@ __all__ = ['PAGE_STYLE', 'CHART_STYLE', 'PAGE_SCRIPT', 'PAGE_POLICY', 'RESULTS',
 import base64, hashlib, json, mimetypes
 from dataclasses import dataclass
 from pathlib import Path
+import numpy as np
 from ..core import DnerfError, InputError, MissingError, inside, staged_file
 from ..schema import each, named, optional, read_record, record, text, whole
 from ..subject import FPS
@@ -61,7 +62,7 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margi
 h3 { font-size: .95rem; font-weight: 600; margin: 1.6rem 0 .2rem }
 video, img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff } video { width: 100%; background: #000 }
 figure { margin: 1rem 0 2rem } figcaption, small, dt { color: var(--soft) } a { color: var(--c0) }
-.films { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)) }
+.films { display: grid; gap: .6rem; scroll-margin-top: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)) }
 .films figure { margin: 0 } [data-second] { white-space: nowrap }
 .warn + .films { margin-top: 1rem } .films figcaption { overflow-wrap: anywhere } .one { max-width: 48rem }
 .half video { aspect-ratio: 1; object-fit: cover; object-position: left }
@@ -172,7 +173,8 @@ aria-label="{{ chart.title }}">
 TEMPLATES['notable'] = """
 {% for name, rows in notable.items() if rows %}
 <p>{% if name %}<b>{{ name }}</b>: {% endif %}{% for what, seconds in rows.items() if seconds %}{{ what }} at
-{% for s in seconds %}<a href="#film" data-second="{{ s }}">{{ '%.2f' % s }} s</a>{{ ', ' if not loop.last }}{% endfor %}
+{% for s in seconds %}{% if films %}<a href="#film" data-second="{{ s }}">{{ '%.2f' % s }} s</a>{% else %}{{ '%.2f' % s }} s{% endif %}
+{{- ', ' if not loop.last }}{% endfor %}
 {{- '; ' if not loop.last }}
 {% endfor %}</p>
 {% endfor %}
@@ -190,9 +192,11 @@ def frame_charts(
         words = 'Error of each frame' if single else f'Error of each frame, {shared[0]}'
         charts.append(chart(f'{words} (root mean square, % of the range of colours)', errors))
     lips = {'rendered' if single else name: (c['second'], c['opening.rendered']) for name, c in films.items() if 'opening.rendered' in c}
-    real = [('recorded', (c['second'], c['opening.real'])) for c in films.values() if 'opening.real' in c]
+    real = [c for c in films.values() if 'opening.real' in c]
+    shared = all(np.array_equal(c['opening.real'], real[0]['opening.real'], equal_nan=True) for c in real) # of one recording
+    recorded = {'recorded': (real[0]['second'], real[0]['opening.real'])} if real and shared else {}
     if lips:
-        charts.append(chart('Opening of the lips (% of the distance of the eyes)', dict(real[:1]) | lips, ('recorded',)))
+        charts.append(chart('Opening of the lips (% of the distance of the eyes)', recorded | lips, ('recorded',)))
     return charts
 
 # %% ../../nbs/evaluation/02a_page.ipynb #44af2af9
@@ -201,13 +205,14 @@ PAGE_SCRIPT = """
   const films = [...document.querySelectorAll('video')], [first] = films, bar = document.querySelector('.bar')
   if (!first) return
   const draw = () => {
+    const shown = Math.floor(first.currentTime*25 + .01)/25 // when the frame that is seen begins
     document.querySelectorAll('.plot').forEach(p => {
-      const x = Math.min(1000, 1000*first.currentTime/p.dataset.span), now = p.querySelector('.now')
+      const x = Math.min(1000, 1000*shown/p.dataset.span), now = p.querySelector('.now')
       now.setAttribute('x1', x); now.setAttribute('x2', x)
     })
     if (!bar) return
-    bar.querySelector('input').value = first.currentTime
-    bar.querySelector('output').textContent = first.currentTime.toFixed(2) + ' s'
+    bar.querySelector('input').value = shown
+    bar.querySelector('output').textContent = shown.toFixed(2) + ' s'
     bar.querySelector('button').textContent = first.paused ? 'play' : 'pause'
   }
   const step = () => {
