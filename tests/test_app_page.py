@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dnerf.app.jobs import Queue
-from dnerf.app.orders import uploaded, uploads_dir
+from dnerf.app.orders import LABELS, uploaded, uploads_dir
 from dnerf.app.page import Page
 from dnerf.app.voices import voices
 from dnerf.audio.embedding import embed_subject
@@ -265,6 +265,65 @@ def test_a_run_in_training_is_shown_and_cannot_be_chosen_until_it_is_finished(dn
         wait_for(lambda: chosen() == ["toy/me", "toy/me"], 20, "the end of the training")
         assert page.inner_text("#choice label") == "toy/me: not measured" and page.is_disabled("#choice input")
     assert [text for text in browser.complaints if "Failed to load resource" not in text] == []
+
+
+def test_on_a_phone_the_running_job_is_at_the_top(dnerf_home, browser):
+    for i in range(6):
+        begun(dnerf_home, f"half{i}", 70)                                                          # so that the page is long
+    job = Queue().add(["train", "toy"], "training toy")
+    job.note(started=1.0, pid=2**22)
+    log = "training toy:  40%|####      | 08:59 left, krays_s=34, psnr=27.0, step=163"
+    (job.folder / "log").write_text(log)
+    with ExitStack() as process:
+        process.enter_context(locked(job.folder, "the job"))
+        with serving() as address:
+            page = browser.pages[0]
+            page.goto(address + "/#compare")
+            page.wait_for_selector(".job progress")
+            assert page.locator("#now").is_hidden(), "on a desktop the list is beside the forms"
+            for tab in ("portrait", "speak", "compare", "live"):
+                page.set_viewport_size({"width": 390, "height": 500})
+                page.goto("about:blank")
+                page.goto(f"{address}/#{tab}")
+                page.wait_for_selector("#now progress")
+                assert page.evaluate("scrollY") == 0 and page.locator("header").bounding_box()["y"] == 0
+                assert page.inner_text("#now").split("\n") == ["Training toy", "40 %, 08:59 left"]
+                assert page.eval_on_selector("#now progress", "e => e.value") == 0.4
+                page.evaluate("scrollTo(0, 1e6)")
+                assert page.evaluate("scrollY") > 50 and page.locator("#now").bounding_box()["y"] == 0, "it stays when one scrolls"
+            page.evaluate("scrollTo(0, 0)")
+            page.click("#now")
+            wait_for(lambda: 0 <= page.locator("aside").bounding_box()["y"] < 400, 10, "the list of jobs")
+            why = "dnerf: the picture is blurred; train longer, for example with --minutes 15 (MINUTES=15)"
+            (job.folder / "log").write_text(f"{log}\n{why}\n")
+            (job.folder / "end.json").write_text('{"code": 1, "time": 1}')
+            process.close()
+            said = "the picture is blurred; train longer, for example with 15 in the field “Minutes”"
+            wait_for(lambda: page.inner_text("#now").split("\n") == ["Training toy", said], 20, "what became of it")
+            shot(page, "fails")
+            page.set_viewport_size({"width": 390, "height": 500})
+            page.click("#now")
+            page.wait_for_selector("#now", state="hidden", timeout=10_000)
+
+
+def test_the_report_of_a_video_speaks_of_fields(dnerf_home, browser):
+    "Warnings first, then how long a training takes; no word of a shell. Every label in a sentence is a label of the page."
+    toy_subject(dnerf_home / "data" / "toy", n=44)
+    counts = dict.fromkeys(("seconds frames size with_face face_px sharpness blinks jaw_range yaw_range pitch_range repaired level_db "
+                            "clipped backdrop_motion").split(), 1)
+    report = counts | dict(source=dict(file="me.mp4", width=64, height=64, fps=25.0, variable_fps=False), crop=[0, 0, 64],
+                           training=dict(minutes=15, memory_gb=1.9), sync=dict(offset=0, certainty=4.0), warnings=["it is short"],
+                           tracking=dict(rms_px=0.3, jitter_before=0.5, jitter_px=0.4))
+    (dnerf_home / "data" / "toy" / "report.json").write_text(json.dumps(report))
+    with serving() as address:
+        page = browser.pages[0]
+        page.goto(address)
+        page.wait_for_selector("#report:not([hidden])")
+        first, second, *rest = filter(None, page.inner_text("#report").splitlines())
+        assert first.startswith("warning    it is short") and "--" not in "".join([first, second, *rest]) and len(rest) >= 6
+        assert second == "training   roughly 15 minutes (15 in the field “Minutes”) for a good picture, 1.9 GB of memory"
+        labels = [text.split("\n")[0] for text in page.locator("label").all_text_contents()]
+        assert all(any(text.strip().startswith(label) for text in labels) for label in LABELS.values())
 
 
 def compared(address, *names):

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from fastcore.basics import patch
 from .jobs import Job, Queue, check_alone, fault_of, last_try, lines_of, progress_of
-from .orders import compare_page, order, shelf, upload_path, uploads_dir
+from .orders import compare_page, order, page_words, shelf, upload_path, uploads_dir
 from .voices import speak, voices
 from ..core import DnerfError, InputError, MissingError, asset, home, inside, need_space, runs_dir, staged_file
 from ..errors import in_words
@@ -65,10 +65,11 @@ def row_of(
     "A job as the page shows it."
     verb = job.about['words'][0]
     lines, progress, fault = _read(job.folder/'log')
+    said = str if verb == 'live' else page_words # whose form has no fields
     made = made_by(verb, lines) if state in ('done', 'running') else ''
-    return dict(id=job.id, verb=verb, title=job.about['title'], state=state, lines=lines[-30:], made=made,
+    return dict(id=job.id, verb=verb, title=job.about['title'], state=state, lines=[said(line) for line in lines[-30:]], made=made,
                 stopping=bool(job.about.get('stop')), progress=progress if state == 'running' else {},
-                fault=fault if state == 'failed' else '',
+                fault=said(fault) if state == 'failed' else '',
                 doubt=next((line for line in lines if 'the picture will be poor' in line), '') if state == 'done' else '')
 
 # %% ../../nbs/app/03_page.ipynb #7c878df8
@@ -223,7 +224,7 @@ def application(self:Page): # An `aiohttp.web.Application`
             words = in_words(e)
             if words is None:
                 raise
-            return web.json_response(dict(fault=without_folder(str(words))), status=400, headers=POLICY)
+            return web.json_response(dict(fault=page_words(without_folder(str(words)))), status=400, headers=POLICY)
         return web.json_response(answer, headers=POLICY) if isinstance(answer, dict) else answer
     def bundled(name):
         "A file of the page."

@@ -32,7 +32,7 @@ function show(name) {
     tab.tabIndex = on ? 0 : -1;
     $('#' + tab.getAttribute('aria-controls')).hidden = !on;
   }
-  history.replaceState(null, '', '#' + name);
+  history.replaceState(null, '', '#' + name); // no element is called so: the browser would scroll to it, past the header
   if (name === 'compare') compare();
 }
 $$('[role=tab]').forEach((tab, i, all) => {
@@ -145,7 +145,6 @@ function ordering(id, verb, more) {
       page.seen[got.id] = 'waiting';
       say(said, page.jobs.some(j => j.state === 'running') ? 'It waits for the job that is running.' : 'It has begun; see Jobs.');
       await look();
-      if (innerWidth <= 800) $('aside').scrollIntoView({ behavior: 'smooth' });
     } catch (e) { say(said, gone(e), true); }
     button.disabled = false;
   };
@@ -204,18 +203,35 @@ function buttons(job) {
   }
   return out;
 }
+const hasBar = job => job.progress.fraction !== undefined;
+const meter = job => job.state === 'running' ? [make('progress', hasBar(job) ? { max: 1, value: job.progress.fraction } : {})] : [];
+function stateOf(job) {
+  if (hasBar(job)) return `${job.progress.what}: ${Math.round(100 * job.progress.fraction)} %` + (job.progress.left ? `, ${job.progress.left} left` : '');
+  const state = job.stopping && job.state === 'running' ? 'is being stopped' : WORDS[job.state];
+  return job.state === 'running' && job.lines.length ? `${state}: ${job.lines.at(-1)}` : state;
+}
 function rowOf(job) {
-  const bar = job.progress.fraction !== undefined, out = make('div', { className: `job ${job.state}` });
+  const out = make('div', { className: `job ${job.state}` });
   out.dataset.id = job.id;
-  let state = job.stopping && job.state === 'running' ? 'is being stopped' : WORDS[job.state];
-  if (bar) state = `${job.progress.what}: ${Math.round(100 * job.progress.fraction)} %` + (job.progress.left ? `, ${job.progress.left} left` : '');
-  else if (job.state === 'running' && job.lines.length) state += ': ' + job.lines.at(-1);
-  out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: state }));
-  if (job.state === 'running') out.append(make('progress', bar ? { max: 1, value: job.progress.fraction } : {}));
+  out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: stateOf(job) }), ...meter(job));
   if (job.fault || job.doubt) out.append(make('span', { className: 'fault', textContent: job.fault || capital(job.doubt) }));
   out.append(make('div', { className: 'buttons' }, ...buttons(job)));
   return out;
 }
+function now(jobs) { // for a phone, where the list is below everything else
+  const job = jobs.find(j => j.state === 'running') || jobs.find(j => j.id === page.news), place = $('#now');
+  const text = job ? JSON.stringify(job) : '';
+  place.hidden = !job;
+  if (!job || place.text === text) return;
+  place.text = text;
+  place.className = job.state;
+  const said = job.fault || (hasBar(job) && job.progress.what.toLowerCase() === job.title.toLowerCase() ? stateOf(job).split(': ').at(-1) : stateOf(job));
+  place.replaceChildren(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: said }), ...meter(job));
+}
+$('#now').onclick = () => {
+  page.news = '';
+  $('aside').scrollIntoView({ behavior: 'smooth' });
+};
 function draw(jobs) {
   const place = $('#jobs'), old = Object.fromEntries([...place.children].map(e => [e.dataset.id, e]));
   jobs.forEach((job, i) => {
@@ -248,8 +264,9 @@ async function look() {
     for (const job of got.jobs) {
       const before = page.seen[job.id];
       page.seen[job.id] = job.state;
-      if (before && before !== job.state && !['waiting', 'running'].includes(job.state)) { ended(job); changed = true; }
+      if (before && before !== job.state && !['waiting', 'running'].includes(job.state)) { ended(job); page.news = job.id; changed = true; }
     }
+    now(got.jobs);
     const live = got.jobs.find(j => j.verb === 'live' && j.state === 'running' && j.made);
     $('#open').hidden = !live;
     if (live) $('#open a').href = live.made;
@@ -277,8 +294,9 @@ function scored(run) {
 function report() {
   const subject = page.shelf.subjects.find(s => s.name === $('#train [name=subject]').value), place = $('#report');
   place.hidden = !subject?.report;
-  const lines = (subject?.report || '').split('\n'), warning = line => line.startsWith('warning'); // warnings first: they are for now
-  place.replaceChildren(...[...lines.filter(warning), ...lines.filter(line => !warning(line))].map(line => make(
+  const lines = (subject?.report || '').split('\n'), warning = line => line.startsWith('warning');
+  const rank = line => warning(line) ? 0 : line.startsWith('training') ? 1 : 2; // what this form is about comes first
+  place.replaceChildren(...lines.sort((a, b) => rank(a) - rank(b)).map(line => make(
     'span', { className: warning(line) ? 'warning' : '', textContent: line + '\n' })));
 }
 function figure(path, caption, preload = 'metadata') {
@@ -301,7 +319,7 @@ function compare() {
   for (const e of $$('#choice label:not(.off) input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
   frame.hidden = $('#alone').hidden = !enough;
   $('#few').hidden = enough;
-  if (!enough || $('#compare').hidden) return;
+  if (!enough || $('#panel-compare').hidden) return;
   const address = 'compare?' + new URLSearchParams(chosen.map(name => ['run', name]));
   const key = page.shelf.runs.filter(r => chosen.includes(r.name)).map(r => [r.name, r.date]).join();
   for (const a of $$('#alone a')) a.href = address;
