@@ -1,45 +1,30 @@
-"""The page `dnerf app`: its queue of jobs without a browser, what it refuses, and a round in Chromium on a toy subject."""
-import asyncio
+"""What is behind the page of `dnerf app`: its queue of jobs, its orders and its voices (the page itself: test_app_page.py)."""
 import errno
 import json
-import os
 import re
-import shutil
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 import dnerf.app.jobs as queueing
+import dnerf.app.voices as speaking
 from dnerf.app.jobs import Job, Queue, fault_of, lines_of
-from dnerf.app.orders import order, upload_path, uploaded, uploads_dir, words_of
-from dnerf.app.page import Page, app, row_of
+from dnerf.app.orders import order, shelf, upload_path, uploaded, uploads_dir, words_of
+from dnerf.app.page import app, row_of
 from dnerf.app.voices import speak, voices
-from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
 from dnerf.core import InputError, MissingError, locked
-from dnerf.subject import toy_subject, write_wav
-from dnerf.talk.live import address_of, take_address
-from dnerf.video.media import write_video
-from test_viewer_browser import CHROMIUM, QUIET, wait_for
-from toys import home_of_a_module
-
-SHOTS = os.environ.get("DNERF_SCREENSHOTS")  # a folder for pictures of the page, to look at
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    "A toy person, with speech features."
-    with home_of_a_module(tmp_path_factory, "app") as home:
-        toy = toy_subject(home / "data" / "toy", n=88)
-        embed_subject(toy, "mel", bar=False)
-        yield home
+from dnerf.nerf.config import compose_config
+from dnerf.nerf.run import PARTS_OF_A_RUN
+from dnerf.subject import write_wav
+from dnerf.talk.live import take_address
+from test_viewer_browser import wait_for
 
 
 def speech(path: Path, seconds: float = 0.4) -> Path:
@@ -159,6 +144,43 @@ def test_names_in_the_lists_can_be_ordered(dnerf_home):
     assert words_of("live", {"run": "toy/lr0.5", "motion": "still"}) == ["live", "toy/lr0.5", "--motion=still"]
 
 
+def begun(home: Path, name: str, percent: int | None = None, ready: bool = False) -> Path:
+    "The folder of a run of the toy subject with a budget of ten minutes, of which so much is used; or of one that can speak."
+    folder = home / "runs" / "toy" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(compose_config("tiny", subject="toy", audio="mel", minutes=10, name=name), folder / "config.yaml")
+    if percent is not None:
+        (folder / "metrics.csv").write_text(f"step,seconds,train/loss\n1,0.5,0.3\n90,{6 * percent},0.1\n")
+    for part in PARTS_OF_A_RUN[1:] if ready else ():
+        (folder / part).parent.mkdir(exist_ok=True)
+        (folder / part).write_text('{"steps": 90}')
+    return folder
+
+
+def test_runs_that_are_not_ready_say_why_and_cannot_be_ordered(dnerf_home):
+    begun(dnerf_home, "new"), begun(dnerf_home, "half", 70), begun(dnerf_home, "copied", 100), begun(dnerf_home, "good", 100, ready=True)
+    (dnerf_home / "runs/toy/copied/state.json").write_text('{"steps": 90}')
+    (begun(dnerf_home, "odd", 30) / "config.yaml").write_text("- nothing")
+    (begun(dnerf_home, "curveless") / "metrics.csv").write_text("step,seconds\n1,soon\n")
+    path = uploads_dir() / "1" / "hello.wav"
+    path.parent.mkdir(parents=True)
+    speech(path)
+    with locked(begun(dnerf_home, "busy", 40), "a training"):
+        rows = {row["name"].split("/")[1]: row for row in shelf()["runs"]}
+        assert {name: row["waits"] for name, row in rows.items()} == {
+            "busy": "in training, 40 %", "half": "its training was not finished, 70 %", "new": "its training was not finished",
+            "curveless": "its training was not finished", "copied": "not complete: files are missing", "odd": "damaged", "good": ""}
+        assert rows["good"]["unmeasured"] == "not measured" and rows["busy"]["unmeasured"] == "in training, 40 %"
+        for name, said in (("busy", "in training, 40 %); wait for it, or choose another one"), ("half", "continue its training"),
+                           ("copied", "files are missing"), ("odd", "damaged")):
+            for asked in (("drive", dict(run=f"toy/{name}", speech="1/hello.wav")), ("live", dict(run=f"toy/{name}"))):
+                with pytest.raises(InputError, match=re.escape(said)):
+                    order(*asked)
+    assert order("drive", dict(run="toy/good", speech="1/hello.wav"))[0] == ["drive", "toy/good", str(path)]
+    (dnerf_home / "runs/toy/good/metrics.json").write_text("{}")
+    assert {row["unmeasured"] for row in shelf()["runs"] if row["name"] == "toy/good"} == {""}
+
+
 def test_orders_that_overlap_leave_the_output_as_it_was(monkeypatch):
     import dnerf.cli as cli
     out, inside, parse = sys.stdout, [], cli.parse_command
@@ -217,8 +239,50 @@ def test_piper_reads_the_text_from_its_input(tmp_path, dnerf_home, monkeypatch):
     assert "piper mia" not in voices()
     (dnerf_home / "voices").mkdir(parents=True)
     (dnerf_home / "voices" / "mia.onnx").write_text("")
-    assert "piper mia" in voices()
+    assert voices()["piper mia"] == "mia"
+    about = dict(dataset="mia_k", language=dict(name_english="Dutch", country_english="Belgium"), audio=dict(quality="low"))
+    for text, name in ((json.dumps(about), "Mia k, Dutch (Belgium), low"), ("[]", "mia"), ('{"language": 3}', "mia"), ("{", "mia")):
+        (dnerf_home / "voices" / "mia.onnx.json").write_text(text)
+        assert voices()["piper mia"] == name, text
     assert speak("Hello there", "piper mia", tmp_path / "out.wav").read_text().startswith("Hello there")
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    "A function that makes a program of a text that it prints; only these are found, and the voices are asked for anew."
+    def make(name: str, text: str, code: int = 0):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(f"#!{sys.executable}\nimport sys\nprint({text!r})\nsys.exit({code})\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    speaking._once.cache_clear()
+    yield make
+    speaking._once.cache_clear()
+
+
+def test_voices_have_names_for_people(programs, dnerf_home, tmp_path):
+    assert voices() == {}
+    with pytest.raises(MissingError, match="no synthesiser is installed"):
+        speak("hello", "flite slt", tmp_path / "none.wav")
+    speaking._once.cache_clear()
+    programs("flite", "Voices available: kal awb_time cmu_us_new slt")
+    programs("espeak-ng", "Pty Language       Age/Gender VoiceName          File                 Other Languages\n"
+                          " 5  cmn             --/M      Chinese_(Mandarin,_latin_as_English) sit/cmn (zh-cmn 5)(zh 5)\n"
+                          " 5  chr-US-Qaaa-x-west --/M      Cherokee_          iro/chr\n"
+                          " 7  cmn             --/F      another-voice-of-it  mb/cn1\n 5\n"
+                          " 5  en-029          --/M      English_(Caribbean) gmw/en-029           (en 10)")
+    assert list(voices().items()) == [
+        ("flite slt", "SLT, woman, American English"), ("flite kal", "KAL at 8 kHz, man, American English"),
+        ("flite cmu_us_new", "cmu_us_new"), ("espeak-ng en-029", "English (Caribbean)"),
+        ("espeak-ng chr-US-Qaaa-x-west", "Cherokee"), ("espeak-ng cmn", "Chinese (Mandarin, latin as English)")]
+    with pytest.raises(InputError, match=re.escape("SLT, woman, American English (flite) could not speak the text: it made no sound")):
+        speak("hello", "flite slt", tmp_path / "none.wav")
+    assert not (tmp_path / "none.wav").exists()
+
+
+def test_a_program_that_fails_has_no_voices_and_is_no_fault(programs, dnerf_home):
+    programs("flite", "", 1), programs("espeak-ng", "no table here")
+    assert voices() == {}
 
 
 def test_names_of_uploads(dnerf_home):
@@ -240,185 +304,6 @@ def test_text_is_spoken_or_refused_in_a_sentence(tmp_path):
         with pytest.raises(InputError, match=said):
             speak(text, by, tmp_path / "none.wav")
     assert not (tmp_path / "none.wav").exists()
-
-
-# The page
-
-
-@contextmanager
-def serving(limit: int = 2**31):
-    "A page in a thread of its own, with its queue; its address."
-    ready, loops = threading.Event(), []
-    async def serve(page, taken):
-        loops.append(asyncio.get_running_loop())
-        await page.serve(taken, ready.set)
-    with closing(take_address("127.0.0.1", 0)) as taken, Queue(address_of(taken, "127.0.0.1"), pause=0.05) as queue:
-        page = Page(queue, limit=limit)
-        thread = threading.Thread(target=lambda: asyncio.run(serve(page, taken)))
-        thread.start()
-        assert ready.wait(20)
-        try:
-            yield queue.address
-        finally:
-            loops[0].call_soon_threadsafe(page.over.set)
-            thread.join(20)
-        assert not thread.is_alive()
-
-
-def ask(address, body=None, **headers):
-    "Status and answer of a request."
-    request = urllib.request.Request(address, body if body is None or isinstance(body, bytes) else json.dumps(body).encode(), headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as e:
-        return e.code, e.read()
-
-
-def test_the_page_refuses_others_and_what_is_too_large(dnerf_home):
-    with serving(limit=1000) as address:
-        assert ask(f"{address}/state")[0] == 200
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            assert "frame-ancestors 'none'; base-uri 'none'; form-action 'self'" in answer.headers["Content-Security-Policy"]
-        assert ask(f"{address}/state", Origin="http://evil.example")[0] == 403
-        assert ask(f"{address}/state", Host="evil.example")[0] == 403
-        status, said = ask(f"{address}/upload?name=a.wav", bytes(2000))
-        assert status == 400 and b"too much for a page" in said
-        assert b"is empty" in ask(f"{address}/upload?name=a.wav", b"")[1]
-        assert not [*uploads_dir().glob("*")], "nothing is kept of a file that was refused"
-        status, got = ask(f"{address}/upload?name=..%2F..%2Fa.wav", bytes(500))
-        assert status == 200 and uploaded(json.loads(got)["file"]).stat().st_size == 500
-        for path in ("runs/../data/toy/audio.wav", "runs/%2e%2e/data/x.png", "uploads/%2Fetc%2Fpasswd", "runs/toy/mel/config.yaml"):
-            assert ask(f"{address}/{path}")[0] in (400, 404)
-        wrong = ("jobs", b"nonsense"), ("jobs", [1]), ("speak", {"text": ""}), ("jobs/nothing/stop", {}), ("jobs/nothing/log", None)
-        for path, body in wrong:
-            status, said = ask(f"{address}/{path}", body)
-            assert status == 400 and set(json.loads(said)) == {"fault"}
-
-
-@pytest.fixture
-def browser(tmp_path):
-    "Chromium with a fake camera and microphone; its pages must not complain, and ask this machine alone."
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs Playwright: pip install -e '.[browser]'")
-    if not CHROMIUM:
-        pytest.skip("the browser test needs Chromium, e.g. apt-get install chromium")
-    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch_persistent_context(
-            str(tmp_path / "profile"), executable_path=CHROMIUM, args=[*QUIET, *fake], viewport={"width": 1280, "height": 800})
-        browser.complaints, browser.asked = [], []
-        browser.on("console", lambda m: browser.complaints.append(m.text) if m.type == "error" else None)
-        browser.on("weberror", lambda e: browser.complaints.append(str(e.error)))
-        browser.on("request", lambda r: browser.asked.append(r.url))
-        yield browser
-        browser.close()
-
-
-def shot(page, name: str):
-    "Pictures of the page on a desktop and a phone, to look at."
-    if not SHOTS:
-        return
-    for kind, (width, height) in {"desktop": (1280, 800), "phone": (390, 844)}.items():
-        page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_timeout(300)
-        page.screenshot(path=f"{SHOTS}/{name}-{kind}.png", full_page=True)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than a {kind}"
-    page.set_viewport_size({"width": 1280, "height": 800})
-
-
-def said_of(page, form: str, part: str, seconds: float = 30):
-    wait_for(lambda: part in page.inner_text(f"#{form} .said"), seconds, f"the sentence {part!r}")
-
-
-def test_a_round_in_a_browser(home, browser, tmp_path):
-    picture, film = tmp_path / "picture.png", tmp_path / "silent.mp4"
-    shutil.copy(Path(__file__).parents[1] / "nbs" / "images" / "viewer.png", picture)
-    write_video(film, (np.zeros((64, 64, 3), np.uint8) for _ in range(60)))
-    with serving() as address:
-        page = browser.pages[0]
-        page.goto(address)
-        # bad input is a sentence, and no job
-        page.click("#prepare .main")
-        said_of(page, "prepare", "Give a video first")
-        for path, part in ((picture, "picture"), (film, "no sound")):
-            page.set_input_files("#prepare input[type=file]", str(path))
-            wait_for(lambda path=path: path.name in page.inner_text("#prepare .drop"), 20, "the upload")
-            page.set_checked("#consent", part != "picture")
-            page.click("#prepare .main")
-            said_of(page, "prepare", "consent" if part == "picture" else part)
-            page.set_checked("#consent", True)
-            page.click("#prepare .main")
-            said_of(page, "prepare", part)
-        shot(page, "refused")
-        assert page.locator(".job").count() == 0
-        # a training that is stopped, goes on, and whose page is closed meanwhile
-        page.select_option("#train [name=subject]", "toy")
-        page.select_option("#train [name=preset]", "tiny")
-        page.select_option("#train [name=audio]", "mel")
-        page.fill("#train [name=minutes]", "0.15")
-        page.click("#train .main")
-        log = lambda: "".join(path.read_text() for path in home.glob("jobs/*/log"))               # noqa: E731
-        wait_for(lambda: re.search(r"step=\d", log()), 120, "a step of the training")
-        page.wait_for_selector(".job progress[value]", timeout=30_000)
-        shot(page, "training")
-        page.click(".job >> text=Stop")
-        page.wait_for_selector(".job.stopped", timeout=60_000)
-        steps = [int(n) for n in re.findall(r"step=(\d+)", log())]
-        page.click(".job >> text=Continue")
-        page.wait_for_selector(".job.running", timeout=60_000)
-        page.goto("about:blank")
-        page.goto(address)
-        page.wait_for_selector(".job.done", timeout=120_000)
-        more = [int(n) for n in re.findall(r"step=(\d+)", log())][len(steps):]
-        assert more and min(more) > steps[-1], "it went on, and did not begin anew"
-        shot(page, "trained")
-        # speech, spoken or as a file, becomes a film
-        page.click("#tab-speak")
-        page.select_option("#drive [name=run]", "toy/mel-tiny")
-        page.click("#drive .main")
-        said_of(page, "drive", "Give speech first")
-        if voices():
-            page.fill("#words", "Hello.")
-            page.click("#synthesise")
-            said_of(page, "drive", "Spoken by")
-        page.set_input_files("#drive input[type=file]", str(picture))
-        wait_for(lambda: picture.name in page.inner_text("#drive .drop"), 20, "the upload")
-        page.click("#drive .main")
-        said_of(page, "drive", "picture")
-        page.set_input_files("#drive input[type=file]", str(speech(tmp_path / "hello.wav")))
-        wait_for(lambda: "hello.wav" in page.inner_text("#drive .drop"), 20, "the upload")
-        page.click("#drive summary")
-        page.select_option("#drive [name=motion]", "still")
-        page.click("#drive .main")
-        page.wait_for_selector("#films video", timeout=60_000)
-        page.eval_on_selector("#films video", "v => v.play()")
-        wait_for(lambda: page.eval_on_selector("#films video", "v => v.currentTime > .1"), 20, "the film to play")
-        assert (home / "runs" / "toy" / "mel-tiny" / "speech" / "hello.mp4").is_file()
-        shot(page, "spoken")
-        # a recording of the microphone
-        page.click("#drive .take button")
-        page.wait_for_timeout(1200)
-        page.click("#drive .take button")
-        wait_for(lambda: "recording-" in page.inner_text("#drive .drop"), 20, "the recording")
-        # films and numbers side by side
-        page.click("#tab-compare")
-        page.wait_for_selector("#numbers td")
-        assert page.locator("#numbers tr").first.locator("th").all_inner_texts()[1:] == ["toy/mel-tiny"]
-        assert float(page.locator("#numbers td").first.inner_text()) > 5
-        shot(page, "compared")
-        page.click("#tab-live")
-        shot(page, "live")
-        # the report shows its film and runs its own script, which the hash in it allows
-        page.goto(f"{address}/runs/toy/mel-tiny/report.html")
-        wait_for(lambda: page.evaluate("document.querySelector('video').readyState > 1"), 20, "the film of the report")
-        assert page.locator("svg.plot polyline, svg.plot path, .plot polyline, .plot path").count() > 0
-        page.locator("[data-second]").first.click()
-        wait_for(lambda: page.evaluate("document.querySelector('video').currentTime > 0"), 20, "the film to go there")
-        page.goto(address)
-    page.wait_for_selector("#gone:not([hidden])", timeout=10_000)        # the program has ended
-    expected = "Failed to load resource"                                 # the answers that are refusals, and the end
-    assert [text for text in browser.complaints if expected not in text] == []
-    assert {url.split("/")[2] for url in browser.asked if url.startswith("http")} == {address.split("/")[2]}
 
 
 def test_a_second_page_on_the_same_port_says_where_the_first_is(dnerf_home):

@@ -2,6 +2,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from browser import chromium  # noqa: F401, a fixture
 from dnerf.cli import main
 from dnerf.core import write_json
 from dnerf.evaluation.metrics import empty_metrics, set_metric
-from dnerf.evaluation.page import PAGE_SCRIPT, html_report
+from dnerf.evaluation.compare import protocol_differences
+from dnerf.evaluation.page import PAGE_SCRIPT, Result, html_report
 from dnerf.nerf.config import compose_config
 from dnerf.video.media import write_video
 
@@ -32,7 +34,7 @@ def made_up(home, name, dB, error, subject="toy", **entries):
                     split=dict(name="test", start=400, frames=N, frames_without_face=0), trained_steps=int(dB))
     write_json(folder / "metrics.json", metrics | dict(protocol=protocol | entries, figures={}))
     k = np.arange(N)
-    columns = k / 25, (error * (1 + (k == 60))) ** 2, 5 + 4 * np.sin(k / 5), 5 + 2 * np.sin(k / 5)
+    columns = k / 25, (error * (1 + (k == 60))) ** 2, 5 + 4 * np.sin(k / 5 + (subject != "toy")), 5 + 2 * np.sin(k / 5)
     lines = [",".join(f"{v:.6g}" for v in row) for row in zip(*columns)]
     (folder / "frames.csv").write_text("\n".join(["second,mse.face,lip_opening.real,lip_opening.rendered", *lines]))
     for file, width in (("compare.mp4", 64), ("video.mp4", 32)):
@@ -66,10 +68,16 @@ def home(made, tmp_path, monkeypatch):
     (["toy/short", "toy/new"], "has no metrics.json; evaluate it first: dnerf evaluate toy/new"),
     (["toy/short", "toy/long", "--split", "val"], "evaluate it first: dnerf evaluate toy/short --split val"),
     (["toy/short", "toy/long", "--split", "../x"], "evaluate it first"),
-    (["toy/short", "toy/long", "--out", "mine.html"], "mine.html is there already, and dnerf did not make it"),
+    (["toy/short", "toy/long", "--out", "mine.html"], "mine.html is there already, and it is no comparison that dnerf made"),
+    (["toy/short", "toy/long", "--out", "report.html"], "report.html is there already, and it is no comparison"),
+    (["toy/short", "toy/long", "--out", "runs.html"], "runs.html is there already"),
+    (["ann/mel", "toy/long"], "compare.html is there already"),
     (["toy/short", "toy/long", "--out", "page.txt"], "ends in .html")], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_what_cannot_be_compared_is_one_sentence(home, capsys, words, sentence):
     (home / "mine.html").write_text("mine")
+    (home / "report.html").write_bytes(html_report(home / "runs" / "toy" / "short").read_bytes())  # dnerf's, but no comparison
+    (home / "runs.html").mkdir()
+    (home / "runs" / "ann" / "compare.html").write_text("<title>mine: compared on the test split</title>")
     (home / "runs" / "toy" / "new").mkdir()
     (home / "runs" / "toy" / "new" / "config.yaml").write_text((home / "runs/toy/short/config.yaml").read_text())
     (home / "runs/toy/long/state.json").write_text("{}")  # the newest that is finished
@@ -81,9 +89,11 @@ def test_what_cannot_be_compared_is_one_sentence(home, capsys, words, sentence):
 
 
 def test_compare_for_people_and_for_scripts(home, capsys):
-    assert main(["compare", "toy/short", "toy/long"]) == 0 and capsys.readouterr().out == "the page is compare.html\n"
-    assert main(["compare", "toy/short", "toy/long", "--quiet"]) == 0 and capsys.readouterr().out == "compare.html\n"  # replaced
-    text = (home / "compare.html").read_text()
+    page = home / "runs" / "toy" / "compare.html"
+    assert main(["compare", "toy/short", "toy/long"]) == 0 and capsys.readouterr().out == f"the page is {page}\n"
+    assert main(["compare", "runs/toy/short", "toy/long", "--quiet"]) == 0 and capsys.readouterr().out == f"{page}\n"  # replaced
+    text = page.read_text()
+    assert not list(home.glob("*.html")), "nothing is left in the working folder"
     assert "cannot be compared" not in text and 'best">29.00 dB' in text and text.count("<video") == 3 and text.count("<path") == 5
     assert main(["compare", "toy/short", "toy/long", "--json", "--quiet"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -91,17 +101,33 @@ def test_compare_for_people_and_for_scripts(home, capsys):
     assert found["settings"] == {"steps": [24, 29], "trained steps": [24, 29]}
 
 
-def test_numbers_of_other_frames_are_not_compared_silently(home, capsys):
+def test_numbers_of_other_people_are_not_compared_silently(home, capsys):
+    "Nothing is called the best then, and the recording of one is not drawn for the other."
     assert main(["compare", "toy/short", "ann/mel"]) == 0
-    text = (home / "compare.html").read_text()
-    assert "These numbers cannot be compared as they stand" in text and "<code>split.start</code>: 400 | 80" in text
-    assert "<code>subject.name</code>: toy | ann" in text and text.count("<video") == 2  # each with its own recording
+    text = (home / "runs" / "toy" / "compare.html").read_text()
+    assert "These numbers cannot be compared as they stand" in text and "<code>subject.name</code>: toy | ann" in text
+    assert 'best"' not in text and "24.00 dB" in text and "30.00 dB" in text and text.count("<video") == 2  # each with its own recording
+    assert text.count("<path") == 4 and "recorded" not in text
     assert "<img" not in text and text.count("<script") == 1 and f"<script>{PAGE_SCRIPT}</script>" in text and "&lt;script&gt;" in text
     capsys.readouterr()
     assert main(["compare", "toy/short", "ann/mel", "--json"]) == 0
-    differences = json.loads(capsys.readouterr().out)["differences"]
-    assert differences["split.start"] == [400, 80] and list(differences) == ["subject.name", "split.start", "split.frames_without_face",
-                                                                            "driven_by"]
+    assert list(json.loads(capsys.readouterr().out)["differences"]) == ["subject.name", "driven_by"]
+
+
+CLIP = dict(name="toy", n_frames=500, size=32, focal=80.0, splits=dict(test=[400, 500]), source=dict(file="a.mp4", sha256="aa", bytes=9))
+
+
+@pytest.mark.parametrize("changed, split, told", [
+    (dict(name="ann", n_frames=90, focal=99.0, source=dict(file="b.mp4", sha256="bb")), dict(start=10, frames=80), ["subject.name"]),
+    (dict(name="toy2", size=64, focal=160.0), {}, ["subject.name", "subject.size"]),                     # one video at two sizes
+    (dict(size=64, focal=160.0), {}, ["subject.size"]),
+    (dict(n_frames=90, source=dict(file="b.mp4", sha256="bb", bytes=7)), dict(start=10), ["subject.source.file", "subject.source.sha256"]),
+    (dict(focal=81.0), {}, ["subject.focal"]), ({}, dict(start=380), ["split.start"])])                # the same clip, prepared otherwise
+def test_what_follows_from_the_subject_is_no_difference_of_its_own(changed, split, told):
+    def result(clip, more):
+        frames = dict(name="test", start=400, frames=100) | more
+        return Result("toy/a", "test", Path(), dict(protocol=dict(subject=clip, split=frames, driven_by=["speech"])), {}, {})
+    assert sorted(protocol_differences([result(CLIP, {}), result(CLIP | changed, split)])) == sorted(told)
 
 
 @pytest.fixture
@@ -129,7 +155,7 @@ TIMES = "[...document.querySelectorAll('video')].map(v => v.currentTime)"
 
 def test_films_run_in_step(home, tab):
     assert main(["compare", "toy/short", "toy/long"]) == 0
-    tab.goto((home / "compare.html").as_uri())
+    tab.goto((home / "runs" / "toy" / "compare.html").as_uri())
     wait(tab, "[...document.querySelectorAll('video')].every(v => v.readyState > 1)")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and tab.said == []
     assert tab.evaluate("[...document.querySelectorAll('video')].map(v => v.muted)") == [False, True, True]
@@ -140,9 +166,20 @@ def test_films_run_in_step(home, tab):
     assert tab.evaluate(TIMES)[0] > 0.8 and tab.locator(".bar button").inner_text() == "play"
     tab.locator('[data-second="2.4"]').first.click()                               # the frame with the largest error
     wait(tab, f"{TIMES}.every(t => Math.abs(t - 2.42) < 0.001)")
-    wait(tab, "Math.abs(document.querySelector('.now').getAttribute('x1') - 1000*2.42/3.96) < 1")
+    wait(tab, "Math.abs(document.querySelector('.now').getAttribute('x1') - 1000*2.4/3.96) < 0.1")
+    assert tab.locator(".bar output").inner_text() == "2.40 s", "the second that the link says"
+    places = tab.evaluate("[...document.querySelectorAll('video')].map(v => v.getBoundingClientRect()).map(r => [r.top, r.bottom])")
+    assert min(top for top, _ in places) >= 8 and max(bottom for _, bottom in places) <= 800, "the films are seen, with a margin above"
     tab.locator(".plot").first.click(position=dict(x=1, y=50))
     wait(tab, f"Math.max(...{TIMES}) < 0.2")
+
+
+def test_without_films_the_seconds_are_no_links(home):
+    for path in home.glob("runs/toy/*/*.mp4"):
+        path.unlink()
+    assert main(["compare", "toy/short", "toy/long"]) == 0
+    text = (home / "runs" / "toy" / "compare.html").read_text()
+    assert "There is no video of this split." in text and "2.40 s" in text and "#film" not in text and "data-second=" not in text
 
 
 def test_a_report_opens_offline_and_runs_no_script_but_its_own(home, tab):

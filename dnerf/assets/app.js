@@ -1,13 +1,14 @@
 // The page of `dnerf app`. It asks for the state of the jobs every second and stores nothing.
 'use strict';
 const LIMIT = 2 * 2 ** 30; // bytes of an upload, as in dnerf.app.page
+const MOST_RUNS = 8; // side by side, as in dnerf.evaluation.compare
 const $ = (q, root = document) => root.querySelector(q), $$ = (q, root = document) => [...root.querySelectorAll(q)];
 const make = (tag, props = {}, ...children) => {
   const e = Object.assign(document.createElement(tag), props);
   e.append(...children);
   return e;
 };
-const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: [], columns: {} }, taken: {}, seen: {} };
+const page = window.page = { jobs: [], shelf: { subjects: [], runs: [], voices: {} }, taken: {}, seen: {} };
 const fileUrl = path => path.split('/').map(encodeURIComponent).join('/');
 
 async function ask(address, body) {
@@ -31,7 +32,8 @@ function show(name) {
     tab.tabIndex = on ? 0 : -1;
     $('#' + tab.getAttribute('aria-controls')).hidden = !on;
   }
-  history.replaceState(null, '', '#' + name);
+  history.replaceState(null, '', '#' + name); // no element is called so: the browser would scroll to it, past the header
+  if (name === 'compare') compare();
 }
 $$('[role=tab]').forEach((tab, i, all) => {
   tab.onclick = () => show(tab.id.slice(4));
@@ -143,7 +145,6 @@ function ordering(id, verb, more) {
       page.seen[got.id] = 'waiting';
       say(said, page.jobs.some(j => j.state === 'running') ? 'It waits for the job that is running.' : 'It has begun; see Jobs.');
       await look();
-      if (innerWidth <= 800) $('aside').scrollIntoView({ behavior: 'smooth' });
     } catch (e) { say(said, gone(e), true); }
     button.disabled = false;
   };
@@ -169,9 +170,9 @@ $('#synthesise').onclick = async e => {
   const said = $('#drive .said'), button = e.target;
   button.disabled = true;
   try {
-    const got = await ask('speak', { text: $('#words').value, voice: $('#voice').value });
+    const voice = $('#voice').value, got = await ask('speak', { text: $('#words').value, voice });
     $('.take[data-kind=speech]').accept(got, 'uploads/' + fileUrl(got.file));
-    say(said, `Spoken by ${$('#voice').value}, on this machine.`);
+    say(said, `Spoken by ${page.shelf.voices[voice]} with the program ${voice.split(' ')[0]}, on this machine.`);
   } catch (e) { say(said, gone(e), true); }
   button.disabled = false;
 };
@@ -202,18 +203,35 @@ function buttons(job) {
   }
   return out;
 }
+const hasBar = job => job.progress.fraction !== undefined;
+const meter = job => job.state === 'running' ? [make('progress', hasBar(job) ? { max: 1, value: job.progress.fraction } : {})] : [];
+function stateOf(job) {
+  if (hasBar(job)) return `${job.progress.what}: ${Math.round(100 * job.progress.fraction)} %` + (job.progress.left ? `, ${job.progress.left} left` : '');
+  const state = job.stopping && job.state === 'running' ? 'is being stopped' : WORDS[job.state];
+  return job.state === 'running' && job.lines.length ? `${state}: ${job.lines.at(-1)}` : state;
+}
 function rowOf(job) {
-  const bar = job.progress.fraction !== undefined, out = make('div', { className: `job ${job.state}` });
+  const out = make('div', { className: `job ${job.state}` });
   out.dataset.id = job.id;
-  let state = job.stopping && job.state === 'running' ? 'is being stopped' : WORDS[job.state];
-  if (bar) state = `${job.progress.what}: ${Math.round(100 * job.progress.fraction)} %` + (job.progress.left ? `, ${job.progress.left} left` : '');
-  else if (job.state === 'running' && job.lines.length) state += ': ' + job.lines.at(-1);
-  out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: state }));
-  if (job.state === 'running') out.append(make('progress', bar ? { max: 1, value: job.progress.fraction } : {}));
+  out.append(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: stateOf(job) }), ...meter(job));
   if (job.fault || job.doubt) out.append(make('span', { className: 'fault', textContent: job.fault || capital(job.doubt) }));
   out.append(make('div', { className: 'buttons' }, ...buttons(job)));
   return out;
 }
+function now(jobs) { // for a phone, where the list is below everything else
+  const job = jobs.find(j => j.state === 'running') || jobs.find(j => j.id === page.news), place = $('#now');
+  const text = job ? JSON.stringify(job) : '';
+  place.hidden = !job;
+  if (!job || place.text === text) return;
+  place.text = text;
+  place.className = job.state;
+  const said = job.fault || (hasBar(job) && job.progress.what.toLowerCase() === job.title.toLowerCase() ? stateOf(job).split(': ').at(-1) : stateOf(job));
+  place.replaceChildren(make('b', { textContent: capital(job.title) }), make('span', { className: 'state', textContent: said }), ...meter(job));
+}
+$('#now').onclick = () => {
+  page.news = '';
+  $('aside').scrollIntoView({ behavior: 'smooth' });
+};
 function draw(jobs) {
   const place = $('#jobs'), old = Object.fromEntries([...place.children].map(e => [e.dataset.id, e]));
   jobs.forEach((job, i) => {
@@ -246,12 +264,14 @@ async function look() {
     for (const job of got.jobs) {
       const before = page.seen[job.id];
       page.seen[job.id] = job.state;
-      if (before && before !== job.state && !['waiting', 'running'].includes(job.state)) { ended(job); changed = true; }
+      if (before && before !== job.state && !['waiting', 'running'].includes(job.state)) { ended(job); page.news = job.id; changed = true; }
     }
+    now(got.jobs);
     const live = got.jobs.find(j => j.verb === 'live' && j.state === 'running' && j.made);
     $('#open').hidden = !live;
     if (live) $('#open a').href = live.made;
-    if (changed) await shelf();
+    const training = page.shelf.runs.some(r => r.state === 'in training') || got.jobs.some(j => j.verb === 'train' && j.state === 'running');
+    if (changed || training && Date.now() - page.asked > 8000) await shelf();
   } catch (e) {
     if (e instanceof TypeError) $('#gone').hidden = false;
     else throw e;
@@ -259,21 +279,24 @@ async function look() {
 }
 
 // what there is -------------------------------------------------------------------------------------------------------------------------
-function options(select, rows, wanted) {
+function options(select, rows, wanted) { // value, text, and why it cannot be chosen
   const value = wanted || select.value;
-  select.replaceChildren(...rows.map(([v, t]) => make('option', { value: v, textContent: t })));
-  if (rows.some(([v]) => v === value)) select.value = value;
+  if (select.length !== rows.length || rows.some(([v], i) => select.options[i].value !== v)) { // else an open list stays open
+    select.replaceChildren(...rows.map(([v]) => make('option', { value: v })));
+  }
+  rows.forEach(([, t, why], i) => Object.assign(select.options[i], { textContent: why ? `${t}: ${why}` : t, disabled: Boolean(why) }));
+  const free = rows.filter(([, , why]) => !why).map(([v]) => v);
+  select.value = free.includes(value) ? value : free[0] ?? '';
 }
-const finished = () => page.shelf.runs.filter(r => r.state === 'finished');
 function scored(run) {
-  const score = run.numbers['psnr.face'];
-  return `${run.name}${score === null ? '' : ` (${score.toFixed(1)} dB face)`}`;
+  return `${run.name}${run.psnr_face === null ? '' : ` (${run.psnr_face.toFixed(1)} dB face)`}`;
 }
 function report() {
   const subject = page.shelf.subjects.find(s => s.name === $('#train [name=subject]').value), place = $('#report');
   place.hidden = !subject?.report;
-  const lines = (subject?.report || '').split('\n'), warning = line => line.startsWith('warning'); // warnings first: they are for now
-  place.replaceChildren(...[...lines.filter(warning), ...lines.filter(line => !warning(line))].map(line => make(
+  const lines = (subject?.report || '').split('\n'), warning = line => line.startsWith('warning');
+  const rank = line => warning(line) ? 0 : line.startsWith('training') ? 1 : 2; // what this form is about comes first
+  place.replaceChildren(...lines.sort((a, b) => rank(a) - rank(b)).map(line => make(
     'span', { className: warning(line) ? 'warning' : '', textContent: line + '\n' })));
 }
 function figure(path, caption, preload = 'metadata') {
@@ -283,53 +306,57 @@ function figure(path, caption, preload = 'metadata') {
 }
 function films() {
   const run = page.shelf.runs.find(r => r.name === $('#drive [name=run]').value), place = $('#films .grid');
-  const paths = (run?.films || []).filter(p => p.includes('/speech/'));
+  const paths = [...(run?.films || [])];
   if (page.film && !paths.includes(page.film)) paths.unshift(page.film);
   paths.sort((a, b) => (b === page.film) - (a === page.film));
   $('#films .hint').hidden = paths.length > 0;
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
 }
+// The page of `dnerf compare` in a frame, made anew when the choice changes or a run does.
 function compare() {
-  const chosen = $$('#choice input:checked').map(e => e.value), runs = page.shelf.runs.filter(r => chosen.includes(r.name));
-  const place = $('#beside'), text = runs.map(r => r.films[0]).join();
-  if (place.text !== text) {
-    place.replaceChildren(...runs.map(r => r.films.length ? figure(r.films[0], r.name) : make('p', { className: 'hint', textContent: `${r.name} has no film.` })));
-  }
-  place.text = text;
-  const alike = new Set(runs.map(r => r.name.split('/')[0])).size < 2;
-  $('#alike').hidden = alike;
-  const head = make('tr', {}, make('th'), ...runs.map(r => make('th', { textContent: r.name })));
-  const rows = Object.entries(page.shelf.columns).map(([key, c]) => {
-    const values = runs.map(r => r.numbers[key]), known = alike && !key.startsWith('speed.') ? values.filter(v => v !== null) : [];
-    const best = known.length > 1 && { higher: Math.max(...known), lower: Math.min(...known) }[c.better];
-    const unit = [c.unit, !key.startsWith('speed.') && c.better && `${c.better} is better`].filter(Boolean).join(', ');
-    return make('tr', {}, make('th', { title: c.meaning }, c.name, make('small', { textContent: unit })),
-                ...values.map(v => make('td', { className: v !== null && v === best ? 'best' : '', textContent: v === null ? '–' : v.toFixed(c.digits) })));
-  });
-  $('#numbers').replaceChildren(...(runs.length ? [head, ...rows] : []));
-  $('#together').hidden = !runs.length;
+  const chosen = $$('#choice input:checked').map(e => e.value), frame = $('#beside'), enough = chosen.length > 1;
+  for (const e of $$('#choice label:not(.off) input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
+  frame.hidden = $('#alone').hidden = !enough;
+  $('#few').hidden = enough;
+  if (!enough || $('#panel-compare').hidden) return;
+  const address = 'compare?' + new URLSearchParams(chosen.map(name => ['run', name]));
+  const key = page.shelf.runs.filter(r => chosen.includes(r.name)).map(r => [r.name, r.date]).join();
+  for (const a of $$('#alone a')) a.href = address;
+  if (frame.key === key) return;
+  frame.key = key;
+  say($('#alone .hint'), 'The page is being made.');
+  frame.src = address;
 }
+$('#beside').onload = () => say($('#alone .hint'), '');
 function choice() {
-  const chosen = $$('#choice input:checked').map(e => e.value), runs = finished();
-  const names = page.picked ? chosen : runs.slice(0, 2).map(r => r.name); // the newest two until somebody chooses
-  $('#choice').replaceChildren(...runs.map(r => make('label', {}, make('input', {
-    type: 'checkbox', value: r.name, checked: names.includes(r.name), onchange: () => { page.picked = true; compare(); } }), r.name)));
-  if (!runs.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'No run is finished yet.' }));
+  const chosen = $$('#choice input:checked').map(e => e.value), all = page.shelf.runs, runs = all.filter(r => !r.unmeasured);
+  const kin = run => runs.filter(r => r.name.split('/')[0] === run.name.split('/')[0]), pair = runs.find(r => kin(r).length > 1);
+  const names = page.picked ? chosen : (pair ? kin(pair) : runs).slice(0, 2).map(r => r.name); // the newest two of one person, at first
+  $('#choice').replaceChildren(...[...runs, ...all.filter(r => r.unmeasured)].map(r => make('label', { className: r.unmeasured && 'off' }, make('input', {
+    type: 'checkbox', value: r.name, checked: names.includes(r.name), disabled: Boolean(r.unmeasured),
+    onchange: () => { page.picked = true; compare(); } }), r.unmeasured ? `${r.name}: ${r.unmeasured}` : r.name)));
+  if (!all.length) $('#choice').replaceChildren(make('span', { className: 'hint', textContent: 'There is no run yet.' }));
 }
-$('#together').onclick = () => {
-  const videos = $$('#beside video');
-  videos.forEach((v, i) => { v.currentTime = 0; v.muted = i > 0; v.play(); });
-};
+function spoken() { // the voices, by program
+  const place = $('#voice'), all = Object.entries(page.shelf.voices), text = JSON.stringify(all), value = place.value;
+  $('#text').hidden = !all.length;
+  if (place.text === text) return;
+  place.text = text;
+  place.replaceChildren(...[...new Set(all.map(([v]) => v.split(' ')[0]))].map(program => make('optgroup', { label: `by the program ${program}` }, ...all.filter(
+    ([v]) => v.startsWith(program + ' ')).map(([v, name]) => make('option', { value: v, textContent: name })))));
+  if (page.shelf.voices[value]) place.value = value;
+}
 async function shelf() {
+  page.asked = Date.now();
   page.shelf = await ask('shelf');
   options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);
-  const runs = finished().map(r => [r.name, scored(r)]);
-  $$('.runs').forEach(s => options(s, runs.length ? runs : [['', 'train a portrait first']], page.wantedRun));
+  const runs = page.shelf.runs.map(r => [r.name, scored(r), r.waits]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // those that can speak first
+  if (!runs.length || runs[0][2]) runs.unshift(['', runs.length ? 'no portrait is ready yet' : 'train a portrait first']);
+  $$('.runs').forEach(s => options(s, runs, page.wantedRun));
   const still = page.shelf.subjects.map(s => [s.name, `moves as ${s.name}`]);
   options($('#drive [name=motion]'), [['', 'moves as in training'], ['still', 'still'], ...still]);
-  options($('#voice'), page.shelf.voices.map(v => [v, v]));
-  $('#text').hidden = !page.shelf.voices.length;
+  spoken();
   page.wanted = page.wantedRun = '';
   report();
   films();

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PAGE_STYLE', 'CHART_STYLE', 'PAGE_SCRIPT', 'PAGE_POLICY', 'RESULTS', 'KEY_NUMBERS', 'protocol_lines', 'protocol_html',
            'data_uri', 'Film', 'film_of', 'frame_charts', 'Result', 'split_file', 'read_settings', 'changed_settings',
-           'read_result', 'key_numbers', 'write_page', 'html_report']
+           'read_result', 'key_numbers', 'page_text', 'write_page', 'html_report']
 
 # %% ../../nbs/evaluation/02a_page.ipynb #6cacc437
 import base64, hashlib, json, mimetypes
 from dataclasses import dataclass
 from pathlib import Path
+import numpy as np
 from ..core import DnerfError, InputError, MissingError, inside, staged_file
 from ..schema import each, named, optional, read_record, record, text, whole
 from ..subject import FPS
@@ -61,7 +62,7 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.15rem; margi
 h3 { font-size: .95rem; font-weight: 600; margin: 1.6rem 0 .2rem }
 video, img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff } video { width: 100%; background: #000 }
 figure { margin: 1rem 0 2rem } figcaption, small, dt { color: var(--soft) } a { color: var(--c0) }
-.films { display: grid; gap: .6rem; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)) }
+.films { display: grid; gap: .6rem; scroll-margin-top: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(var(--least), 100%), 1fr)) }
 .films figure { margin: 0 } [data-second] { white-space: nowrap }
 .warn + .films { margin-top: 1rem } .films figcaption { overflow-wrap: anywhere } .one { max-width: 48rem }
 .half video { aspect-ratio: 1; object-fit: cover; object-position: left }
@@ -172,7 +173,8 @@ aria-label="{{ chart.title }}">
 TEMPLATES['notable'] = """
 {% for name, rows in notable.items() if rows %}
 <p>{% if name %}<b>{{ name }}</b>: {% endif %}{% for what, seconds in rows.items() if seconds %}{{ what }} at
-{% for s in seconds %}<a href="#film" data-second="{{ s }}">{{ '%.2f' % s }} s</a>{{ ', ' if not loop.last }}{% endfor %}
+{% for s in seconds %}{% if films %}<a href="#film" data-second="{{ s }}">{{ '%.2f' % s }} s</a>{% else %}{{ '%.2f' % s }} s{% endif %}
+{{- ', ' if not loop.last }}{% endfor %}
 {{- '; ' if not loop.last }}
 {% endfor %}</p>
 {% endfor %}
@@ -190,9 +192,11 @@ def frame_charts(
         words = 'Error of each frame' if single else f'Error of each frame, {shared[0]}'
         charts.append(chart(f'{words} (root mean square, % of the range of colours)', errors))
     lips = {'rendered' if single else name: (c['second'], c['opening.rendered']) for name, c in films.items() if 'opening.rendered' in c}
-    real = [('recorded', (c['second'], c['opening.real'])) for c in films.values() if 'opening.real' in c]
+    real = [c for c in films.values() if 'opening.real' in c]
+    shared = all(np.array_equal(c['opening.real'], real[0]['opening.real'], equal_nan=True) for c in real) # of one recording
+    recorded = {'recorded': (real[0]['second'], real[0]['opening.real'])} if real and shared else {}
     if lips:
-        charts.append(chart('Opening of the lips (% of the distance of the eyes)', dict(real[:1]) | lips, ('recorded',)))
+        charts.append(chart('Opening of the lips (% of the distance of the eyes)', recorded | lips, ('recorded',)))
     return charts
 
 # %% ../../nbs/evaluation/02a_page.ipynb #44af2af9
@@ -201,13 +205,14 @@ PAGE_SCRIPT = """
   const films = [...document.querySelectorAll('video')], [first] = films, bar = document.querySelector('.bar')
   if (!first) return
   const draw = () => {
+    const shown = Math.floor(first.currentTime*25 + .01)/25 // when the frame that is seen begins
     document.querySelectorAll('.plot').forEach(p => {
-      const x = Math.min(1000, 1000*first.currentTime/p.dataset.span), now = p.querySelector('.now')
+      const x = Math.min(1000, 1000*shown/p.dataset.span), now = p.querySelector('.now')
       now.setAttribute('x1', x); now.setAttribute('x2', x)
     })
     if (!bar) return
-    bar.querySelector('input').value = first.currentTime
-    bar.querySelector('output').textContent = first.currentTime.toFixed(2) + ' s'
+    bar.querySelector('input').value = shown
+    bar.querySelector('output').textContent = shown.toFixed(2) + ' s'
     bar.querySelector('button').textContent = first.paused ? 'play' : 'pause'
   }
   const step = () => {
@@ -370,13 +375,18 @@ TEMPLATES['report'] = """
 """
 
 # %% ../../nbs/evaluation/02a_page.ipynb #2c4f2e2e
-def write_page(
-    path:Path,     # Where
+def page_text(
     template:str,  # `report` or `compare`
     **parts,       # What it shows
-) -> Path:         # The path
-    "Fill the template of a whole page, with style, script and policy, and write it."
-    page = fill(template, style=PAGE_STYLE + CHART_STYLE, script=PAGE_SCRIPT, policy=PAGE_POLICY, **parts).lstrip()
+) -> str:          # HTML
+    "A whole page: its template, filled, with style, script and policy."
+    return fill(template, style=PAGE_STYLE + CHART_STYLE, script=PAGE_SCRIPT, policy=PAGE_POLICY, **parts).lstrip()
+
+def write_page(
+    path:Path, # Where
+    page:str,  # From `page_text`
+) -> Path:     # The path
+    "Write a page."
     with staged_file(path) as tmp:
         tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
@@ -390,12 +400,12 @@ def html_report(
     captions = [(inside(inside(r.folder, 'figures'), name), caption) for name, caption in r.metrics.get('figures', {}).items()]
     film, protocol = film_of(r.file('compare.mp4'), ''), r.metrics['protocol']
     try:
-        return write_page(
-            r.file('report.html'), 'report', title=f'{r.name}, {split} split', films=[film] if film else [], names=(),
+        return write_page(r.file('report.html'), page_text(
+            'report', title=f'{r.name}, {split} split', films=[film] if film else [], names=(),
             keys=key_numbers(r.metrics), charts=frame_charts({r.name: r.curves}), notable={'': notable_frames(r.curves)},
             numbers=collect_numbers([r.metrics]), figures=[(caption, data_uri(path)) for path, caption in captions if path.is_file()],
             lines=protocol_lines(protocol), whole=json.dumps(protocol, indent=1),
             settings={k: value_text(v) for k, v in r.settings.items()},
-            changed={k: value_text(v) for k, v in changed_settings(r.settings).items()})
+            changed={k: value_text(v) for k, v in changed_settings(r.settings).items()}))
     except RecursionError:
         raise InputError(f"{r.file('metrics.json')} is nested too deeply to be shown; evaluate the run again") from None
