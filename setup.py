@@ -36,7 +36,7 @@ setup(
     install_requires=cfg["requirements"].split(),
     extras_require={
         extra: cfg[f"{extra}_requirements"].split()
-        for extra in ("dev", "phones", "sweeps", "ray", "live", "app", "credentials", "browser", "types")},
+        for extra in ("dev", "phones", "sweeps", "ray", "live", "app", "credentials", "wandb", "mlflow", "browser", "types")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": ["dnerf=dnerf._modidx:d"]},
     zip_safe=False,
 )

@@ -13,7 +13,7 @@ from test_repository import MODULES, NOTEBOOKS, ROOT, cells, name, source
 
 # From the ground floor up. A module imports from its own floor and from those below, nowhere from above: not inside functions either.
 FLOORS = (
-    "errors core schema settings program checkpoint",
+    "errors core schema settings program checkpoint download",
     "subject adnerf* face",
     "audio.* video.*",
     "nerf.*",

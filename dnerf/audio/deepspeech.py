@@ -7,14 +7,15 @@ __all__ = ['DEEPSPEECH', 'LETTERS', 'DeepSpeechConfig', 'mfcc', 'DeepSpeech', 'l
            'load_deepspeech', 'deepspeech_features', 'greedy_text', 'deepspeech_weights', 'weights_id']
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #587114b2
-import hashlib, math, os, shutil, zipfile, zlib
+import math, os, shutil, zipfile, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, torch
 from scipy.fft import dct, rfft
 from torch import nn
 from .mel import to_mono
-from ..core import InputError, MissingError, locked, need_space, pick_device, progress, staged_file
+from ..core import InputError, MissingError, locked, need_space, os_errors, pick_device, progress, scratch, staged_file
+from ..download import fetch as download
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #d0e1a2ce
 @dataclass(frozen=True)
@@ -266,21 +267,8 @@ _RELEASE = 'https://github.com/osmr/deepspeech_features/releases/download/v0.0.1
 _SHA1 = 'b90017e816572ddce84f5843f1fa21e6a377975e'
 
 def _sha1(path):
-    digest = hashlib.sha1()
-    with open(path, 'rb') as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-def _download(url, to, final):
-    import pooch, requests
-    need_space(to.parent, 10**9, 'fetching and unpacking DeepSpeech')
-    try:
-        pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(to), None)
-    except (requests.RequestException, ValueError) as e:
-        raise MissingError(
-            f"the DeepSpeech weights could not be downloaded from {url} ({type(e).__name__}); fetch that file on another machine "
-            f"and put it, or the {_FILE} inside, into {final.parent}, or set DNERF_DEEPSPEECH to the path of the latter") from None
+    import pooch
+    return pooch.file_hash(str(path), 'sha1')
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #678f5981
 def _unpack(archive, source, final, sha1): # the graph from its zip, checked
@@ -332,10 +320,11 @@ def _fetch(final, url, sha1): # from a zip in the same folder, or from the netwo
     archive = final.with_name(final.name + '.zip')
     if archive.is_file():
         return _unpack(archive, archive, final, sha1)
-    with staged_file(archive) as part:
-        _download(url, part, final)
-        _unpack(part, url, final, sha1)
-    archive.unlink()
+    need_space(final.parent, 10**9, 'fetching and unpacking DeepSpeech')
+    with scratch(archive) as folder, os_errors(archive):
+        zipped = download(url, folder/archive.name, 'the DeepSpeech weights', "fetch that file on another machine and put it, "
+                          f"or the {_FILE} inside, into {final.parent}, or set DNERF_DEEPSPEECH to the path of the latter")
+        _unpack(zipped, url, final, sha1)
 
 # %% ../../nbs/audio/03_deepspeech.ipynb #c583c482
 _METHOD = 1 # of the features; raised when the same weights give other numbers

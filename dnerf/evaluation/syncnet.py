@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from ..audio.deepspeech import mfcc
 from ..core import InputError, MissingError, locked, need_space, pick_device, sha256, staged_file
+from ..download import fetch as download
 from ..subject import SAMPLES_PER_FRAME
 from ..face import mouth_opening
 from ..video.sync import lip_sync
@@ -199,15 +200,10 @@ def _check(path, source, expected):
                          "delete it and fetch it again, or set DNERF_SYNCNET if it is a file of your own")
 
 def _fetch(url, final, expected): # download, check, rename
-    import pooch, requests
     need_space(final.parent, 10**8, 'fetching SyncNet')
     with staged_file(final) as part:
-        try:
-            pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=20)(url, str(part), None)
-        except (requests.RequestException, ValueError) as e:
-            raise MissingError(f"the SyncNet weights could not be downloaded from {url} ({type(e).__name__}); "
-                               f"fetch that file on another machine and put it into {final.parent}, "
-                               "or set DNERF_SYNCNET to its path") from None
+        download(url, part, 'the SyncNet weights', f"fetch that file on another machine and put it into {final.parent}, "
+                 "or set DNERF_SYNCNET to its path")
         _check(part, url, expected)
 
 # %% ../../nbs/evaluation/01_syncnet.ipynb #80e9ecc0

@@ -48,7 +48,7 @@ def _plain_yaml(path, most=100_000): # text of a file of settings; ValueError fo
     return text
 
 # %% ../../nbs/nerf/04b_run.ipynb #3339d9e9
-FREE_SETTINGS = ('name', 'device', 'workers', 'save_every', 'keep_last')  # settings that do not change what is computed
+FREE_SETTINGS = ('name', 'device', 'workers', 'save_every', 'keep_last', 'logger')  # settings that do not change what is computed
 
 def _settings(config): # as a dictionary
     settings = OmegaConf.to_container(config)

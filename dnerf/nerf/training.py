@@ -21,6 +21,7 @@ from .batches import Batch, PortraitData
 from .config import pick_precision
 from .per_frame import pose_terms
 from .portrait import Portrait, build_portrait
+from .loggers import begin_logger, make_logger
 from .losses import LossWeights
 from .kept import fingerprint, keep_subject
 from .run import experiment, read_checkpoint, run_folder, upgraded
@@ -202,7 +203,6 @@ def _in_words(make): # decorator: what Lightning finds wrong in the environment 
 # %% ../../nbs/nerf/04_training.ipynb #96122d7a
 @_in_words
 def _trainer(config, folder, callbacks, device):
-    from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
         logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
@@ -213,7 +213,7 @@ def _trainer(config, folder, callbacks, device):
     return L.Trainer(
         accelerator=kind, devices=devices, num_nodes=t.num_nodes, strategy=_strategy(config), precision=precision,
         max_epochs=1, max_steps=-1, callbacks=callbacks, plugins=plugins,
-        logger=TensorBoardLogger(folder, name='tensorboard', version=''),
+        logger=make_logger(config, folder) or False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
 
 # %% ../../nbs/nerf/04_training.ipynb #88a95734
@@ -273,6 +273,7 @@ def train(
                     OmegaConf.save(config, part)
                 write_json(folder/'inputs.json', inputs)
                 keep_subject(folder, subject, embedding, config, inputs)
+                begin_logger(trainer.logger, config, folder)
             _fit(subject, embedding, config, trainer, folder, inputs)
         return folder
 

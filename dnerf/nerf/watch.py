@@ -17,6 +17,7 @@ from ..checkpoint import load_sealed, save_sealed
 from ..core import DivergedError, pick_device, progress, write_json
 from .config import autocast
 from .cue import recorded_cues
+from .loggers import log_picture
 from .portrait import build_portrait, render_frame
 from .run import LAST, upgraded
 from ..program import is_interrupt
@@ -135,7 +136,7 @@ def _diverged(self:Recovery, trainer, module, reason):
 
 # %% ../../nbs/nerf/04a_watch.ipynb #05357eb6
 class Curves(L.Callback):
-    "Progress bar, `metrics.csv` and TensorBoard."
+    "Progress bar, `metrics.csv` and logger."
     def __init__(self,
         folder:Path,         # The run's folder
         schedule:Schedule,   # When validation writes a row, no other is needed
@@ -247,7 +248,7 @@ def validate(self:Validation,
                 image, truth = render_frame(module.portrait, cue), subject.frames[i]
         errors.append(float(((image.cpu() - torch.from_numpy(truth/255.))**2).mean()))
         if n == 0 and trainer.logger and not c.val_rays:
-            trainer.logger.experiment.add_image('val/render', image, trainer.global_step, dataformats='HWC')
+            log_picture(trainer.logger, 'val/render', image, trainer.global_step)
     value = -10*math.log10(max(np.mean(errors), 1e-10)) if errors else math.nan    # in this order NaN stays NaN, and is never the best
     if not errors or value > self.best:
         self.best = value

@@ -11,6 +11,7 @@ import glob, hashlib, os, re
 from pathlib import Path
 from ..core import InputError, MissingError, check_name, data_dir, did_you_mean, read_json, recovered, runs_dir, sha256, staged_file
 from ..core import user_path
+from ..download import fetch
 from ..subject import Subject, known_subjects, read_protocol, subject_name
 from .demo import demo_video
 
@@ -97,16 +98,10 @@ def fetch_obama(
     blob:str=_OBAMA_BLOB,  # Expected git blob id, 40 hexadecimal digits
 ) -> Path:                 # `data/obama.mp4`
     "Download AD-NeRF's public sample into `data/`; `MissingError` without a network, `InputError` for another file."
-    import pooch, requests
     url, final = url or os.environ.get('DNERF_OBAMA_URL', _OBAMA), data_dir()/'obama.mp4'
     with staged_file(final) as part:
-        try:
-            downloader = pooch.HTTPDownloader(timeout=20, progressbar=True)
-            pooch.retrieve(url, None, fname=part.name, path=part.parent, downloader=downloader)
-        except (requests.RequestException, ValueError, OSError) as e:
-            raise MissingError(
-                f"there is no video of the subject 'obama', and the public sample could not be downloaded ({type(e).__name__}); "
-                f"put a portrait video at {final}, or fetch {url} on another machine") from None
+        fetch(url, part, "there is no video of the subject 'obama', and the public sample",
+              f"put a portrait video at {final}, or fetch that file on another machine")
         if git_blob_id(part) != blob:
             raise InputError(f"the file at {url} is not the expected video (git blob id {git_blob_id(part)[:7]}, "
                              f"expected {blob[:7]}); put a portrait video at {final}")
