@@ -13,6 +13,12 @@ from .parser import EXAMPLES, SEVERAL, make_parser, parse # noqa: F401, imported
 from .program import agreed, answer, check_address_space, flushed, run_program, tolerant_output
 from .talk.options import DriveOptions, StreamOptions, with_options
 
+# %% ../nbs/90_cli.ipynb #91ace031
+def _check_media(*paths): # `MissingError` or `InputError` for a path that is no video and no sound file; '' and None are left out
+    from dnerf.video.decoding import open_media
+    for path in filter(None, paths):
+        open_media(path).close()
+
 # %% ../nbs/90_cli.ipynb #6e68c5df
 def prepare(
     video:str|None=None,   # A video of one person who speaks; without one, four seconds of the bundled demo clip
@@ -21,6 +27,7 @@ def prepare(
     force:bool=False,      # Prepare again even if nothing changed, and replace a subject of that name that was made of another video
 ):
     "Make a subject of a portrait video."
+    _check_media(video)
     from dnerf.video.prepare import prepare, trial_clip
     person = prepare(video or trial_clip(), subject, size, force=force)
     print(f'the subject {person.name} is in {person.folder}')
@@ -41,6 +48,11 @@ def train(
     overrides:str='',        # Hydra overrides; none may contradict what is given above
 ):
     "Train a portrait and render the held-out part; the same words go on with a training that was stopped."
+    from dnerf.video.sources import check_known, named_video
+    check_known(*named_video(subject, video))
+    if audio:
+        from dnerf.audio.embedding import parse_embedding
+        parse_embedding(audio)
     from lightning.pytorch.utilities import rank_zero_only
     from dnerf.api import train_folder
     from dnerf.evaluation.report import evaluate_run, summary
@@ -62,6 +74,9 @@ def drive(
     **knobs,               # Fields of `DriveOptions`
 ):
     "Let the person of a run say something new."
+    from dnerf.nerf.places import check_run
+    check_run(run)
+    _check_media(speech, knobs.get('content'))
     from dnerf.nerf.run import load_run
     from dnerf.talk.drive import drive
     video = drive(load_run(run, device), speech, out or None, overwrite=overwrite, **knobs)
@@ -80,6 +95,9 @@ def live(
     **knobs,               # Fields of `StreamOptions`
 ):
     "Show the person of a run speaking while you speak, on a page of this machine."
+    from dnerf.nerf.places import check_run
+    check_run(run)
+    _check_media('' if speech == '-' else speech)
     from dnerf.talk.live import live
     live(run, speech, port, host, device=device, **knobs)
 
@@ -99,6 +117,8 @@ def evaluate(
     measures:str='',     # pixels, lpips, faces, sync, subject_sync, joined by +; all if not given
 ):
     "Measure a run on its held-out part: numbers, figures, and a page that opens offline."
+    from dnerf.nerf.places import check_run
+    check_run(run)
     from dnerf.evaluation.report import evaluate_run, summary
     from dnerf.nerf.run import load_run
     trained = load_run(run)
@@ -119,10 +139,11 @@ def table1(
     conditions:str='practised', # practised; or paper: speech and head pose alone drive the portraits
 ):
     "Make the paper's Table 1; the same words go on with a table that was stopped."
+    from dnerf.video.sources import check_known, named_video, open_subject
+    subject, path = named_video(subject)
+    check_known(subject, path)
     from dnerf.evaluation.statistics import findings, show_differences, show_table
     from dnerf.evaluation.table import Table, chosen_jobs
-    from dnerf.video.sources import named_video, open_subject
-    subject, path = named_video(subject)
     jobs, table = chosen_jobs(jobs), Table(subject, rows, seeds, preset, minutes, steps, overrides, conditions)
     table.subject = open_subject(subject, size, video=path) # once it is known that the request can be met
     for row, reason in table.embed().items():
@@ -176,6 +197,9 @@ def compare(
     json:bool=False,  # For a script: the numbers, and no page
 ):
     "Show evaluated runs side by side on one page: films in step, curves over each other, numbers, and what differs."
+    from dnerf.nerf.places import run_place
+    for run in runs:
+        run_place(run, show=False)
     from dnerf.evaluation.compare import compare_runs, comparison
     if json:
         print(json_text.dumps(comparison(runs, split), indent=1, ensure_ascii=False))
@@ -208,6 +232,8 @@ def pack(
     overwrite:bool=False, # Replace a file of that name
 ):
     "Write a trained portrait into one file, to pass it on: it drives anywhere, without the subject and the run."
+    from dnerf.nerf.places import check_run
+    check_run(run)
     from dnerf.nerf.packed import pack_run
     licence = licence or answer('licence of the portrait, for example CC BY-NC 4.0: ')
     consent = consent or answer('who agreed to be portrayed, and to what: ')
