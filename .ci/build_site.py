@@ -23,6 +23,7 @@ BOLD = re.compile(r'<mi mathvariant="bold">(\w)</mi>', re.A)
 COMMENT_LINK = re.compile(r"\[(`[^`\n]+`)\]\((https?://[^)\s]+)\)")
 FONTS = re.compile(r'@import\s+url\(["\']?https?:[^)]*\);?')  # a theme's letters; without them those of the reader's machine
 KATEX = re.compile(r'<(?:link|script)\b[^>]*katex[^>]*>(?:\s*</script>)?\s*')
+REMOTE_PICTURE = re.compile(r'<img\b(?=[^>]*\bsrc="https?:)(?=[^>]*\balt="([^"]+)")[^>]*>')  # a badge
 NO_MATTER = re.compile("output-file is not read|commonmark is not built|keep-md is ignored")  # what smalldocs says of settings for quarto
 
 
@@ -47,8 +48,9 @@ def bold(letter: str) -> str:
 
 
 def offline(page: str, text: str, site: str) -> str:
-    "The HTML of a page with MathML for LaTeX, no scripts from elsewhere, and links to the site itself that work in any folder."
+    "The HTML of a page with MathML for LaTeX, no scripts or pictures from elsewhere, and links to the site itself that work in any folder."
     text = FORMULA.sub(lambda m: m[1] + formula(html.unescape(m[3]).strip(), m[2] == "display") + m[4], text)
+    text = REMOTE_PICTURE.sub(r"\1", text)
     text, here = COMMENT_LINK.sub(r'<a href="\2">\1</a>', KATEX.sub("", text)), str(Path(page).parent)
     return re.sub(rf'href="{re.escape(site)}/([^"#]*)', lambda m: f'href="{relpath(m[1] or "index.html", here)}', text)
 

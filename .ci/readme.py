@@ -17,6 +17,8 @@ BADGES = (  # text, picture, link
     ("tests", f"{ACTION}/badge.svg", ACTION),
     ("documentation", "https://img.shields.io/badge/documentation-dnerf.github.io-2780e3", SITE),
     ("Python 3.10 to 3.12", "https://img.shields.io/badge/python-3.10_to_3.12-2780e3", "#what-it-needs-and-how-long-it-takes"),
+    ("Open in Colab", "https://colab.research.google.com/assets/colab-badge.svg",
+     "https://colab.research.google.com/github/dnerf/dnerf/blob/main/nbs/tutorials/colab.ipynb"),
     ("licence Apache 2.0", "https://img.shields.io/badge/licence-Apache_2.0-2780e3", "LICENSE"),
 )
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)

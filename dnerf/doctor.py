@@ -363,7 +363,7 @@ def check_runs(
     folder:Path|None=None, # `runs/`; None: that of this project
 ) -> Check:           # Of the trained portraits
     "Which runs exist, and which of them are incomplete?"
-    from dnerf.nerf.run import PARTS_OF_A_RUN
+    from dnerf.nerf.places import PARTS_OF_A_RUN
     folder, good, bad = folder or runs_dir(), [], []
     for path in sorted({p.parent for part in PARTS_OF_A_RUN[:2] for p in folder.glob(f'[!.]*/[!.]*/{part}')}):
         gone, name = [part for part in PARTS_OF_A_RUN if not (path/part).is_file()], path.relative_to(folder).as_posix()

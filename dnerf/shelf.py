@@ -11,7 +11,7 @@ from pathlib import Path
 from .core import DnerfError, InputError, MissingError, beside, check_name, data_dir, locked, read_json, resolved
 from .core import runs_dir
 from .errors import os_errors
-from .nerf.run import PARTS_OF_A_RUN, read_config, run_place
+from .nerf.places import PARTS_OF_A_RUN, run_place
 from .subject import FPS, read_protocol
 
 # %% ../nbs/82_shelf.ipynb #c1d7b9ed
@@ -64,6 +64,7 @@ def _training(folder): # what is going on with a run that is not finished
 
 def run_rows() -> list[dict]: # `name`, `date`, `audio`, `preset`, `steps`, `psnr_face`, `psnr_val`, `state`, `bytes`, `problem`
     "The runs, by name."
+    from dnerf.nerf.run import read_config
     rows = []
     for path in sorted(runs_dir().glob('[!.]*/[!.]*/config.yaml')):
         folder, done = path.parent, path.with_name('state.json')

@@ -16,6 +16,7 @@ import pytest
 from dnerf.audio.mel import synthetic_speech
 from dnerf.cli import VERBS, main
 from dnerf.core import locked
+from dnerf.nerf.places import PARTS_OF_A_RUN
 from dnerf.subject import toy_subject, write_wav
 from dnerf.video.media import probe
 from toys import copied_home
@@ -74,6 +75,26 @@ def test_help_is_there_without_torch():
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]" and lines[-2].startswith("dnerf ")
     assert all(f"dnerf {verb}" in done.stdout for verb in VERBS)
+
+
+REFUSED = [
+    "drive nobody x.wav", "drive me gone.wav", "drive gone.portrait x.wav", "drive me .", "live nobody", "live me --speech gone.wav",
+    "train nobody", "train gone.mp4", "train ./gone.mp4", "train me --video gone.mp4", "prepare gone.mp4", "evaluate nobody", "open nobody",
+    "pack nobody", "compare me nobody", "rm nobody", "rm me/nobody", "table1 nobody", "train nobody --audio mel"]
+
+
+def test_a_wrong_name_is_refused_before_large_libraries_are_loaded(dnerf_home):
+    "A run whose files are there and empty, which is enough for its name."
+    for part in PARTS_OF_A_RUN:
+        (dnerf_home / "runs" / "me" / "first" / part).parent.mkdir(parents=True, exist_ok=True)
+        (dnerf_home / "runs" / "me" / "first" / part).touch()
+    code = ("import sys, dnerf.cli\n"
+            "heavy = {'torch', 'lightning', 'mediapipe', 'cv2', 'scipy', 'librosa', 'matplotlib', 'hydra', 'omegaconf', 'IPython'}\n"
+            "for words in sys.argv[1:]:\n"
+            "    print(dnerf.cli.main(words.split()), sorted(heavy & set(sys.modules)), words)")
+    done = subprocess.run([sys.executable, "-c", code, *REFUSED], capture_output=True, text=True, cwd=dnerf_home)
+    assert done.stdout.splitlines() == [f"1 [] {words}" for words in REFUSED], done.stderr
+    assert done.stderr.count("\n") == len(REFUSED) and done.stderr.count("dnerf: ") == len(REFUSED)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -210,9 +231,10 @@ def test_prepare_and_table1_ask_for_what_was_typed(dnerf_home, monkeypatch, caps
 
     asked = []
     toy = toy_subject(dnerf_home / "data" / "toy", n=22)
+    video = str(write_wav(dnerf_home / "me.mp4", synthetic_speech(0.1)[0]))
     monkeypatch.setattr(room, "prepare", lambda *args, force: asked.append((*args, force)) or toy)
-    assert main(["prepare", "me.mp4", "--subject", "toy", "--size", "64"]) == 0
-    assert asked == [("me.mp4", "toy", 64, False)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
+    assert main(["prepare", video, "--subject", "toy", "--size", "64"]) == 0
+    assert asked == [(video, "toy", 64, False)] and capsys.readouterr().out == f"the subject toy is in {toy.folder}\n"
 
     class StandIn(table.Table):
         "A table that is not filled."
@@ -303,7 +325,7 @@ def test_doctor_of_an_installed_package_does_not_ask_for_what_tests_need(tmp_pat
 def test_the_newest_complete_run_of_a_subject_is_driven(dnerf_home, capsys):
     "Whatever it is called, and with the codes that are needed; a run that is damaged or of a table does not hide one that can be used."
     from dnerf.nerf.config import compose_config
-    from dnerf.nerf.run import PARTS_OF_A_RUN, newest_run
+    from dnerf.nerf.run import newest_run
     from omegaconf import OmegaConf
 
     def run(name, audio, age, parts=PARTS_OF_A_RUN):

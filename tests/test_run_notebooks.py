@@ -4,12 +4,17 @@ One home for all: the first four seconds of the demo clip become the subject `tr
 The notebooks run in this process, SpeechSplit is trained for two steps, and `control` measures the recording instead of a rendering, in
 which no face could be found after five steps of training.
 """
+import ast
+import base64
 import json
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import google.protobuf  # noqa: F401, Colab's package lies beside it
 import pytest
 
 from dnerf.audio.mel import synthetic_speech
@@ -17,7 +22,9 @@ from dnerf.audio.speechsplit import PRESETS
 from dnerf.core import InputError
 from dnerf.subject import toy_subject, write_wav
 from dnerf.talk.drive import drive
+from dnerf.talk.voice import read_speech
 from notebooks import NBS, execute
+from test_viewer_browser import CHROMIUM, QUIET
 
 TINY = ("field=fast_tiny portrait.torso.resolutions=[8] portrait.torso.channels=[4] "
         "data.frames=4 data.rays=64 val_frames=1 val_rays=16 checks=1")
@@ -102,6 +109,52 @@ def test_what_cannot_be_had_is_an_error(home):
 
 def test_video_to_portrait(home):
     assert execute("tutorials/video_to_portrait", subject="trial", steps=3, seconds=0.2, overrides=TINY)[-1].startswith("run: runs/trial/")
+
+
+def test_colab_notebook_in_jupyter(home):
+    "The package is there, so nothing is installed; a person who agreed to nothing is not packed."
+    asked = dict(video="trial", preset="tiny", overrides="steps=3", speech=str(write_wav(home / "hello.wav", synthetic_speech(1.0)[0])))
+    printed = execute("tutorials/colab", **asked, own_video=True)
+    assert printed[0].startswith(f"the film is {home}") and printed[1].startswith("no file of the portrait was written")
+    assert list(home.glob("runs/trial/*/trial.portrait")) == []
+    printed = execute("tutorials/colab", **asked, consent="I am the person shown")
+    assert Path(printed[1].removeprefix("the portrait is ")).stat().st_size > 10_000
+
+
+def test_colab_notebook_with_the_buttons_of_colab(home, monkeypatch):
+    "Stand-ins: an upload, a recording as the browser gives it, and downloads."
+    wav, taken, asked = write_wav(home / "hello.wav", synthetic_speech(1.0)[0]), [], []
+    upload = lambda: asked.append("a file") or {str(home / "data" / "trial.mp4"): b""}  # noqa: E731
+    record = lambda script, timeout_sec: asked.append(script) or f"data:;base64,{base64.b64encode(wav.read_bytes()).decode()}"  # noqa: E731
+    colab = ModuleType("google.colab")
+    colab.__spec__ = ModuleSpec("google.colab", None)
+    colab.files, colab.output = SimpleNamespace(upload=upload, download=taken.append), SimpleNamespace(eval_js=record)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    execute("tutorials/colab", own_video=True, record=1, preset="tiny", overrides="steps=3", consent="I am the person shown")
+    assert asked[0] == "a file" and len(asked) == 2 and "1000*1)" in asked[1]
+    assert [Path(path).name for path in taken] == ["recording.mp4", "trial.portrait"] and all(Path(path).is_file() for path in taken)
+
+
+def test_what_colab_records_can_be_read(tmp_path):
+    "The script of the notebook in Chromium with a fake microphone: one second of sound."
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser test needs Playwright: pip install -e '.[browser]'")
+    if not CHROMIUM:
+        pytest.skip("the browser test needs Chromium, e.g. apt-get install chromium")
+    cells = json.loads((NBS / "tutorials" / "colab.ipynb").read_text(encoding="utf-8"))["cells"]
+    (source,) = [text for cell in cells if (text := "".join(cell["source"])).startswith("RECORDER = ")]
+    script = ast.literal_eval(source.removeprefix("RECORDER = "))
+    fake = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch_persistent_context(str(tmp_path / "profile"), executable_path=CHROMIUM, args=[*QUIET, *fake])
+        page = browser.new_page()
+        page.route("http://localhost/", lambda route: route.fulfill(body="<p>a notebook", content_type="text/html"))
+        page.goto("http://localhost/")
+        sound = page.evaluate(script.replace("SECONDS", "1"))
+        browser.close()
+    file = tmp_path / "recording.webm"
+    file.write_bytes(base64.b64decode(sound.partition(",")[2]))
+    speech = read_speech(file)
+    assert 0.5 < len(speech) / 16000 < 2 and abs(speech).max() > 0.01
 
 
 def test_what_speechsplit_hears(home):

@@ -17,11 +17,12 @@ from dnerf.core import InputError, MissingError, StorageError, asset, locked
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.run import load_run
-from dnerf.nerf.training import train
+from dnerf.nerf.training import PortraitTraining, train
 from dnerf.subject import Subject, toy_subject, write_wav
 from dnerf.video.media import count_frames, iter_frames, probe, read_audio, write_video
 from dnerf.video.sources import open_subject
 from notebooks import papermill
+from toys import speech_of
 
 
 def short_clip(path, seconds):
@@ -166,6 +167,27 @@ def test_a_torso_that_deforms_is_trained_and_rendered(dnerf_home):
         images[on] = np.stack([image for _, image in render_frames(run, [1, 2])])
         assert np.isfinite(images[on]).all()
     assert not np.allclose(images[True], images[False])
+
+
+def test_a_slow_start_is_not_counted_in_the_minutes(dnerf_home, monkeypatch, capsys):
+    """Beginning and first step take longer than the whole budget, as where functions are compiled on a slow machine; the next ones have all
+    of it. A machine that is slow at every step says how few they were."""
+    toy, ordinary, waits = toy_subject(dnerf_home / "data" / "toy"), PortraitTraining.training_step, []
+
+    def slow(self, batch, batch_idx):
+        time.sleep(waits[min(self.global_step, len(waits) - 1)])
+        return ordinary(self, batch, batch_idx)
+
+    monkeypatch.setattr(PortraitTraining, "training_step", slow)
+    for name, waits[:] in (("start", (2., 0.)), ("all", (0., 2.))):
+        config = compose_config("tiny", "checks=1", subject="toy", audio="made", name=name, minutes=0.5 / 60)
+        folder = train(toy, speech_of(toy), config)
+        state = json.loads((folder / "state.json").read_text())
+        if name == "start":
+            assert state["steps"] > 2 and 0.5 <= state["train_seconds"]
+        else:
+            assert state["steps"] == 2 and state["train_seconds"] >= 2
+        assert f"only {state['steps']} steps in 0.0 minutes: the picture will be poor" in capsys.readouterr().out or state["steps"] >= 100
 
 
 def test_unknown_run_lists_the_known(dnerf_home):

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from .. import __version__
 from ..checkpoint import load_sealed, save_sealed
-from ..core import DnerfError, InputError, MissingError, check_name, locked, need_space, read_json, sha256
+from ..core import DnerfError, InputError, check_name, locked, need_space, read_json, sha256
 from ..core import staged_file, user_path, write_json
+from .places import check_portrait
 from .run import Run, load_run
 from ..schema import check_record, damage_in_words, folder_name, named, record, text, whole, words
 from .kept import hexadecimal
@@ -188,9 +189,7 @@ def open_portrait(
     show:bool=True,    # Say what its licence and consent are
 ) -> Run:              # Ready to render; its folder is temporary
     "Open a portrait that was passed on; one sentence says why it cannot be used."
-    path = user_path(path)
-    if not path.is_file():
-        raise MissingError(f"there is no portrait {path}; check the path")
+    path = check_portrait(path)
     place = tempfile.TemporaryDirectory(prefix='dnerf-portrait-')
     with damage_in_words(path, 'a whole portrait: it was cut or changed', _GET_AGAIN), zipfile.ZipFile(path) as archive:
         about = _about(archive, path)

@@ -45,6 +45,10 @@ class Budget:
         "Time used."
         return self.used + time.monotonic() - self.begin if self.agreed is None else self.agreed
 
+    def start(self):
+        "Begin the clock of this session now."
+        self.begin, self.agreed = time.monotonic(), None
+
     def agree(self,
         strategy, # Of Lightning's trainer
     ):
@@ -280,7 +284,7 @@ def train(
 # %% ../../nbs/nerf/04_training.ipynb #1e09965b
 def _fit(subject, embedding, config, trainer, folder, inputs):
     keep_memory()
-    budget = Budget(config.minutes, config.steps)                                    # the time of `initialise` counts
+    budget = Budget(config.minutes, config.steps)
     L.seed_everything(config.seed, verbose=False)
     portrait = build_portrait(subject, config, embedding.shape[-1])
     last, best = (folder/'checkpoints'/f'{name}.ckpt' for name in ('last', 'best'))

@@ -30,13 +30,21 @@ class Schedule(L.Callback):
         self.saved, self.checks = 0., 0                  # budget used at the last checkpoint, seconds; validation checks so far
         self.done = self.check = self.save = False       # what is due after this step
         self.recovered = False                           # whether this step has diverged and was taken back
+        self.first = True                                # no step of this session has been done
+
+    def start_clock(self,
+        trainer, # Lightning's
+        budget,  # The module's `Budget`
+    ):
+        "Begin the clock, one for all processes."
+        budget.start()
+        if trainer.world_size > 1:
+            budget.agree(trainer.strategy)
 
     def on_train_start(self, trainer, module):
-        "Begin the clock: starting several processes does not count."
-        budget = module.budget
-        if trainer.world_size > 1:
-            budget.begin = time.monotonic()
-            budget.agree(trainer.strategy)
+        "What comes before does not count."
+        budget, self.first = module.budget, True
+        self.start_clock(trainer, budget)
         self.saved = budget.elapsed
         budget.step = trainer.global_step
         self.checks = int(budget.progress*module.config.checks)
@@ -44,6 +52,9 @@ class Schedule(L.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         "Look at the budget."
         budget, c, self.recovered = module.budget, module.config, False
+        if self.first:
+            self.first = False
+            self.start_clock(trainer, budget)
         budget.step = trainer.global_step
         self.done, checks = budget.progress >= 1, int(budget.progress*c.checks)
         self.check = checks > self.checks
@@ -165,7 +176,8 @@ class Curves(L.Callback):
         self.bar.close()
         few = not module.budget.steps and trainer.global_step < 100
         if self.show and trainer.is_global_zero and few:
-            print(f"only {trainer.global_step} steps in {module.budget.elapsed/60:.1f} minutes: the picture will be poor. "
+            steps = f"{trainer.global_step} step{'s'*(trainer.global_step != 1)}"
+            print(f"only {steps} in {module.budget.elapsed/60:.1f} minutes: the picture will be poor. "
                   "If the machine is busy with something else, train again when it is idle, or for longer (minutes)")
 
 # %% ../../nbs/nerf/04a_watch.ipynb #05357eb8

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIDEO_ENDINGS', 'videos_of', 'find_video', 'file_stamp', 'made_of', 'refuse_another', 'git_blob_id', 'fetch_obama',
-           'outdated', 'named_video', 'open_subject']
+           'outdated', 'named_video', 'check_known', 'open_subject']
 
 # %% ../../nbs/video/05_sources.ipynb #1084d5c0
 import glob, hashlib, os, re
@@ -13,7 +13,6 @@ from ..core import InputError, MissingError, check_name, data_dir, did_you_mean,
 from ..core import user_path
 from ..download import fetch
 from ..subject import Subject, known_subjects, read_protocol, subject_name
-from .demo import demo_video
 
 # %% ../../nbs/video/05_sources.ipynb #8163b13b
 VIDEO_ENDINGS = ('.mp4', '.mov', '.mkv', '.webm', '.avi', '.m4v', '.mts', '.m2ts', '.ts', '.3gp', '.mpg', '.mpeg', '.wmv', '.flv',
@@ -150,6 +149,7 @@ def _runs_without_copy(name): # names of runs of earlier versions, which keep no
 
 # %% ../../nbs/video/05_sources.ipynb #342e9bda
 def _choose_video(name, show): # the video of that name, or None; `InputError` if the prepared subject was made of another
+    from dnerf.video.demo import demo_video
     videos, folder = videos_of(name), data_dir()/name
     if not videos:
         return demo_video() if name == 'demo' else None
@@ -166,6 +166,28 @@ def _choose_video(name, show): # the video of that name, or None; `InputError` i
         others = ', '.join(str(video.relative_to(data_dir())) for video in videos if video != chosen)
         print(f"{name}: {chosen.relative_to(data_dir())}{why} is used, not {others}; move away what is not meant")
     return chosen
+
+# %% ../../nbs/video/05_sources.ipynb #91ace021
+def _no_subject(name): # the error for a name that leads to nothing
+    prepared = ', '.join(known_subjects()) or 'none yet'
+    others = sorted(p.name for p in data_dir().glob('[!.]*') if p.suffix.lower() in VIDEO_ENDINGS and p.stem != subject_name(p))[:9]
+    others = '; to be prepared first, by dnerf prepare: '*bool(others) + ', '.join(others)
+    if Path(name).suffix.lower() in VIDEO_ENDINGS:
+        return MissingError(f"there is no subject {name!r}, and no video of that name here or in {data_dir()}; give the path of the "
+                           f"video, or the subject's name, {Path(name).stem!r} (prepared are: {prepared})")
+    others += did_you_mean(name, known_subjects())
+    return MissingError(f"there is no subject {name!r}: put a portrait video with sound at {data_dir()/name}.mp4 "
+                       f"(prepared are: {prepared}; 'demo' always works{others})")
+
+def check_known(
+    name:str,             # As `named_video` gives it; '' for none
+    video:Path|None=None, # Its video, if one was named
+):
+    "`MissingError` if there is neither a subject nor a video of that name; nothing is opened, and no large library is needed."
+    folder = recovered(data_dir()/check_name(name or 'demo'))
+    there = video is not None or (folder/'subject.json').is_file() or bool(videos_of(folder.name))
+    if not there and folder.name not in ('demo', 'obama'):
+        raise _no_subject(name)
 
 # %% ../../nbs/video/05_sources.ipynb #342e9bdb
 def open_subject(
@@ -191,14 +213,6 @@ def open_subject(
     if video is None and name == 'obama':
         video = fetch_obama()
     if video is None:
-        prepared = ', '.join(known_subjects()) or 'none yet'
-        others = sorted(p.name for p in data_dir().glob('[!.]*') if p.suffix.lower() in VIDEO_ENDINGS and p.stem != subject_name(p))[:9]
-        others = '; to be prepared first, by dnerf prepare: '*bool(others) + ', '.join(others)
-        if Path(name).suffix.lower() in VIDEO_ENDINGS:
-            raise MissingError(f"there is no subject {name!r}, and no video of that name here or in {data_dir()}; give the path of the "
-                               f"video, or the subject's name, {Path(name).stem!r} (prepared are: {prepared})")
-        others += did_you_mean(name, known_subjects())
-        raise MissingError(f"there is no subject {name!r}: put a portrait video with sound at {data_dir()/name}.mp4 "
-                           f"(prepared are: {prepared}; 'demo' always works{others})")
+        raise _no_subject(name)
     from dnerf.video.prepare import prepare
     return prepare(video, name, size, progress=show)
