@@ -142,7 +142,7 @@ def plane_lookup(
     out = F.grid_sample(plane.expand(k, -1, -1, -1), at, align_corners=True, padding_mode='border')
     return out[:, :, 0].transpose(0, 1).reshape(plane.shape[1], P).T
 
-# %% ../../nbs/nerf/01_field.ipynb #5e0a7c18
+# %% ../../nbs/nerf/01_field.ipynb #f1a9e018
 FEWEST_NODES, MOST_NODES = 256, 512 # of a plane whose size comes from the picture's
 
 def plane_nodes(
