@@ -2,6 +2,7 @@
 import errno
 import json
 import re
+import shutil
 import sys
 import threading
 import time
@@ -313,6 +314,27 @@ def test_a_second_page_on_the_same_port_says_where_the_first_is(dnerf_home):
             app(port=port)                                                     # somebody else's
         with Queue(f"http://127.0.0.1:{port}"), pytest.raises(InputError, match=f"already a page for .* at http://127.0.0.1:{port}"):
             app(port=port)
+
+
+def test_a_second_page_of_a_home_is_refused_on_any_port(dnerf_home):
+    with Queue("http://127.0.0.1:1234") as queue:
+        with pytest.raises(InputError, match="already a page for .* at http://127.0.0.1:1234; use that one, or end it first"):
+            app(port=0)
+        assert queue.state(queue.add(["--version"])) in ("waiting", "running"), "the first one goes on"
+
+
+def test_a_picture_in_place_of_a_video_or_of_speech_is_no_job(dnerf_home):
+    path = uploads_dir() / "1" / "me.png"
+    path.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "nbs" / "images" / "viewer.png", path)
+    begun(dnerf_home, "good", 100, ready=True)
+    for disguised in ("me.png", "me.mp4", "me.wav"):                                               # its name does not help
+        if disguised != path.name:
+            path = path.rename(path.with_name(disguised))
+        for verb, asked in (("prepare", dict(video=f"1/{disguised}")), ("drive", dict(run="toy/good", speech=f"1/{disguised}"))):
+            with pytest.raises(InputError, match="picture|no sound"):
+                order(verb, asked)
+    assert Queue().jobs() == []
 
 
 def test_a_folder_named_as_the_package_is_not_in_the_way_of_a_job(dnerf_home, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -16,11 +17,11 @@ import pytest
 
 from dnerf.app.jobs import Queue
 from dnerf.app.orders import LABELS, uploaded, uploads_dir
-from dnerf.app.page import Page
+from dnerf.app.page import LIMIT, Page
 from dnerf.app.voices import voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
-from dnerf.core import locked
+from dnerf.core import asset, locked
 from dnerf.subject import toy_subject
 from dnerf.talk.live import address_of, take_address
 from dnerf.video.media import write_video
@@ -90,6 +91,41 @@ def test_the_page_refuses_others_and_what_is_too_large(dnerf_home):
         for path, body in wrong:
             status, said = ask(f"{address}/{path}", body)
             assert status == 400 and set(json.loads(said)) == {"fault"}
+
+
+def sent(address, head: str, *pieces: bytes) -> bytes:
+    "What the server says to a request that is written by hand; the connection is closed after the pieces."
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(f"POST /upload?name=me.mp4 HTTP/1.1\r\nHost: {host}:{port}\r\n{head}\r\n\r\n".encode())
+        for piece in pieces:
+            connection.sendall(piece)
+        connection.settimeout(2)
+        with suppress(TimeoutError):
+            return connection.recv(4096)
+    return b""
+
+
+def test_a_file_of_more_than_two_gigabytes_is_refused_before_it_is_sent(dnerf_home):
+    "The page's own check, in its script, has the same limit."
+    with serving(LIMIT) as address:
+        said = sent(address, f"Content-Length: {LIMIT + 1}")
+        assert b" 400 " in said and b"more than 2 GB" in said and not [*uploads_dir().glob("*")]
+    script = asset("app.js").read_text()
+    assert eval(re.search(r"const LIMIT = ([\d* ]+);", script)[1]) == LIMIT
+
+
+def test_an_upload_of_unknown_length_is_stopped_at_the_limit(dnerf_home):
+    with serving(limit=1000) as address:
+        said = sent(address, "Transfer-Encoding: chunked", b"320\r\n" + bytes(800) + b"\r\n", b"320\r\n" + bytes(800) + b"\r\n")
+        assert b" 400 " in said and b"too much for a page" in said and not [*uploads_dir().glob("*")]
+
+
+def test_a_tab_that_is_closed_during_an_upload_leaves_nothing(dnerf_home):
+    with serving() as address:
+        assert sent(address, "Content-Length: 100000", bytes(5000)) == b""
+        wait_for(lambda: not [*uploads_dir().glob("*")], 20, "the removal of the part")
+        assert ask(f"{address}/state")[0] == 200
 
 
 @pytest.fixture
@@ -165,7 +201,7 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
         page.select_option("#train [name=subject]", "toy")
         page.select_option("#train [name=preset]", "tiny")
         page.select_option("#train [name=audio]", "mel")
-        page.fill("#train [name=minutes]", "0.15")
+        page.fill("#train [name=minutes]", "0.3")
         page.click("#train .main")
         log = lambda: "".join(path.read_text() for path in home.glob("jobs/*/log"))               # noqa: E731
         wait_for(lambda: re.search(r"step=\d", log()), 120, "a step of the training")

@@ -66,6 +66,7 @@ def alive(
     except StorageError:
         return True
 
+# %% ../../nbs/app/00_jobs.ipynb #9bc97a63
 def state_of(
     job:Job,       # Any
     running:bool,  # Whether its process runs
@@ -96,6 +97,7 @@ def last_try(
     *_, last = re.split(rf'^{BEGUN}.*\n', log, flags=re.MULTILINE)
     return last
 
+# %% ../../nbs/app/00_jobs.ipynb #7c13ff15
 def progress_of(
     log:str, # Output of a command
 ) -> dict:   # `what`, `fraction` in [0, 1], `left`: `MM:SS`, or '' if unknown; empty where the last line is no bar
@@ -106,6 +108,7 @@ def progress_of(
         return {}
     return dict(what=bar['what'].strip(), fraction=percent/100, left='' if '?' in bar['left'] else bar['left'])
 
+# %% ../../nbs/app/00_jobs.ipynb #89233aa9
 def lines_of(
     log:str, # Output of a command
 ) -> list[str]: # Without its bars
@@ -204,6 +207,7 @@ class Queue:
     def _adopt(self): # what a queue that was killed has left running
         self.now = next((job for job in self.jobs() if job.about.get('started') and not job.ended and alive(job.folder)), None)
 
+# %% ../../nbs/app/00_jobs.ipynb #90fa06e2
 def _second(): # the error of a second page, with ' at http://...' of the one that has the lock
     address = ''
     with contextlib.suppress(DnerfError, OSError, KeyError):
@@ -225,6 +229,7 @@ def jobs(self:Queue) -> list[Job]: # In the order in which they were added
             found.append(Job(path.parent))
     return sorted(found, key=lambda job: job.about['added'])
 
+# %% ../../nbs/app/00_jobs.ipynb #8168e07f
 @patch
 def find(self:Queue,
     id:str, # Of a job
@@ -234,6 +239,7 @@ def find(self:Queue,
         raise MissingError(f"there is no job {id}; it has been removed")
     return Job(jobs_dir()/id)
 
+# %% ../../nbs/app/00_jobs.ipynb #c5652e7e
 @patch
 def state(self:Queue,
     job:Job,
@@ -242,6 +248,7 @@ def state(self:Queue,
     with self.mutex: # so that a job which is just being started is seen before or after that
         return state_of(job, self.now is not None and self.now.id == job.id)
 
+# %% ../../nbs/app/00_jobs.ipynb #ba229391
 @patch
 def add(self:Queue,
     words:list,   # Behind `dnerf`
@@ -268,6 +275,7 @@ def stop(self:Queue,
             job.note(stop=asked or time.time())
         return job
 
+# %% ../../nbs/app/00_jobs.ipynb #85c2594a
 @patch
 def go_on(self:Queue,
     id:str, # Of a job that is not running
@@ -308,6 +316,7 @@ def _run(self:Queue): # the thread
             self._step()
     self._end()
 
+# %% ../../nbs/app/00_jobs.ipynb #97997118
 @patch
 def _step(self:Queue): # the job that has ended makes room for the next one
     if self.now is not None and not self._runs():
@@ -323,10 +332,12 @@ def _step(self:Queue): # the job that has ended makes room for the next one
             print(f'dnerf: {in_words(e) or e}', file=log)
         write_json(job.folder/'end.json', dict(code=1, time=time.time()))
 
+# %% ../../nbs/app/00_jobs.ipynb #bf26af7d
 @patch
 def _runs(self:Queue): # whether the job that is on has not ended
     return self.process.poll() is None if self.process else alive(self.now.folder)
 
+# %% ../../nbs/app/00_jobs.ipynb #e14239d7
 @patch
 def _end(self:Queue): # the page is ended: the job is asked to stop, which trainings and films do within seconds, and is not left alone
     if self.now is None or not self._runs():

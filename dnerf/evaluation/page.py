@@ -24,6 +24,7 @@ TEMPLATES['protocol'] = """
 <details><summary>the whole protocol</summary><pre>{{ whole }}</pre></details>
 """
 
+# %% ../../nbs/evaluation/02a_page.ipynb #4e5381cd
 def protocol_lines(
     protocol:dict, # From a `metrics.json`
 ) -> dict[str, str]: # Property to its value
@@ -43,6 +44,7 @@ def protocol_lines(
         **{k.replace('_', ' '): v for k, v in protocol.get('measures', {}).items()}}
     return {k: str(v) for k, v in lines.items() if v}
 
+# %% ../../nbs/evaluation/02a_page.ipynb #bbcc1d96
 def protocol_html(
     protocol:dict, # From a `metrics.json`
 ) -> str:          # HTML
@@ -104,6 +106,7 @@ class Film:
     poster:str         # `data:image/jpeg;base64,...`, or ''
     half:bool = False  # Show the left half alone: the recording
 
+# %% ../../nbs/evaluation/02a_page.ipynb #f2c53bff
 def film_of(
     path:Path,       # An mp4; on its left half the recording, if `half`
     caption:str,     # Below it
@@ -121,6 +124,7 @@ def film_of(
     picture = cv2.imencode('.jpg', first[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     return Film(caption, data_uri(path), f'data:image/jpeg;base64,{base64.b64encode(picture).decode()}', half)
 
+# %% ../../nbs/evaluation/02a_page.ipynb #b182550c
 TEMPLATES['films'] = """
 {% if not films %}<p>There is no video of this split.</p>{% else %}
 <div id="film" class="films{{ ' one' if films|length == 1 }}" style="--least: {{ '10rem' if films[0].half else '20rem' }}">
@@ -170,6 +174,8 @@ aria-label="{{ chart.title }}">
 </div>
 {% endfor %}
 """
+
+# %% ../../nbs/evaluation/02a_page.ipynb #f652d072
 TEMPLATES['notable'] = """
 {% for name, rows in notable.items() if rows %}
 <p>{% if name %}<b>{{ name }}</b>: {% endif %}{% for what, seconds in rows.items() if seconds %}{{ what }} at
@@ -180,6 +186,7 @@ TEMPLATES['notable'] = """
 {% endfor %}
 """
 
+# %% ../../nbs/evaluation/02a_page.ipynb #4659e2b5
 def frame_charts(
     films:dict,    # Name of a run to its `frame_curves`
 ) -> list[dict]:   # From `chart`
@@ -256,6 +263,7 @@ RESULTS = record(dict( # the entries of metrics.json that the page relies on
         may_lack=('run', 'subject', 'driven_by', 'measures', 'split')),
     reasons=named(optional(_SHORT)), figures=named(_SHORT)), may_lack=('figures',))
 
+# %% ../../nbs/evaluation/02a_page.ipynb #77d65a4f
 @dataclass
 class Result:
     "What an evaluation left in the folder of a run."
@@ -281,6 +289,7 @@ def split_file(
     "A file that an evaluation of a split writes; `InputError` for a link out of the folder."
     return inside(folder, name if split == 'test' else f'{Path(name).stem}_{split}{Path(name).suffix}')
 
+# %% ../../nbs/evaluation/02a_page.ipynb #74a69e2e
 def _leaves(value, path=''): # dotted name to value of everything in a dictionary
     if not isinstance(value, dict):
         return {path: value}
@@ -297,6 +306,7 @@ def read_settings(
     except (DnerfError, OSError):
         return {}
 
+# %% ../../nbs/evaluation/02a_page.ipynb #71900941
 def changed_settings(
     settings:dict, # From `read_settings`
 ) -> dict:         # Those of them that this version's preset has otherwise
@@ -338,6 +348,7 @@ def key_numbers(
     rows = {row['entry']: row for group in collect_numbers(list(results)).groups.values() for row in group}
     return [dict(rows[key], words=words) for key, words in KEY_NUMBERS.items() if key in rows]
 
+# %% ../../nbs/evaluation/02a_page.ipynb #10adcf38
 TEMPLATES['page'] = """
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -353,6 +364,8 @@ TEMPLATES['page'] = """
 <script>{{ script|safe }}</script>
 </body></html>
 """
+
+# %% ../../nbs/evaluation/02a_page.ipynb #ae165cab
 TEMPLATES['report'] = """
 {% extends 'page' %}
 {% block keys %}
@@ -391,6 +404,7 @@ def write_page(
         tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)
 
+# %% ../../nbs/evaluation/02a_page.ipynb #49c58a0b
 def html_report(
     folder:Path,      # Folder of an evaluated run
     split:str='test', # Which split's results
