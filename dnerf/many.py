@@ -6,7 +6,7 @@
 __all__ = ['Outcome', 'planned', 'outcome_of', 'one_of_many', 'many_job', 'for_each', 'table']
 
 # %% ../nbs/83_many.ipynb #38632300
-import contextlib, importlib, os, time, traceback
+import contextlib, importlib, os, time, traceback, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from .core import DnerfError, InputError, home, read_json, runs_dir, user_path, write_json
@@ -93,7 +93,9 @@ def one_of_many(
 # %% ../nbs/83_many.ipynb #86655921
 def _pool(request, todo, jobs):
     from joblib import Parallel, delayed
-    Parallel(jobs, batch_size=1)(delayed(one_of_many)(str(request), k) for k in todo)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='A worker stopped')
+        Parallel(jobs, batch_size=1)(delayed(one_of_many)(str(request), k) for k in todo)
 
 # %% ../nbs/83_many.ipynb #072550c8
 def many_job(

@@ -1,12 +1,17 @@
 """Many videos or subjects with one command: every one is done or has its sentence, whatever happens to the others."""
 import os
+import re
+from itertools import islice
 
+import cv2
 import numpy as np
 import pytest
 
 from dnerf.cli import main
 from dnerf.many import for_each, planned
-from dnerf.video.media import write_video
+from dnerf.subject import Subject
+from dnerf.video.demo import demo_video
+from dnerf.video.media import iter_frames, read_audio, write_video
 
 
 @pytest.fixture
@@ -33,6 +38,28 @@ def test_a_hundred_videos_of_which_three_are_broken(dnerf_home, clip, capfd):
     assert [p.read_text() for p in (dnerf_home / "data").iterdir()] == ["40"] * 97
     said = capfd.readouterr().out
     assert said.count(" of 100: person_") == 100 and "100 of 100" in said
+
+
+def test_small_videos_are_really_prepared(dnerf_home, capfd, recwarn):
+    "Nothing is replaced here: two seconds each of the demo clip at 128 pixels; the first is cut off, the last shows no face."
+    frames, wav = [*islice(iter_frames(demo_video()), 112)], read_audio(demo_video())
+    frames = [cv2.resize(frame, (128, 128), interpolation=cv2.INTER_AREA) for frame in frames]
+    videos = [dnerf_home / f"p{k}.mp4" for k in range(6)]
+    for k, video in enumerate(videos):
+        write_video(video, frames[12 * k:][:52], wav=wav[12 * k * 640:][:52 * 640])
+    videos[0].write_bytes(videos[0].read_bytes()[:3000])
+    write_video(videos[5], [np.full((128, 128, 3), 90, np.uint8)] * 52, wav=wav[:52 * 640])
+    assert main(["prepare", *map(str, videos), "--jobs", "2"]) == 1
+    assert not [w for w in recwarn if "worker" in str(w.message)]
+    said = [line for line in capfd.readouterr().out.splitlines() if re.search(" (done|failed) ", line)]
+    assert [line.split()[:2] for line in said] == [["p0", "failed"], *(["p" + k, "done"] for k in "1234"), ["p5", "failed"]]
+    assert "is damaged" in said[0] and "no face was found" in said[5]
+    data = dnerf_home / "data"
+    assert sorted(p.name for p in data.iterdir() if not p.name.endswith(".lock")) == ["p1", "p2", "p3", "p4"]
+    for k in range(1, 5):
+        subject = Subject.load(f"p{k}")
+        assert subject.n_frames == 52 and subject.tracked.all() and len(subject.wav) == 52 * 640
+    assert np.abs(Subject.load("p1").landmarks[12:] - Subject.load("p2").landmarks[:40]).mean() < 3  # pixels
 
 
 def test_a_process_that_is_killed_takes_no_more_than_its_neighbour(dnerf_home):
