@@ -271,17 +271,22 @@ def call_for_each(
     jobs:int,        # Processes at a time
     launcher:list[str], # Hydra's words
 ) -> int:            # 0 if all went well
-    "Call a verb for many, and print a table of what became of each."
-    from dnerf.many import for_each, table
-    first = SEVERAL[verb][0]
+    "Call a verb for many, and print a table of what became of each, also after a signal, which is raised again."
+    from dnerf.many import StoppedEarly, for_each, table
+    first, stopped = SEVERAL[verb][0], None
     options = {k: v for k, v in parameters.items() if k != first}
-    with muted() if quiet else contextlib.nullcontext():
-        rows = for_each(f'dnerf.cli.{verb}', items, options, jobs, launcher, first == 'video', not quiet)
+    try:
+        with muted() if quiet else contextlib.nullcontext():
+            rows = for_each(f'dnerf.cli.{verb}', items, options, jobs, launcher, first == 'video', not quiet)
+    except StoppedEarly as e:
+        rows, stopped = e.rows, e
     print('\n'.join(row.made for row in rows if row.made) if quiet else table(rows))
-    failed = [row for row in rows if row.problem]
-    for row in failed if quiet else ():
-        print(f'dnerf: {row}', file=sys.stderr)
-    return int(bool(failed))
+    for row in rows if quiet else ():
+        if row.problem:
+            print(f'dnerf: {row}', file=sys.stderr)
+    if stopped:
+        raise stopped
+    return int(any(row.state != 'done' for row in rows))
 
 # %% ../nbs/90_cli.ipynb #f046160f
 def call_verb(

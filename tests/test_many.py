@@ -1,6 +1,9 @@
 """Many videos or subjects with one command: every one is done or has its sentence, whatever happens to the others."""
 import os
 import re
+import signal
+import subprocess
+import time
 from itertools import islice
 
 import cv2
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 
 from dnerf.cli import main
+from dnerf.core import read_json, write_json
 from dnerf.many import for_each, planned
-from dnerf.subject import Subject
+from dnerf.subject import Subject, toy_subject
 from dnerf.video.demo import demo_video
 from dnerf.video.media import iter_frames, read_audio, write_video
+from test_cli import shell
 
 
 @pytest.fixture
@@ -106,3 +111,27 @@ def test_the_command_says_what_went_well_and_what_did_not(dnerf_home, capsys):
     out, err = capsys.readouterr()
     assert out.strip() == "" and [line.split(":")[:2] for line in err.splitlines()] == [["dnerf", f" {name}"] for name in "abc"]
     assert list((dnerf_home / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_with_the_table(dnerf_home, jobs, number, code):
+    "What trains is saved first, in other processes too: there is a checkpoint long before one is due."
+    names = ["ann", "ben", "cleo", "dora"]
+    for name in names:
+        file = toy_subject(dnerf_home / "data" / name, n=44).folder / "subject.json"
+        write_json(file, read_json(file) | dict(name=name))
+    words = ["train", "nobody", *names, "--audio", "silence", "--preset", "tiny", "--minutes", 9, "--jobs", jobs]
+    words += ["--", "checks=900", "save_every=900"]
+    process = subprocess.Popen(**shell(dnerf_home, *words), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    curves = [dnerf_home / "runs" / name / "silence-tiny" / "metrics.csv" for name in names[:jobs]]
+    deadline = time.monotonic() + 240
+    while not all(p.is_file() and p.read_text().count("\n") > 1 for p in curves) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code and err == "dnerf: stopped\n", out + err
+    states = re.findall(r"^  (\w+) +(failed|stopped|not begun|done) ", out, re.MULTILINE)
+    assert states == [("nobody", "failed"), *((n, "stopped") for n in names[:jobs]), *((n, "not begun") for n in names[jobs:])]
+    assert out.splitlines()[-1] == f"0 of 5 done, 1 failed, {jobs} stopped, {len(names) - jobs} not begun"
+    assert [p.parent.parent.parent.name for p in sorted(dnerf_home.rglob("last.ckpt"))] == names[:jobs]

@@ -208,7 +208,7 @@ def _in_words(make): # decorator: what Lightning finds wrong in the environment 
 @_in_words
 def _trainer(config, folder, callbacks, device):
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector'):
+    for name in ('utilities.rank_zero', 'trainer.connectors.checkpoint_connector', 'trainer.connectors.signal_connector'):
         logging.getLogger(f'lightning.pytorch.{name}').setLevel(logging.WARNING)
     kind, t = 'gpu' if device.type == 'cuda' else device.type, config.trainer
     precision: Any = pick_precision(t.precision, device)
