@@ -192,7 +192,7 @@ def open_(
 # %% ../nbs/90_cli.ipynb #730679af
 def compare(
     runs:list=(),     # Two runs or more: `subject/name`, or folders; a subject's name alone is its newest run
-    out:str='',       # The page; `compare.html` in the working folder if not given
+    out:str='',       # The page; `compare.html` beside the folder of the first run if not given
     split:str='test', # Which split's results: test or val
     json:bool=False,  # For a script: the numbers, and no page
 ):
