@@ -42,6 +42,10 @@ def fetch(
             raise
     keeper = pooch.create(to.parent, '', registry={to.name: None}, urls={to.name: url}, retry_if_failed=ATTEMPTS - 1)
     try:
-        return Path(keeper.fetch(to.name, downloader=once))
+        fetched, usual = Path(keeper.fetch(to.name, downloader=once)), to.parent/'usual'
+        usual.touch()
+        fetched.chmod(usual.stat().st_mode & 0o777)          # pooch's may be read by their owner alone
+        usual.unlink()
+        return fetched
     except requests.RequestException as e:
         raise missing(e) from None

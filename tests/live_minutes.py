@@ -2,7 +2,7 @@
 
     make delay RUN=me MINUTES=10 SIZE=192
 
-The microphone gives a click every 1.5 s. A square in the middle of each picture is white if the sound of its own frame is a click, and
+The microphone gives a click every 1.48 s. A square in the middle of each picture is white if the sound of its own frame is a click, and
 black otherwise.
 """
 import argparse
@@ -49,11 +49,11 @@ def page(address, sound):
 
 
 def edges(seen):
-    "Offset of picture and sound, and delay from the microphone to the picture, ms, of each click."
+    "Offset of picture and sound, and delay from the microphone to the picture, ms; of clicks whose frame had a picture."
     white, loud = seen["white"], seen["loud"]
-    offsets = [white[abs(white - t).argmin()] - t for t in loud]
-    delays = [min(white[white > t] - t, default=np.nan) for t in seen["input"]]
-    return np.array(offsets), np.array(delays)
+    offsets = [min(white - t, key=abs, default=np.inf) for t in loud]
+    delays = [min(white[white > t] - t, default=np.inf) for t in seen["input"]]
+    return (np.array([x for x in found if abs(x) < most]) for found, most in ((offsets, 500), (delays, 1400)))
 
 
 def main():
@@ -67,7 +67,7 @@ def main():
     page_of.pack = marked(page_of.pack)
     with tempfile.TemporaryDirectory() as folder:
         sound = write_wav(Path(folder) / "clicks.wav", clicks(30, every=1.48).astype(np.float32) / 32768)
-        with serving(run, size=size, patience=patience) as address, page(address, sound) as opened:
+        with serving(run, size=size, patience=patience, fixed=True) as address, page(address, sound) as opened:
             wait_for(lambda: opened.evaluate("live.shown") > 10, 60, "a picture")
             opened.evaluate(WATCH)
             memory, texts = [], set()
@@ -79,9 +79,11 @@ def main():
             seen = {k: np.array(v[:-1]) for k, v in opened.evaluate("({...watched})").items()}
             shown = opened.evaluate("live.shown / (live.drawn + 1)")
     offsets, delays = edges(seen)
+    if not len(offsets) or not len(delays):
+        raise SystemExit(f"no click was seen; the page said: {sorted(texts)}")
     part = max(1, len(memory) // 10)
     print(f"{asked.run} at {size} px, {speed:.0f} frames a second can be rendered, patience {patience:.2f} s")
-    print(f"delay {np.nanmedian(delays):.0f} ms (95 %: {np.nanpercentile(delays, 95):.0f}), clicks {len(delays)}")
+    print(f"delay {np.median(delays):.0f} ms (95 %: {np.percentile(delays, 95):.0f}), {len(delays)} of {len(seen['input'])} clicks seen")
     print(f"picture after sound {np.median(offsets) - latency:.0f} ms; first and last third "
           f"{np.median(offsets[: len(offsets) // 3]) - latency:.0f}, {np.median(offsets[-len(offsets) // 3 :]) - latency:.0f} ms")
     print(f"frames with a picture {shown:.0%}; memory {memory[0]:.0f} -> {max(memory[-part:]):.0f} MB, "

@@ -6,7 +6,7 @@
 __all__ = ['speech_of', 'film_seconds', 'live_delay']
 
 # %% ../../nbs/evaluation/05d_waiting.ipynb #da0d0003
-import asyncio, re, signal, subprocess, sys, time
+import asyncio, contextlib, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np
 from ..core import InputError
@@ -72,6 +72,8 @@ async def _listen(address, pcm, look): # delay of each frame, whether it had a p
             if i >= last:
                 break
         speaking.cancel()
+    if not delays or i < last:
+        raise InputError(f'dnerf live closed the connection after {len(delays)} frames; see its page for the reason')
     return np.array(delays), np.array(shown), looks
 
 # %% ../../nbs/evaluation/05d_waiting.ipynb #da0d000f
@@ -99,6 +101,9 @@ def live_delay(
             delays, shown, looks = asyncio.run(_listen(address, pcm, lambda: resident(program.pid).get('anonymous')))
         finally:
             program.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.communicate(timeout=30)
+            program.kill()
     growth = _growth(looks) if looks and None not in looks else None
     delay = np.percentile(delays, [50, 95, 100]).tolist()
     return dict(said=said[0], size=size, seconds=seconds, delay=delay, shown=float(shown.mean()), growth=growth)

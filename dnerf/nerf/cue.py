@@ -59,17 +59,17 @@ class Cue:
         return self.map(torch.Tensor.pin_memory)
 
 # %% ../../nbs/nerf/02c_cue.ipynb #5eadb002
-NOISE = 6 # usual deviations from the smoothed signal, up to which it is noise
+NOISE = 6 # robust standard deviations, up to which a difference from the smoothed signal is noise
 
 def steady(
     signal:np.ndarray, # `(N, K)` measured in each frame
-    ours:slice,        # Frames over which the usual deviation is taken, the training split
+    ours:slice,        # Frames from which the standard deviation of the noise is taken, the training split
 ) -> np.ndarray:       # float32 `(N, K)`
     "Small changes smoothed over time, large ones as they were."
     smooth = gaussian_filter1d(signal.astype(np.float64), 1., axis=0, mode='nearest')
     noise = 1.4826*np.median(abs(signal - smooth)[ours], axis=0)
-    r = (signal - smooth)/np.where(noise > 0, NOISE*noise, np.inf)
-    return (smooth + r**4/(1 + r**4)*(signal - smooth)).astype(np.float32)
+    r = np.minimum(abs(signal - smooth)/np.maximum(NOISE*noise, 1e-12), 1e3)
+    return np.where(noise > 1e-9, smooth + r**4/(1 + r**4)*(signal - smooth), signal).astype(np.float32)
 
 # %% ../../nbs/nerf/02c_cue.ipynb #dae1fa99
 HIDDEN_IRIS = .67 # of the open eye: where the lids are closer together, the gaze is interpolated

@@ -97,6 +97,12 @@ def _service(kind, project, title, known):
     place = place or f"sqlite:///{home()/'mlflow.db'}"
     return MLFlowLogger(experiment_name=project, run_name=title, tracking_uri=place, run_id=known, artifact_location=pictures)
 
+def _unusable(kind, folder, error): # the sentence where a service cannot be opened
+    note = Path(folder)/'logger.json'
+    remedy = f"delete {note} to begin new curves, " if note.exists() else ''
+    offline = 'set WANDB_MODE=offline, ' if kind == 'wandb' else 'see MLFLOW_TRACKING_URI, '
+    return InputError(f"logger={kind} cannot be used ({_first_line(error)}); {remedy}{offline}or train with logger=csv")
+
 def make_logger(
     config:DictConfig, # Of the run: `logger`, `subject`, `name`
     folder:Path,       # The run's
@@ -107,7 +113,11 @@ def make_logger(
         return None
     if kind == 'tensorboard':
         return TensorBoardLogger(folder, name='tensorboard', version='')
-    return Service(kind, _service(kind, config.logger.project, f'{config.subject}/{config.name}', _known(Path(folder), kind)))
+    known = _known(Path(folder), kind)
+    try:
+        return Service(kind, _service(kind, config.logger.project, f'{config.subject}/{config.name}', known))
+    except Exception as e: # of any kind: the packages have errors of their own
+        raise _unusable(kind, folder, e) from e
 
 # %% ../../nbs/nerf/03d_loggers.ipynb #28a09d71
 def begin_logger(
@@ -123,10 +133,7 @@ def begin_logger(
         if _known(folder, logger.kind) is None:
             logger.inner.log_hyperparams(OmegaConf.to_container(config))
     except Exception as e: # of any kind: the packages have errors of their own
-        note = folder/'logger.json'
-        remedy = f"delete {note} to begin new curves, " if note.exists() else ''
-        offline = 'set WANDB_MODE=offline, ' if logger.kind == 'wandb' else 'see MLFLOW_TRACKING_URI, '
-        raise InputError(f"logger={logger.kind} cannot be used ({_first_line(e)}); {remedy}{offline}or train with logger=csv") from e
+        raise _unusable(logger.kind, folder, e) from e
     write_json(folder/'logger.json', dict(kind=logger.kind, id=str(logger.version)))
 
 def log_picture(

@@ -166,9 +166,9 @@ _OF = record(dict(inputs=INPUTS, settings=record(dict(subject=text(200), audio=t
 _STAMP = dict(of=_OF, version=text(50))
 BEST = record(dict(portrait=weights, step=whole(), val_psnr=any_number, **_STAMP), may_lack=('step', 'val_psnr', *_STAMP))
 LAST = record(dict(
-    state_dict=weights, global_step=whole(), seconds=number(0, 1e12), recoveries=whole(), epoch=whole(), **_STAMP,
+    state_dict=weights, global_step=whole(), seconds=number(0, 1e12), apart=number(0, 1e12), recoveries=whole(), epoch=whole(), **_STAMP,
     optimizer_states=each(record(dict(state=record({}), param_groups=each(record({}))))), lr_schedulers=each(anything), loops=record({})),
-    may_lack=('recoveries', *_STAMP))
+    may_lack=('apart', 'recoveries', *_STAMP))
 STATE = record(dict(
     steps=whole(), train_seconds=number(0, 1e12), rays_per_second=number(0, 1e15), val_psnr=optional(number()), device=text(100),
     devices=whole(1), version=optional(text(50))),

@@ -39,15 +39,25 @@ class Budget:
     ):
         self.seconds, self.steps, self.used = minutes*60, steps, used
         self.begin, self.step, self.agreed = time.monotonic(), 0, None
+        self.apart = 0. # seconds that do not count: of the first step of each session
 
     @property
     def elapsed(self) -> float: # Seconds, earlier sessions included
         "Time used."
         return self.used + time.monotonic() - self.begin if self.agreed is None else self.agreed
 
-    def start(self):
+    @property
+    def total(self) -> float: # Seconds
+        "Time used, and the first steps, which do not count for the budget."
+        return self.elapsed + self.apart
+
+    def start(self,
+        late:bool=False, # What this session has used so far does not count
+    ):
         "Begin the clock of this session now."
-        self.begin, self.agreed = time.monotonic(), None
+        now = time.monotonic()
+        self.apart += late*(now - self.begin)
+        self.begin, self.agreed = now, None
 
     def agree(self,
         strategy, # Of Lightning's trainer
@@ -160,13 +170,14 @@ def regularisation(self:PortraitTraining,
 @patch
 def on_save_checkpoint(self:PortraitTraining, checkpoint):
     "The time used belongs to the checkpoint: a resumed run keeps to its budget and its learning rate."
-    checkpoint['seconds'], checkpoint['recoveries'] = self.budget.elapsed, self.recoveries
+    checkpoint['seconds'], checkpoint['apart'], checkpoint['recoveries'] = self.budget.elapsed, self.budget.apart, self.recoveries
 
 @patch
 def on_load_checkpoint(self:PortraitTraining, checkpoint):
     "Go on from a checkpoint of this or of an earlier version."
     upgraded(checkpoint)
     self.budget.used, self.budget.begin, self.recoveries = checkpoint['seconds'], time.monotonic(), checkpoint.get('recoveries', 0)
+    self.budget.apart = checkpoint.get('apart', 0.)
 
 # %% ../../nbs/nerf/04_training.ipynb #e062b81b
 def _strategy(config):

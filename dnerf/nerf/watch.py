@@ -35,9 +35,10 @@ class Schedule(L.Callback):
     def start_clock(self,
         trainer, # Lightning's
         budget,  # The module's `Budget`
+        late:bool=False, # What this session has used so far does not count
     ):
         "Begin the clock, one for all processes."
-        budget.start()
+        budget.start(late)
         if trainer.world_size > 1:
             budget.agree(trainer.strategy)
 
@@ -54,7 +55,7 @@ class Schedule(L.Callback):
         budget, c, self.recovered = module.budget, module.config, False
         if self.first:
             self.first = False
-            self.start_clock(trainer, budget)
+            self.start_clock(trainer, budget, late=True)
         budget.step = trainer.global_step
         self.done, checks = budget.progress >= 1, int(budget.progress*c.checks)
         self.check = checks > self.checks
@@ -197,7 +198,7 @@ def record(self:Curves,
     "Add a row to the curves and refresh the bar."
     self.logged, budget, rate = time.monotonic(), module.budget, self.rate(trainer)
     values = {k: float(v) for k, v in {**module.last, **more}.items()}
-    row = dict(step=trainer.global_step, seconds=round(budget.elapsed, 2), rays_per_second=round(rate))
+    row = dict(step=trainer.global_step, seconds=round(budget.total, 2), rays_per_second=round(rate))
     row |= {k: round(values[k], 6) if k in values else '' for k in ('train/loss', 'train/psnr', 'val/psnr')}
     path = self.folder/'metrics.csv'
     new = not path.exists()
@@ -316,7 +317,7 @@ class Checkpoints(L.Callback):
             return
         best = self.validation.best
         write_json(self.folder/'state.json', dict(
-            steps=trainer.global_step, train_seconds=round(module.budget.elapsed, 1), rays_per_second=round(self.curves.rate(trainer)),
+            steps=trainer.global_step, train_seconds=round(module.budget.total, 1), rays_per_second=round(self.curves.rate(trainer)),
             val_psnr=round(best, 3) if math.isfinite(best) else None, device=str(pick_device(module.config.device)),
             devices=trainer.world_size, version=__version__))
         if not module.config.keep_last:
