@@ -6,7 +6,7 @@
 __all__ = ['Outcome', 'planned', 'outcome_of', 'one_of_many', 'many_job', 'StoppedEarly', 'for_each', 'table']
 
 # %% ../nbs/83_many.ipynb #38632300
-import contextlib, importlib, os, signal, threading, time, traceback, warnings
+import contextlib, importlib, os, platform, signal, threading, time, traceback, warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from .core import DnerfError, InputError, home, read_json, runs_dir, user_path, write_json
@@ -22,10 +22,10 @@ class Outcome:
     made:str=''         # Path of what was made
     problem:str=''      # One sentence; '' if there is none
     seconds:float=0.    # That it took
-    cut:str=''          # `stopped` or `not begun`, where the command was ended before this one was done
+    cut:str=''          # `stopped`, `left running` or `not begun`, where the command was ended before this one was done
 
     @property
-    def state(self) -> str: # done, failed, stopped, not begun
+    def state(self) -> str: # done, failed, stopped, left running, not begun
         "In one word or two."
         return self.cut or ('failed' if self.problem else 'done')
 
@@ -87,6 +87,26 @@ def outcome_of(
             raise
     return _write_outcome(row, folder, begin)
 
+# %% ../nbs/83_many.ipynb #5522781b
+def _since(pid): # when a process began, as the system counts; '' where it does not say, None for one that has ended
+    if not Path('/proc/self/stat').is_file():
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return ''
+    try:
+        state, *numbers = Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()
+    except OSError:
+        return None
+    return None if state in 'ZX' else numbers[18]
+
+def _note(folder): # who does a job
+    write_json(folder/'begun', dict(pid=os.getpid(), since=_since(os.getpid()), host=platform.node()))
+
+def _goes_on(begun): # whether the process of a note still runs; it is one of this machine
+    return _since(begun['pid']) == begun['since']
+
 # %% ../nbs/83_many.ipynb #a6850628
 def one_of_many(
     request:Path, # The file that says what is asked for
@@ -95,7 +115,7 @@ def one_of_many(
     "One job, in whatever process."
     asked, folder = read_json(request), Path(request).parent/str(k)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/'begun').write_text(str(os.getpid()))
+    _note(folder)
     os.environ['DNERF_HOME'] = asked['home']                 # a pool may be older than this request
     module, _, name = asked['make'].rpartition('.')
     def make(item, **options):
@@ -110,20 +130,13 @@ def one_of_many(
 _PATIENCE = 20. # seconds for jobs that were asked to end
 
 def _running(folder): # process numbers of the jobs that have begun and not ended, in other processes than this one
-    begun = [p for p in folder.glob('*/begun') if not p.with_name('outcome.json').exists()]
-    return {int(text) for p in begun if (text := p.read_text()).isdigit() and int(text) != os.getpid()}
-
-def _alive(pid): # whether there is such a process
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
+    begun = [read_json(p) for p in folder.glob('*/begun') if not p.with_name('outcome.json').exists()]
+    return {note['pid'] for note in begun if note['pid'] != os.getpid() and _goes_on(note)}
 
 def _end_jobs(folder): # ask all that run to save and to end, and wait for them
     (folder/'stop').touch()
     asked, end = set(), time.monotonic() + _PATIENCE
-    while (running := set(filter(_alive, _running(folder)))) and time.monotonic() < end:
+    while (running := _running(folder)) and time.monotonic() < end:
         for pid in running - asked:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGTERM)
@@ -174,6 +187,8 @@ def many_job(
 ):
     "One of many, in a process that Hydra's launcher has started."
     from hydra.core.global_hydra import GlobalHydra
+    if (Path(config.request).parent/'stop').exists():
+        return
     current, hydra = GlobalHydra.instance(), GlobalHydra.instance().hydra
     current.clear()
     try:
@@ -213,11 +228,18 @@ class StoppedEarly(Stopped):
         super().__init__(number)
         self.rows = rows
 
-def _read_outcome(row, folder, stopped): # the row of one job, when no more are begun
+def _cut(folder, launcher): # what became of a job without an outcome, when the command was ended
+    if not (folder/'begun').exists():
+        return 'not begun'
+    note = read_json(folder/'begun')
+    own = note['host'] == platform.node() and (note['pid'] == os.getpid() or not _goes_on(note))
+    return 'stopped' if own or not launcher else 'left running'
+
+def _read_outcome(row, folder, stopped, launcher): # the row of one job, when no more are begun
     if (folder/'outcome.json').is_file():
         return Outcome(**read_json(folder/'outcome.json'))
     if stopped:
-        row.cut = 'stopped' if (folder/'begun').exists() else 'not begun'
+        row.cut = _cut(folder, launcher)
     else:
         row.problem = (f"its process ended without a result, for want of memory perhaps (its log is in {folder}); "
                        "the same command tries it again")
@@ -248,8 +270,9 @@ def for_each(
         _run_all(request, todo, jobs, list(launcher))
     except KeyboardInterrupt as e:
         stopped = e
+        (folder/'stop').touch()
     for k in todo:
-        rows[k] = _read_outcome(rows[k], folder/str(k), stopped)
+        rows[k] = _read_outcome(rows[k], folder/str(k), stopped, launcher)
     if stopped:
         raise StoppedEarly(rows, getattr(stopped, 'number', signal.SIGINT)) from None
     return rows
@@ -262,5 +285,5 @@ def table(
     states = [row.state for row in rows]
     width, wide = (max(map(len, words)) for words in ([row.name for row in rows], [*states, 'failed']))
     lines = [f"  {row.name:{width}}  {row.state:{wide}}  {row.seconds:7.1f} s  {row.problem or row.made}".rstrip() for row in rows]
-    counts = [f"{n} {state}" for state in ('failed', 'stopped', 'not begun') if (n := states.count(state))]
+    counts = [f"{n} {state}" for state in ('failed', 'stopped', 'left running', 'not begun') if (n := states.count(state))]
     return '\n'.join([*lines, ', '.join([f"{states.count('done')} of {len(rows)} done", *counts])])

@@ -1,6 +1,7 @@
 """What is behind the page of `dnerf app`: its queue of jobs, its orders and its voices (the page itself: test_app_page.py)."""
 import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -172,14 +173,19 @@ def test_runs_that_are_not_ready_say_why_and_cannot_be_ordered(dnerf_home):
             "busy": "in training, 40 %", "half": "its training was not finished, 70 %", "new": "its training was not finished",
             "curveless": "its training was not finished", "copied": "not complete: files are missing", "odd": "damaged", "good": ""}
         assert rows["good"]["unmeasured"] == "not measured" and rows["busy"]["unmeasured"] == "in training, 40 %"
-        for name, said in (("busy", "in training, 40 %); wait for it, or choose another one"), ("half", "continue its training"),
-                           ("copied", "files are missing"), ("odd", "damaged")):
+        anew = "delete its folder and train again, or choose another one"
+        for name, said in (("busy", "in training, 40 %); wait for it, or choose another one"),
+                           ("half", "70 %); continue its training with the same settings, or choose another one"),
+                           ("copied", f"files are missing); {anew}"), ("odd", f"damaged); {anew}")):
             for asked in (("drive", dict(run=f"toy/{name}", speech="1/hello.wav")), ("live", dict(run=f"toy/{name}"))):
                 with pytest.raises(InputError, match=re.escape(said)):
                     order(*asked)
     assert order("drive", dict(run="toy/good", speech="1/hello.wav"))[0] == ["drive", "toy/good", str(path)]
     (dnerf_home / "runs/toy/good/metrics.json").write_text("{}")
-    assert {row["unmeasured"] for row in shelf()["runs"] if row["name"] == "toy/good"} == {""}
+    measured = lambda: {(row["unmeasured"], row["measured"]) for row in shelf()["runs"] if row["name"] == "toy/good"}    # noqa: E731
+    for seconds in (1e9, 1e9 + 1):                                                                  # which is less than the list shows
+        os.utime(dnerf_home / "runs/toy/good/metrics.json", (seconds, seconds))
+        assert measured() == {("", seconds)}
 
 
 def test_orders_that_overlap_leave_the_output_as_it_was(monkeypatch):

@@ -21,7 +21,8 @@ from dnerf.app.page import LIMIT, Page
 from dnerf.app.voices import voices
 from dnerf.audio.embedding import embed_subject
 from dnerf.cli import main
-from dnerf.core import asset, locked
+from dnerf.core import InputError, asset, locked
+from dnerf.evaluation.compare import MOST_RUNS
 from dnerf.subject import toy_subject
 from dnerf.talk.live import address_of, take_address
 from dnerf.video.media import write_video
@@ -107,12 +108,13 @@ def sent(address, head: str, *pieces: bytes) -> bytes:
 
 
 def test_a_file_of_more_than_two_gigabytes_is_refused_before_it_is_sent(dnerf_home):
-    "The page's own check, in its script, has the same limit."
+    "The page's own checks, in its script, have the same limits."
     with serving(LIMIT) as address:
         said = sent(address, f"Content-Length: {LIMIT + 1}")
         assert b" 400 " in said and b"more than 2 GB" in said and not [*uploads_dir().glob("*")]
     script = asset("app.js").read_text()
     assert eval(re.search(r"const LIMIT = ([\d* ]+);", script)[1]) == LIMIT
+    assert int(re.search(r"const MOST_RUNS = (\d+);", script)[1]) == MOST_RUNS
 
 
 def test_an_upload_of_unknown_length_is_stopped_at_the_limit(dnerf_home):
@@ -379,16 +381,45 @@ def test_the_tab_shows_what_dnerf_compare_writes(three, tmp_path):
     ([], "0 runs cannot be compared"), (["toy/short"], "1 run cannot be compared"), (["toy/short", "toy/short"], "given twice"),
     (["toy/short", "toy/gone"], "there is no run"), (["toy/short", "../toy/long"], "cannot be a folder name"),
     (["toy/short", "/etc/passwd"], "cannot be a folder name"), (["toy/short", "toy/new"], "has no metrics.json; evaluate it first"),
-    (["toy/short", "<b>/x"], "&lt;b&gt;"), (["toy/short"] * 9, "given twice")])
+    (["toy/short", "<b>/x"], "&lt;b&gt;"), ([f"toy/new{k}" for k in range(MOST_RUNS + 1)], "9 runs cannot be compared; give 2 to 8")])
 def test_what_cannot_be_compared_is_a_sentence_in_the_frame(three, names, said):
-    (three / "runs/toy/new").mkdir()
-    shutil.copy(three / "runs/toy/short/config.yaml", three / "runs/toy/new")
+    for name in ("new", *(f"new{k}" for k in range(MOST_RUNS + 1))):
+        (three / "runs/toy" / name).mkdir()
+        shutil.copy(three / "runs/toy/short/config.yaml", three / "runs/toy" / name)
     with serving() as address:
         status, text = compared(address, *names)
         assert status == 400 and said in text.decode() and text.count(b"<p") == 1 and b"<b>" not in text
+        assert str(three) not in text.decode(), "runs are called as in the list"
         with urllib.request.urlopen(f"{address}/compare?run=toy/short&run=toy/long", timeout=20) as answer:
             policy = answer.headers["Content-Security-Policy"]
     assert policy.startswith("sandbox allow-scripts") and "frame-ancestors 'self'" in policy and "default-src 'none'" in policy
+
+
+def test_an_error_in_the_frame_is_in_the_words_of_the_page(dnerf_home, monkeypatch):
+    """As in an answer to a form: fields, files and runs instead of options and folders."""
+    path = uploads_dir() / f"{7:020d}" / "a.wav"
+    def refused(names):
+        raise InputError(f"{path} is too long for {dnerf_home}/runs/toy/new; give --minutes 15 (MINUTES=15)")
+    monkeypatch.setattr("dnerf.app.page.compare_page", refused)
+    monkeypatch.setattr("dnerf.app.page.order", lambda *asked: refused(asked))
+    said = "a.wav is too long for toy/new; give 15 in the field “Minutes”"
+    with serving() as address:
+        assert f">{said}</p>" in compared(address, "toy/new")[1].decode()
+        assert json.loads(ask(f"{address}/jobs", {"verb": "train"})[1]) == {"fault": said}
+
+
+def test_a_new_evaluation_is_shown(three, browser):
+    "Of the same runs, made in a terminal: when the tab is opened again."
+    with serving() as address:
+        page = browser.pages[0]
+        page.goto(address + "/#compare")
+        assert "29.00 dB" in framed(page).inner_text("body")
+        file = three / "runs/toy/long/metrics.json"
+        file.write_text(file.read_text().replace("29.0", "27.0"))
+        page.click("#tab-live")
+        page.click("#tab-compare")
+        wait_for(lambda: "27.00 dB" in framed(page).inner_text("body"), 40, "the new numbers")
+    assert [text for text in browser.complaints if "Failed to load resource" not in text] == []
 
 
 def test_films_run_in_step_in_the_tab(three, browser):

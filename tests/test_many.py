@@ -1,15 +1,18 @@
 """Many videos or subjects with one command: every one is done or has its sentence, whatever happens to the others."""
 import os
+import platform
 import re
 import signal
 import subprocess
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+import dnerf.many as many
 from dnerf.cli import main
 from dnerf.core import read_json, write_json
 from dnerf.many import for_each, planned
@@ -111,6 +114,58 @@ def test_the_command_says_what_went_well_and_what_did_not(dnerf_home, capsys):
     out, err = capsys.readouterr()
     assert out.strip() == "" and [line.split(":")[:2] for line in err.splitlines()] == [["dnerf", f" {name}"] for name in "abc"]
     assert list((dnerf_home / "data").iterdir()) == []
+
+
+def noted(folder, process):
+    "The note of a job that is done by a process."
+    folder.mkdir()
+    write_json(folder / "begun", dict(pid=process.pid, since=many._since(process.pid), host=platform.node()))
+    return read_json(folder / "begun")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="the system does not say when a process began")
+def test_a_process_that_has_the_number_of_a_job_that_was_killed_is_left_alone(tmp_path):
+    "One whose number is the same and whose start is not; and one that has ended, which nobody has asked for its exit code yet."
+    stranger, ended, job = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
+    try:
+        write_json(tmp_path / "0" / "begun", noted(tmp_path / "0", stranger) | dict(since="1"))
+        noted(tmp_path / "1", ended)
+        ended.kill()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        noted(tmp_path / "2", job)
+        assert many._running(tmp_path) == {job.pid}
+        begin = time.monotonic()
+        many._end_jobs(tmp_path)
+        assert time.monotonic() - begin < many._PATIENCE / 2
+        assert job.wait(5) == -signal.SIGTERM and stranger.poll() is None
+    finally:
+        for process in (stranger, ended, job):
+            process.kill()
+            process.wait()
+
+
+def test_jobs_of_a_cluster_that_go_on_are_left_running(dnerf_home, monkeypatch):
+    "On another machine or this one; not those that were killed, and none begins later."
+    hosts = {0: "elsewhere", 1: platform.node(), 2: platform.node()}
+    job = subprocess.Popen(["sleep", "60"])
+    def launch(request, todo, jobs, words):
+        for k, host in hosts.items():
+            note = noted(request.parent / str(k), job) | dict(host=host)
+            write_json(request.parent / str(k) / "begun", note | (dict(since="gone") if k == 2 else {}))
+        folders.append(request.parent)
+        raise KeyboardInterrupt
+    folders: list = []
+    monkeypatch.setattr(many, "_launch", launch)
+    try:
+        with pytest.raises(many.StoppedEarly) as stop:
+            for_each("processes.folder_of", [*"abcd"], {}, launcher=["hydra/launcher=basic"], show=False)
+        assert [row.state for row in stop.value.rows] == ["left running", "left running", "stopped", "not begun"]
+        assert many.table(stop.value.rows).endswith("0 of 4 done, 1 stopped, 2 left running, 1 not begun")
+        many.many_job(SimpleNamespace(request=str(folders[0] / "request.json"), item=3))
+        assert not (dnerf_home / "data" / "d").exists()
+    finally:
+        job.kill()
+        job.wait()
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -101,6 +101,18 @@ def test_compare_for_people_and_for_scripts(home, capsys):
     assert found["settings"] == {"steps": [24, 29], "trained steps": [24, 29]}
 
 
+@pytest.mark.parametrize("mine", [False, True])
+def test_the_comparison_goes_with_the_last_run(home, capsys, mine):
+    "It shows films of a person; a page of that name that is another's stays."
+    place, page = home / "runs" / "toy", home / "runs" / "toy" / "compare.html"
+    assert main(["compare", "toy/short", "toy/long"]) == 0
+    if mine:
+        page.write_text("<title>mine: compared on the test split</title>")
+    assert main(["rm", "toy/long", "--yes"]) == 0 and page.is_file(), "there is another run"
+    assert main(["rm", "toy/short", "--yes"]) == 0
+    assert [p.name for p in place.iterdir()] == ["compare.html"] if mine else not place.exists()
+
+
 def test_numbers_of_other_people_are_not_compared_silently(home, capsys):
     "Nothing is called the best then, and the recording of one is not drawn for the other."
     assert main(["compare", "toy/short", "ann/mel"]) == 0

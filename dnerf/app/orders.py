@@ -14,7 +14,7 @@ from ..core import DnerfError, InputError, MissingError, check_name, data_dir, h
 from ..evaluation.compare import comparison_page, results_of
 from ..evaluation.curves import read_columns
 from ..nerf.run import PARTS_OF_A_RUN, read_config
-from ..shelf import run_rows, subject_rows
+from ..shelf import run_row, run_rows, subject_rows
 from ..talk.voice import read_speech
 from ..video.prepare import check_request
 from ..video.report import report_text
@@ -130,19 +130,17 @@ def _waits(row): # why a run cannot speak; '' if it can
     words = dict(unfinished='its training was not finished').get(row['state'], row['state'])
     return words if share is None or row['state'] == 'damaged' else f'{words}, {100*share:.0f} %'
 
-def _unmeasured(row): # why a run cannot be compared; '' if it can
-    if row['state'] != 'finished':
-        return _waits(row)
-    return 'not measured'*(not (runs_dir()/row['name']/'metrics.json').is_file())
+_REMEDIES = {'in training': 'wait for it', 'unfinished': 'continue its training with the same settings'}
 
 def check_ready(
     name:str, # Of a run, as in the list
 ):
     "`InputError` for a run whose training has not come to its end; one that does not exist is left to the command."
-    if row := next((row for row in run_rows() if row['name'] == name), None):
+    if (runs_dir()/name/'config.yaml').is_file():
+        row = run_row(runs_dir()/name)
         if why := _waits(row):
-            what = 'wait for it, or choose' if row['state'] == 'in training' else 'continue its training with the same settings, or choose'
-            raise InputError(f"the run {name} cannot be used ({why}); {what} another one")
+            what = _REMEDIES.get(row['state'], 'delete its folder and train again')
+            raise InputError(f"the run {name} cannot be used ({why}); {what}, or choose another one")
 
 # %% ../../nbs/app/02_orders.ipynb #350de94a
 def order(
@@ -173,14 +171,17 @@ def _report(folder): # of `prepare`, in words
         return page_words(report_text(read_json(folder/'report.json')))
     return ''
 
+def _run(row): # with what only the page needs
+    folder, waits = runs_dir()/row['name'], _waits(row)
+    measured = folder/'metrics.json'
+    when = measured.stat().st_mtime if measured.is_file() else None
+    unmeasured = waits if row['state'] != 'finished' else 'not measured'*(when is None)
+    return row | dict(films=_films(folder), waits=waits, unmeasured=unmeasured, measured=when)
+
 def shelf() -> dict: # `subjects`, `runs`, each a list of rows
     "What there is to choose from."
     subjects = [row | dict(report=_report(data_dir()/row['name'])) for row in subject_rows()]
-    runs = []
-    for row in sorted(run_rows(), key=lambda row: row['date'], reverse=True):
-        folder = runs_dir()/row['name']
-        runs.append(row | dict(films=_films(folder), waits=_waits(row), unmeasured=_unmeasured(row)))
-    return dict(subjects=subjects, runs=runs)
+    return dict(subjects=subjects, runs=[_run(row) for row in sorted(run_rows(), key=lambda row: row['date'], reverse=True)])
 
 # %% ../../nbs/app/02_orders.ipynb #0e17b07d
 def compare_page(

@@ -29,6 +29,9 @@ def without_folder(
     "A text for a person who does not know where uploads lie."
     return re.sub(re.escape(f'{uploads_dir()}/') + r'\d{20}/', '', text)
 
+def _for_page(words): # a sentence about an error, for the same person: runs are named as in the list
+    return page_words(without_folder(str(words))).replace(f'{runs_dir()}/', '')
+
 _MADE = {'drive': r'^the video is (.+)$', 'prepare': r'^the subject (\S+) is in |^(\S+) is already prepared ',
          'train': r'^video: (.+?)   metrics:', 'live': r'^open (\S+) in a browser'}
 
@@ -204,7 +207,8 @@ async def compare(self:Page,
     except (DnerfError, OSError, MemoryError) as e:
         if (words := in_words(e)) is None:
             raise
-        page, status = f'<!doctype html><title>dnerf</title><style>{PAGE_STYLE}</style><p class="warn">{html.escape(str(words))}</p>', 400
+        said = f'<p class="warn">{html.escape(_for_page(words))}</p>'
+        page, status = f'<!doctype html><title>dnerf</title><style>{PAGE_STYLE}</style>{said}', 400
     return web.Response(body=page.encode('utf-8', 'backslashreplace'), status=status, content_type='text/html', charset='utf-8',
                         headers=POLICY | FRAMED)
 
@@ -224,7 +228,7 @@ def application(self:Page): # An `aiohttp.web.Application`
             words = in_words(e)
             if words is None:
                 raise
-            return web.json_response(dict(fault=page_words(without_folder(str(words)))), status=400, headers=POLICY)
+            return web.json_response(dict(fault=_for_page(words)), status=400, headers=POLICY)
         return web.json_response(answer, headers=POLICY) if isinstance(answer, dict) else answer
     def bundled(name):
         "A file of the page."

@@ -33,7 +33,9 @@ function show(name) {
     $('#' + tab.getAttribute('aria-controls')).hidden = !on;
   }
   history.replaceState(null, '', '#' + name); // no element is called so: the browser would scroll to it, past the header
-  if (name === 'compare') compare();
+  if (name !== 'compare') return;
+  compare();
+  if (page.asked) shelf().catch(() => {}); // a run may have been evaluated in a terminal
 }
 $$('[role=tab]').forEach((tab, i, all) => {
   tab.onclick = () => show(tab.id.slice(4));
@@ -313,7 +315,7 @@ function films() {
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
 }
-// The page of `dnerf compare` in a frame, made anew when the choice changes or a run does.
+// The page of `dnerf compare` in a frame, made anew when the choice changes, or a run or its evaluation does.
 function compare() {
   const chosen = $$('#choice input:checked').map(e => e.value), frame = $('#beside'), enough = chosen.length > 1;
   for (const e of $$('#choice label:not(.off) input:not(:checked)')) e.disabled = chosen.length >= MOST_RUNS;
@@ -321,7 +323,7 @@ function compare() {
   $('#few').hidden = enough;
   if (!enough || $('#panel-compare').hidden) return;
   const address = 'compare?' + new URLSearchParams(chosen.map(name => ['run', name]));
-  const key = page.shelf.runs.filter(r => chosen.includes(r.name)).map(r => [r.name, r.date]).join();
+  const key = page.shelf.runs.filter(r => chosen.includes(r.name)).map(r => [r.name, r.date, r.measured]).join();
   for (const a of $$('#alone a')) a.href = address;
   if (frame.key === key) return;
   frame.key = key;

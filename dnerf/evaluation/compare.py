@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_RUNS', 'WHO', 'results_of', 'protocol_differences', 'setting_differences', 'unique_names', 'films_of',
-           'comparison_page', 'check_out', 'compare_runs', 'comparison']
+           'comparison_page', 'is_comparison', 'check_out', 'compare_runs', 'comparison']
 
 # %% ../../nbs/evaluation/03a_compare.ipynb #866c9625
 import os, re
@@ -144,6 +144,15 @@ def comparison_page(
 # %% ../../nbs/evaluation/03a_compare.ipynb #52a0014c
 _OURS = re.compile(rb'<meta name="generator" content="dnerf">.*?<title>[^<]*: compared on the [^<]* split</title>', re.DOTALL)
 
+def is_comparison(
+    path:Path, # Any
+) -> bool:     # Whether `dnerf` has made it as a comparison
+    "A page of several runs, as its title and its generator say."
+    if not path.is_file():
+        return False
+    with open(path, 'rb') as file:
+        return bool(_OURS.search(file.read(100_000))) # more than a page has before its title
+
 def check_out(
     out,          # Path that was asked for; '' for `compare.html` beside `folder`
     folder:Path,  # Of the first run
@@ -152,13 +161,9 @@ def check_out(
     path = user_path(out) if out else Path(os.path.abspath(folder)).with_name('compare.html')
     if path.suffix not in ('.html', '.htm'):
         raise InputError(f"{path} is not called a page; give a name that ends in .html")
-    if path.exists() and not (path.is_file() and _OURS.search(_begin(path))):
+    if path.exists() and not is_comparison(path):
         raise InputError(f"{path} is there already, and it is no comparison that dnerf made; give another name with out (--out)")
     return path
-
-def _begin(path): # of a file: more than a page has before its title
-    with open(path, 'rb') as file:
-        return file.read(100_000)
 
 def compare_runs(
     runs:list,        # Runs: `subject/name`, a subject's name (its newest run), or folders
