@@ -9,6 +9,7 @@ __all__ = ['drive', 'stream', 'evaluate', 'train_folder', 'train']
 from pathlib import Path
 from fastcore.basics import patch
 from .audio.embedding import embed_subject, parse_embedding
+from .core import InputError
 from .evaluation.compare import compare_runs as compare # noqa: F401, for `dnerf.compare`
 from .evaluation.report import evaluate_run
 from .nerf.config import compose_config, overridden
@@ -36,6 +37,8 @@ def train_folder(
     given = {k: v if v != '' else None for k, v in given.items()} | dict(subject=name or None)
     if given.get('audio'):
         given['audio'] = '+'.join(parse_embedding(given['audio']))
+    if given.get('steps') == 0:
+        raise InputError('steps is 0; give a number from 1, or leave it out to train by the clock')
     config = compose_config(preset, overrides, **given)
     parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
     check_processes(config)

@@ -157,6 +157,20 @@ def test_a_film_that_cannot_be_signed_is_one_sentence_and_no_film(film, dnerf_ho
 def test_train_says_a_key_that_cannot_be_used_before_it_trains(dnerf_home, monkeypatch, capsys):
     monkeypatch.delenv("DNERF_CREDENTIALS", raising=False)
     monkeypatch.setenv("DNERF_SIGN_CERT", "chain.pem")
+    toy_subject(dnerf_home / "data" / "toy")
     monkeypatch.setattr("dnerf.api.train_folder", lambda *_, **__: pytest.fail("trained"))
     assert main(["train", "toy"]) == 1
     assert "belong together" in capsys.readouterr().err
+
+
+@installed
+def test_a_key_of_another_certificate_is_refused_before_anything_is_rendered(film, dnerf_home, monkeypatch):
+    "And the film that was there stays."
+    _, path = film()
+    before = path.read_bytes()
+    other = credentials.self_made(dnerf_home / "other")[1]
+    monkeypatch.setenv("DNERF_SIGN_CERT", str(dnerf_home / ".credentials" / "chain.pem"))
+    monkeypatch.setenv("DNERF_SIGN_KEY", str(other))
+    with pytest.raises(InputError, match=r"films cannot be signed with .*chain\.pem and .*key\.pem"):
+        film()
+    assert path.read_bytes() == before

@@ -202,10 +202,11 @@ def test_a_viewer_gets_sound_and_pictures_in_order_and_a_second_one_a_sentence(r
                 got = await pairs(ws, 60)
                 await speaking
             await wait_until(lambda: server.session is None)
-            async with http.ws_connect(f"{address}/sound") as ws:  # the place is free again
-                assert "microphone" in await ws.receive_json()
-                await ws.send_str("[]")
-                assert "first message" in (await ws.receive_json())["fault"]
+            for first in ("[]", '{"rate": null}', '{"rate": ""}', '{"rate": 0}', '{"rate": false}', "[" * 100000):
+                async with http.ws_connect(f"{address}/sound") as ws:  # the place is free again
+                    assert "microphone" in await ws.receive_json()
+                    await ws.send_str(first)
+                    assert "first message" in (await ws.receive_json())["fault"]
             return pcm, begun, got
     pcm, begun, got = asyncio.run(scene())
     assert [i for i, *_ in got] == list(range(60))

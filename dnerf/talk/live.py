@@ -293,7 +293,7 @@ async def connect(self:Live,
         try:
             self._check_free()
             await ws.send_json(dict(microphone=self.speech is None))
-            rate = await _rate_of(ws)
+            rate = await _rate_of(ws, self.speech is None)
             self._check_free()                               # somebody else may have been faster
             await self._watch(ws, rate)
         except InputError as e:
@@ -307,15 +307,17 @@ def _check_free(self:Live):
     if self.session:
         raise InputError('Somebody is watching already, in another window or browser. Stop it there, and start again.')
 
-async def _rate_of(ws): # samples per second of the page's microphone, from its first message
+async def _rate_of(ws, microphone): # samples per second of the page's microphone, from its first message; 0 where there is none
     try:
         message = await asyncio.wait_for(ws.receive(), FIRST)
         rate = json.loads(message.data)['rate']
+        if isinstance(rate, bool) or not isinstance(rate, int) or (rate == 0) == microphone:
+            raise ValueError(rate)
         rate and Resampler(rate)                             # a rate that cannot be is refused here
         return rate
     except asyncio.TimeoutError:
         raise InputError(f'Nothing has come from the page for {FIRST} s; start again.') from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise (ConnectionError() if ws.closed else InputError('the first message must be {"rate": 48000}')) from None
 
 
