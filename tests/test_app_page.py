@@ -231,12 +231,20 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
             page.fill("#words", "Hello.")
             page.click("#synthesise")
             said_of(page, "drive", f"Spoken by {name} with the program {voice.split()[0]}")
+            page.fill("#words", "Good evening.")          # changed since it was spoken: the film says what stands there
+            page.route("**/jobs", lambda route: route.fulfill(json={"fault": "Not now."}) if route.request.method == "POST" else route.continue_())
+            with page.expect_request(lambda r: r.url.endswith("/jobs") and r.method == "POST") as order:
+                page.click("#drive .main")
+            assert "Good-evening" in order.value.post_data_json["speech"]
+            said_of(page, "drive", "Not now.")
+            page.unroute("**/jobs")
         page.set_input_files("#drive input[type=file]", str(picture))
         wait_for(lambda: picture.name in page.inner_text("#drive .drop"), 20, "the upload")
         page.click("#drive .main")
         said_of(page, "drive", "picture")
         page.set_input_files("#drive input[type=file]", str(speech(tmp_path / "hello.wav")))
         wait_for(lambda: "hello.wav" in page.inner_text("#drive .drop"), 20, "the upload")
+        assert page.input_value("#words") == ""          # what was given last counts
         page.click("#drive summary")
         page.select_option("#drive [name=motion]", "still")
         page.click("#drive .main")

@@ -77,6 +77,7 @@ function taker(place) {
     say(said, '');
     try {
       const got = await upload(file, name, t => { text.textContent = t; });
+      if (!video) $('#words').value = '';                    // what was given last counts
       text.textContent = `${got.name}, ${got.bytes < 1e6 ? Math.ceil(got.bytes / 1e3) + ' kB' : (got.bytes / 1e6).toFixed(1) + ' MB'}. Another one can be dropped here.`;
       accept(got, URL.createObjectURL(file));
     } catch (e) {
@@ -143,7 +144,7 @@ function ordering(id, verb, more) {
     button.disabled = true;
     say(said, 'One moment: the order is being checked.');
     try {
-      const got = await ask('jobs', { verb, ...fields(form), ...more() });
+      const got = await ask('jobs', { verb, ...fields(form), ...await more() });
       page.seen[got.id] = 'waiting';
       say(said, page.jobs.some(j => j.state === 'running') ? 'It waits for the job that is running.' : 'It has begun; see Jobs.');
       await look();
@@ -161,21 +162,26 @@ ordering('prepare', 'prepare', () => {
   return video;
 });
 ordering('train', 'train', () => ({}));
-ordering('drive', 'drive', () => need('speech', 'Give speech first: a file, a recording, or a text that is spoken.'));
+ordering('drive', 'drive', async () => {
+  if ($('#words').value.trim() && page.taken.speech?.of !== typed()) await synthesise(); // typed, or changed, since it was spoken
+  return need('speech', 'Give speech first: a file, a recording, or a text.');
+});
 ordering('liveform', 'live', () => ({}));
 $$('input[type=range]').forEach(e => {
   const tell = () => { e.previousElementSibling.textContent = Number(e.value).toFixed(1); };
   e.oninput = tell;
   tell();
 });
+const typed = () => $('#voice').value + '\n' + $('#words').value.trim();
+async function synthesise() {
+  const voice = $('#voice').value, of = typed(), got = await ask('speak', { text: $('#words').value, voice });
+  $('.take[data-kind=speech]').accept({ ...got, of }, 'uploads/' + fileUrl(got.file));
+  return `Spoken by ${page.shelf.voices[voice]} with the program ${voice.split(' ')[0]}, on this machine.`;
+}
 $('#synthesise').onclick = async e => {
   const said = $('#drive .said'), button = e.target;
   button.disabled = true;
-  try {
-    const voice = $('#voice').value, got = await ask('speak', { text: $('#words').value, voice });
-    $('.take[data-kind=speech]').accept(got, 'uploads/' + fileUrl(got.file));
-    say(said, `Spoken by ${page.shelf.voices[voice]} with the program ${voice.split(' ')[0]}, on this machine.`);
-  } catch (e) { say(said, gone(e), true); }
+  try { say(said, await synthesise()); } catch (e) { say(said, gone(e), true); }
   button.disabled = false;
 };
 
@@ -252,7 +258,7 @@ function draw(jobs) {
 function ended(job) { // what follows from a job that has just ended
   if (job.state !== 'done') return;
   if (job.verb === 'prepare') page.wanted = job.made;
-  if (job.verb === 'train') page.wantedRun = job.made.split('/').slice(0, 2).join('/');
+  if (job.verb === 'train' && !page.chosen) page.wantedRun = job.made.split('/').slice(0, 2).join('/');
   if (job.verb === 'drive') page.film = job.made;
 }
 async function look() {
@@ -311,6 +317,7 @@ function films() {
   const paths = [...(run?.films || [])];
   if (page.film && !paths.includes(page.film)) paths.unshift(page.film);
   paths.sort((a, b) => (b === page.film) - (a === page.film));
+  $('#films h2').textContent = run ? `Films of ${run.name}` : 'Films';
   $('#films .hint').hidden = paths.length > 0;
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
@@ -367,7 +374,7 @@ async function shelf() {
   $('#command').textContent = `dnerf live ${$('#liveform [name=run]').value}`;
 }
 $('#train [name=subject]').onchange = report;
-$('#drive [name=run]').onchange = () => { page.film = ''; films(); };
+$('#drive [name=run]').onchange = () => { page.film = ''; page.chosen = true; films(); }; // no training that ends replaces a choice
 $('#liveform [name=run]').onchange = e => { $('#command').textContent = `dnerf live ${e.target.value}`; };
 
 show($$('[role=tab]').map(t => t.id.slice(4)).includes(location.hash.slice(1)) ? location.hash.slice(1) : 'portrait');
