@@ -314,6 +314,8 @@ def main(
         verb, asked = parse_command(sys.argv[1:] if words is None else list(words))
     except SystemExit as e:                                     # a help text, or what is wrong
         raise SystemExit(flushed(e.code)) from None
+    except BrokenPipeError:                                     # nobody reads the help text
+        raise SystemExit(flushed(141)) from None
     debug, quiet, many = asked.pop('debug'), asked.pop('quiet'), asked.pop('many', None)
     wait_briefly()
     def call(**parameters):

@@ -68,6 +68,7 @@ def test_train_trains_what_its_overrides_say(dnerf_home, monkeypatch, capsys):
     monkeypatch.setattr(report, "evaluate_run", lambda run, measures: None)
     monkeypatch.setattr(report, "summary", lambda metrics, run: "")
     toy_subject(dnerf_home / "data" / "toy", n=22)
+    toy_subject(dnerf_home / "data" / "other", n=22)
     words = ["audio=silence", "preset=tiny", "steps=2", "seed=5", "subject=toy"]
     assert main(["train", "--", *words]) == main(["train", "--", *words, "name=mine"]) == 0
     (name, config, named), (_, other, also) = seen
