@@ -338,13 +338,18 @@ def write_json(
         tmp.write_text(text + '\n', encoding='utf-8')
     return Path(path)
 
+def _whole(digits): # of a JSON file; ValueError for a number that no float can hold
+    if len(digits) > 300:
+        raise ValueError(f'it holds a number of {len(digits.lstrip("-"))} digits')
+    return int(digits)
+
 def read_json(
     path:Path, # Where
     remedy:str='delete its folder and make it again', # What to do if it is damaged
 ):             # Its content
     "Read a JSON file; `MissingError` if absent, `InputError` if damaged."
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        return json.loads(Path(path).read_text(encoding='utf-8'), parse_int=_whole)
     except FileNotFoundError:
         raise MissingError(f"there is no file {path}") from None
     except (ValueError, RecursionError) as e:

@@ -24,7 +24,7 @@ from dnerf.cli import main
 from dnerf.core import InputError, MissingError, locked
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.run import PARTS_OF_A_RUN
-from dnerf.subject import write_wav
+from dnerf.subject import toy_subject, write_wav
 from dnerf.talk.live import take_address
 from test_viewer_browser import wait_for
 
@@ -128,6 +128,12 @@ def test_an_address_in_use_is_said(dnerf_home, capsys):
     ("train", {"subject": "/etc"}, "cannot be a folder name"),
     ("train", {"subject": "film.mp4"}, "not the name of a subject"),
     ("train", {"subject": "toy/mel"}, "not the name of a subject"),
+    ("train", {"subject": "gone"}, "there is no subject 'gone'"),
+    *(("train", {"subject": "toy", "minutes": minutes}, f"the setting minutes is {minutes}") for minutes in ("nan", "inf", "-1")),
+    ("train", {"subject": "toy", "preset": "xx"}, "there is no preset 'xx'"),
+    ("train", {"subject": "toy", "audio": "xx"}, "the audio embedding 'xx' is not available"),
+    ("train", {"subject": "toy", "name": "../../x"}, "the run name '../../x' cannot be a folder name"),
+    ("live", {"run": "toy/mel", "port": "99999"}, "port is 99999"),
     ("live", {"run": "~/toy"}, "cannot be a folder name"),
     ("live", {"run": "toy/mel/speech"}, "not the name of a run"),
     ("live", {"run": "toy/mel", "motion": "../poses.npy"}, "cannot be a folder name"),
@@ -136,8 +142,17 @@ def test_an_address_in_use_is_said(dnerf_home, capsys):
     ("drive", {"run": "--help", "speech": "1/gone.wav"}, "is not there any more"),
     ("rm", {"name": "toy"}, "cannot ask for 'rm'")])
 def test_an_order_that_cannot_be_met_is_a_sentence(dnerf_home, verb, asked, said):
+    toy_subject(dnerf_home / "data" / "toy", n=4)
     with pytest.raises((InputError, MissingError), match=re.escape(said)):
         order(verb, asked)
+
+
+def test_settings_that_can_be_used_are_ordered(dnerf_home):
+    toy_subject(dnerf_home / "data" / "toy", n=4)
+    asked = {"subject": "toy", "minutes": "0.5", "preset": "tiny", "audio": "rhythm+pitch", "name": "mine"}
+    assert order("train", asked) == (["train", "toy", "--preset=tiny", "--minutes=0.5", "--audio=rhythm+pitch", "--name=mine"],
+                                     "training toy")
+    assert order("train", {"subject": "demo"})[0] == ["train", "demo"]                              # which is bundled
 
 
 def test_names_in_the_lists_can_be_ordered(dnerf_home):
@@ -334,12 +349,14 @@ def test_a_picture_in_place_of_a_video_or_of_speech_is_no_job(dnerf_home):
     path.parent.mkdir(parents=True)
     shutil.copy(Path(__file__).parents[1] / "nbs" / "images" / "viewer.png", path)
     begun(dnerf_home, "good", 100, ready=True)
+    picture = path.read_bytes()
     for disguised in ("me.png", "me.mp4", "me.wav"):                                               # its name does not help
-        if disguised != path.name:
-            path = path.rename(path.with_name(disguised))
+        path.parent.mkdir(exist_ok=True)
+        (path := path.with_name(disguised)).write_bytes(picture)
         for verb, asked in (("prepare", dict(video=f"1/{disguised}")), ("drive", dict(run="toy/good", speech=f"1/{disguised}"))):
             with pytest.raises(InputError, match="picture|no sound"):
                 order(verb, asked)
+        assert not path.parent.exists(), "what is no speech is not kept"
     assert Queue().jobs() == []
 
 

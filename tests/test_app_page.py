@@ -88,7 +88,9 @@ def test_the_page_refuses_others_and_what_is_too_large(dnerf_home):
         assert status == 200 and uploaded(json.loads(got)["file"]).stat().st_size == 500
         for path in ("runs/../data/toy/audio.wav", "runs/%2e%2e/data/x.png", "uploads/%2Fetc%2Fpasswd", "runs/toy/mel/config.yaml"):
             assert ask(f"{address}/{path}")[0] in (400, 404)
-        wrong = ("jobs", b"nonsense"), ("jobs", [1]), ("speak", {"text": ""}), ("jobs/nothing/stop", {}), ("jobs/nothing/log", None)
+        deep = b"[" * 100_000
+        wrong = (("jobs", b"nonsense"), ("jobs", [1]), ("jobs", deep), ("speak", deep), ("speak", {"text": ""}),
+                 ("jobs/nothing/stop", {}), ("jobs/nothing/log", None))
         for path, body in wrong:
             status, said = ask(f"{address}/{path}", body)
             assert status == 400 and set(json.loads(said)) == {"fault"}
@@ -389,11 +391,15 @@ def test_the_tab_shows_what_dnerf_compare_writes(three, tmp_path):
     ([], "0 runs cannot be compared"), (["toy/short"], "1 run cannot be compared"), (["toy/short", "toy/short"], "given twice"),
     (["toy/short", "toy/gone"], "there is no run"), (["toy/short", "../toy/long"], "cannot be a folder name"),
     (["toy/short", "/etc/passwd"], "cannot be a folder name"), (["toy/short", "toy/new"], "has no metrics.json; evaluate it first"),
-    (["toy/short", "<b>/x"], "&lt;b&gt;"), ([f"toy/new{k}" for k in range(MOST_RUNS + 1)], "9 runs cannot be compared; give 2 to 8")])
+    (["toy/short", "<b>/x"], "&lt;b&gt;"), (["toy/short", "toy/huge"], "a number of 401 digits"),
+    ([f"toy/new{k}" for k in range(MOST_RUNS + 1)], "9 runs cannot be compared; give 2 to 8")])
 def test_what_cannot_be_compared_is_a_sentence_in_the_frame(three, names, said):
     for name in ("new", *(f"new{k}" for k in range(MOST_RUNS + 1))):
         (three / "runs/toy" / name).mkdir()
         shutil.copy(three / "runs/toy/short/config.yaml", three / "runs/toy" / name)
+    shutil.copytree(three / "runs/toy/short", three / "runs/toy/huge")
+    metrics = three / "runs/toy/huge/metrics.json"
+    metrics.write_text(metrics.read_text().replace("24.0", str(10**400)))
     with serving() as address:
         status, text = compared(address, *names)
         assert status == 400 and said in text.decode() and text.count(b"<p") == 1 and b"<b>" not in text

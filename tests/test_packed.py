@@ -149,6 +149,7 @@ def test_a_stranger_s_file_is_refused_in_one_sentence(home, tmp_path, monkeypatc
     assert main(["drive", "x.portrait", str(home / "hello.wav")]) == 1
     err = capsys.readouterr().err
     assert sentence in err and err.startswith("dnerf: ") and err.count("\n") == 1 and len(err) < 700, err
+    assert "x.portrait" in err and "dnerf-portrait-" not in err, "the file that was given, not where it was unpacked"
     assert [p.name for p in tmp_path.iterdir()] == [path.name] and not os.path.exists("/evil")
 
 

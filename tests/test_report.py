@@ -9,7 +9,7 @@ import pytest
 from browser import chromium  # noqa: F401, a fixture
 
 from dnerf.cli import main
-from dnerf.core import write_json
+from dnerf.core import locked, write_json
 from dnerf.evaluation.metrics import empty_metrics, set_metric
 from dnerf.evaluation.compare import protocol_differences
 from dnerf.evaluation.page import PAGE_SCRIPT, Result, html_report
@@ -72,7 +72,13 @@ def home(made, tmp_path, monkeypatch):
     (["toy/short", "toy/long", "--out", "report.html"], "report.html is there already, and it is no comparison"),
     (["toy/short", "toy/long", "--out", "runs.html"], "runs.html is there already"),
     (["ann/mel", "toy/long"], "compare.html is there already"),
-    (["toy/short", "toy/long", "--out", "page.txt"], "ends in .html")], ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+    (["toy/short", "toy/long", "--out", "page.txt"], "ends in .html"),
+    (["..", ".."], "there is no run '..'"), (["toy/short", "toy/../../beside"], "there is no run 'toy/../../beside'"),
+    (["toy/short", "toy/long", "--out", "nodir/x.html"], "the folder nodir does not exist; make it first"),
+    (["toy/short", "toy/long", "--out", "~nobody/x.html"], "does not exist; make it first"),
+    (["toy/short", "toy/long", "--out", "link.html"], "link.html is a link that leads nowhere"),
+    (["toy/short", "toy/huge"], "metrics.json is damaged (it holds a number of 401 digits); evaluate the run again")],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "")
 def test_what_cannot_be_compared_is_one_sentence(home, capsys, words, sentence):
     (home / "mine.html").write_text("mine")
     (home / "report.html").write_bytes(html_report(home / "runs" / "toy" / "short").read_bytes())  # dnerf's, but no comparison
@@ -81,11 +87,46 @@ def test_what_cannot_be_compared_is_one_sentence(home, capsys, words, sentence):
     (home / "runs" / "toy" / "new").mkdir()
     (home / "runs" / "toy" / "new" / "config.yaml").write_text((home / "runs/toy/short/config.yaml").read_text())
     (home / "runs/toy/long/state.json").write_text("{}")  # the newest that is finished
+    shutil.copytree(home / "runs/toy/short", home / "runs/toy/huge")
+    metrics = json.loads((home / "runs/toy/huge/metrics.json").read_text())
+    metrics["flicker"]["ground_truth"], metrics["reasons"]["flicker.ground_truth"] = 10**400, None
+    (home / "runs/toy/huge/metrics.json").write_text(json.dumps(metrics))
+    (home / "link.html").symlink_to(home / "nowhere" / "page.html")
+    (home / "beside").mkdir()
+    for part in ("config.yaml", "state.json"):
+        (home / "beside" / part).write_text("{}")
     before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
     assert main(["compare", *words]) == 1
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
     assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+    assert (home / "link.html").is_symlink() and not (home / "nodir").exists()
+
+
+def test_a_run_in_training_is_waited_for(home, capsys):
+    (home / "runs/toy/short/metrics.json").unlink()
+    with locked(home / "runs/toy/short", "a training"):
+        assert main(["compare", "toy/short", "toy/long"]) == 1
+    assert "short is in training and not measured yet; wait for it" in capsys.readouterr().err
+    assert main(["compare", "toy/short", "toy/long"]) == 1 and "evaluate it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content, why", [("\0\1", "holds no frames that were measured"), (None, "is missing")])
+def test_a_run_without_curves_is_named(home, capsys, content, why):
+    path = home / "runs/toy/short/frames.csv"
+    path.unlink() if content is None else path.write_text(content)
+    assert main(["compare", "toy/short", "toy/long"]) == 0
+    said = f"the curves of toy/short are not shown: its frames.csv {why}; evaluate the run again"
+    assert capsys.readouterr().err == f"{said}\n" and f'<p class="warn">{said}</p>' in (home / "runs/toy/compare.html").read_text()
+
+
+def test_a_link_to_a_comparison_stays_one(home, capsys):
+    assert main(["compare", "toy/short", "toy/long"]) == 0
+    page, link = home / "runs/toy/compare.html", home / "link.html"
+    link.symlink_to(page)
+    page.write_text(page.read_text() + "<!-- older -->")
+    assert main(["compare", "toy/short", "toy/long", "--out", "link.html"]) == 0
+    assert link.is_symlink() and "<!-- older -->" not in page.read_text()
 
 
 def test_compare_for_people_and_for_scripts(home, capsys):

@@ -13,11 +13,14 @@ import numpy as np
 from ..core import DnerfError, InputError, MissingError, check_name, data_dir, home, inside, read_json, runs_dir
 from ..evaluation.compare import comparison_page, results_of
 from ..evaluation.curves import read_columns
+from ..audio.embedding import parse_embedding
+from ..nerf.config import compose_config
 from ..nerf.run import PARTS_OF_A_RUN, read_config
 from ..shelf import run_row, run_rows, subject_rows
 from ..talk.voice import read_speech
 from ..video.prepare import check_request
 from ..video.report import report_text
+from ..video.sources import check_known
 
 # %% ../../nbs/app/02_orders.ipynb #db404b62
 FIELDS = { # verb: what stands first, and the options
@@ -143,6 +146,25 @@ def check_ready(
             raise InputError(f"the run {name} cannot be used ({why}); {what}, or choose another one")
 
 # %% ../../nbs/app/02_orders.ipynb #350de94a
+_PORTS = range(65536)
+
+def _check_training(asked): # the settings of an order, as the command checks them
+    given = {k: v for k, v in asked.items() if v not in (None, '')}
+    check_known(given['subject'])
+    kinds = dict(audio=lambda text: '+'.join(parse_embedding(text)), minutes=float, steps=int, name=str)
+    with _PRINTING:                                          # Hydra composes one configuration at a time
+        compose_config(given.get('preset', 'auto'), **{k: kind(given[k]) for k, kind in kinds.items() if k in given})
+
+def _check_speech(name): # an upload that is no speech is not kept
+    path = uploaded(name)
+    try:
+        read_speech(path)
+    except InputError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()                              # if nothing else is in it
+        raise
+
 def order(
     verb:str,   # Of `FIELDS`
     asked:dict, # Field to value
@@ -153,10 +175,14 @@ def order(
         path, name = Path(words[1]), asked.get('subject')
         check_request(path, check_name(name) if name else 'subject', int(asked['size']) if asked.get('size') else None)
         return words, f"preparing {name or path.stem}"
-    if 'speech' in asked and asked['speech']:
-        read_speech(uploaded(asked['speech']))
+    if verb == 'train':
+        _check_training(asked)
+    if int(asked.get('port') or 0) not in _PORTS:
+        raise InputError(f"port is {asked['port']}; give a number from 1024 to 65535")
     if asked.get('run'):
         check_ready(asked['run'])
+    if asked.get('speech'):
+        _check_speech(asked['speech'])
     what = asked.get('run') or asked.get('subject')
     return words, dict(train=f'training {what}', drive=f"film of {what}: {Path(words[min(2, len(words) - 1)]).name}",
                        live=f'live: {what}')[verb]

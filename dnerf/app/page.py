@@ -123,7 +123,7 @@ class Page:
 async def _fields(request): # a dictionary from the body of a request
     try:
         asked = await request.json()
-    except (ValueError, UnicodeError):
+    except (ValueError, UnicodeError, RecursionError): # brackets in brackets in brackets
         asked = None
     if not isinstance(asked, dict):
         raise InputError('the request is not a form of this page; load the page again')

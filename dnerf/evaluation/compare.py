@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_RUNS', 'WHO', 'results_of', 'protocol_differences', 'setting_differences', 'unique_names', 'films_of',
-           'comparison_page', 'is_comparison', 'check_out', 'compare_runs', 'comparison']
+           'without_curves', 'comparison_page', 'is_comparison', 'check_out', 'compare_runs', 'comparison']
 
 # %% ../../nbs/evaluation/03a_compare.ipynb #866c9625
-import os, re
+import os, re, sys
 from pathlib import Path
 from ..core import InputError, resolved, user_path
 from .curves import notable_frames
@@ -91,6 +91,7 @@ TEMPLATES['compare'] = """
 {% for name, values in settings.items() %}<tr><td><code>{{ name }}</code></td>
 {% for value in values %}<td class="value">{{ value }}</td>{% endfor %}</tr>{% endfor %}
 </tbody></table></div>{% endif %}
+{% for line in missing %}<p class="warn">{{ line }}</p>{% endfor %}
 {% endblock %}
 """
 
@@ -122,6 +123,18 @@ def films_of(
 def _words(values): # of one row, for the page
     return ['–' if v is None else value_text(v)[:60] for v in values]
 
+def without_curves(
+    results:list[Result], # Runs
+) -> list[str]:           # A sentence for each run that has no curves
+    "Whose curves are not on the page, and why."
+    found = []
+    for name, r in zip(unique_names(results), results):
+        if not r.curves:
+            path = r.file('frames.csv')
+            why = 'holds no frames that were measured' if path.is_file() else 'is missing'
+            found.append(f"the curves of {name} are not shown: its {path.name} {why}; evaluate the run again")
+    return found
+
 def comparison_page(
     results:list[Result], # From `results_of`
 ) -> str:                 # HTML
@@ -134,7 +147,7 @@ def comparison_page(
             row['best'] = set()
         return page_text(
             'compare', title=f"{', '.join(names)}: compared on the {results[0].split} split", films=films_of(results), names=names,
-            keys=keys, numbers=numbers, charts=frame_charts(curves),
+            keys=keys, numbers=numbers, charts=frame_charts(curves), missing=without_curves(results),
             notable={name: notable_frames(c) for name, c in curves.items()},
             warnings={k: _words(v) for k, v in warnings.items()},
             settings={k: _words(v) for k, v in setting_differences(results).items()})
@@ -157,13 +170,17 @@ def check_out(
     out,          # Path that was asked for; '' for `compare.html` beside `folder`
     folder:Path,  # Of the first run
 ) -> Path:
-    "Where the page goes; `InputError` for a file there that is no comparison by `dnerf`."
+    "Where the page goes; `InputError` for a file there that is no comparison by `dnerf`, and for a folder that does not exist."
     path = user_path(out) if out else Path(os.path.abspath(folder)).with_name('compare.html')
     if path.suffix not in ('.html', '.htm'):
         raise InputError(f"{path} is not called a page; give a name that ends in .html")
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist; make it first, or give another path with out (--out)")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path} is a link that leads nowhere; remove it, or give another name with out (--out)")
     if path.exists() and not is_comparison(path):
         raise InputError(f"{path} is there already, and it is no comparison that dnerf made; give another name with out (--out)")
-    return path
+    return resolved(path) if path.is_symlink() else path     # a link stays one
 
 def compare_runs(
     runs:list,        # Runs: `subject/name`, a subject's name (its newest run), or folders
@@ -173,6 +190,8 @@ def compare_runs(
     "Evaluated runs side by side on one page that needs no network; one sentence says why it cannot be made."
     results = results_of(runs, split)
     path = check_out(out, results[0].folder)
+    for line in without_curves(results):
+        print(line, file=sys.stderr)
     return write_page(path, comparison_page(results))
 
 # %% ../../nbs/evaluation/03a_compare.ipynb #e4492047

@@ -12,7 +12,7 @@ import base64, hashlib, json, mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from ..core import DnerfError, InputError, MissingError, inside, staged_file
+from ..core import DnerfError, InputError, MissingError, StorageError, beside, inside, locked, resolved, staged_file
 from ..schema import each, named, optional, read_record, record, text, whole
 from ..subject import FPS
 from .curves import REGIONS, chart, frame_curves, notable_frames
@@ -320,6 +320,16 @@ def changed_settings(
     return {k: v for k, v in settings.items() if k not in ('name', 'subject', 'defaults') and usual.get(k) != v}
 
 # %% ../../nbs/evaluation/02a_page.ipynb #12abdeb8
+def _not_measured(folder, file, name, split): # why a run has no numbers, and what to do
+    if not (folder/'state.json').is_file() and beside(resolved(folder), 'lock').is_file():
+        try:
+            with locked(folder, name, shared=True):
+                pass
+        except StorageError:
+            return f"the run {folder} is in training and not measured yet; wait for it"
+    option = '' if split == 'test' else f' --split {split}'
+    return f"the run {folder} has no {file}; evaluate it first: dnerf evaluate {name}{option}"
+
 def read_result(
     folder:Path,      # Of an evaluated run
     split:str='test', # Which split's results
@@ -328,8 +338,7 @@ def read_result(
     folder = Path(folder)
     path, name = split_file(folder, 'metrics.json', split), '/'.join(folder.parts[-2:])
     if not path.is_file():
-        option = '' if split == 'test' else f' --split {split}'
-        raise MissingError(f"the run {folder} has no {path.name}; evaluate it first: dnerf evaluate {name}{option}")
+        raise MissingError(_not_measured(folder, path.name, name, split))
     metrics = read_record(path, RESULTS, 'evaluate the run again')
     curves = frame_curves(split_file(folder, 'frames.csv', split))
     return Result(metrics['protocol'].get('run', name), split, folder, metrics, curves, read_settings(folder))

@@ -197,11 +197,13 @@ def open_portrait(
         need_space(Path(place.name), 2*sum(i.file_size for i in infos), f'the content of {path.name}')
         folder = Path(place.name)/check_name(about['subject'])/check_name(about['run'], 'run')
         _unpack(archive, infos, about, folder, path)
-        _made_a_run(folder)
     try:
+        with damage_in_words(path, 'a whole portrait: it was cut or changed', _GET_AGAIN):
+            _made_a_run(folder)
         run = load_run(folder, device)
-    except DnerfError as e:
-        raise type(e)(f"{path} holds a portrait that cannot be opened: {str(e).replace(f'{folder}/', '')}") from None
+    except DnerfError as e:                                  # whoever opens the file knows nothing of the folder
+        said = str(e).replace(f'{folder}/', '').replace(f'delete {folder} and train again', _GET_AGAIN).replace(str(folder), path.name)
+        raise type(e)(f"{path} holds a portrait that cannot be opened: {said}") from None
     run.source, run.temporary = path, place
     if show:
         print(f"{path.name}: {about['subject']}/{about['run']}; licence: {about['licence']}; consent: {about['consent']}")

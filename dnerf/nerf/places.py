@@ -24,7 +24,7 @@ def newest_run(
     show:bool=False, # Say which of several it is
 ) -> str|None:      # `subject/name`; None if there is none
     "The complete run of a subject that was finished last; a cell of a table, a benchmark or an ablation only where there is nothing else."
-    if '/' in subject:                                       # a run, or a path
+    if '/' in subject or subject in ('', '.', '..'):         # a run, or a path
         return None
     def rank(state):
         "The largest is chosen."
@@ -47,10 +47,14 @@ def _audio(folder): # parts of the embedding of a run; none for one that cannot 
         return []
 
 # %% ../../nbs/nerf/04b_places.ipynb #52a0001c
+def _folder_of(name): # of a run, by its path or its name; a name leads nowhere but into the folder of the runs
+    path = Path(name)
+    return path if (path/'config.yaml').is_file() or '..' in path.parts else runs_dir()/name
+
 def _no_run(run, folder): # why nothing is found under a name
     name, known = run.rstrip('/'), known_runs()
     known_are = f"known are: {', '.join(known) or 'none yet'}{did_you_mean(name, known)}"
-    begun = sorted(p.parent.name for p in folder.glob('*/config.yaml')) if name else []
+    begun = sorted(p.parent.name for p in folder.glob('*/config.yaml')) if name and '..' not in folder.parts else []
     if begun:
         return f"no run of {name!r} is finished; begun are: {', '.join(begun)}; train with the same settings again"
     if Path(run).is_file():
@@ -69,7 +73,7 @@ def find_run(
     name = str(run).rstrip('/')
     if name and '/' not in name and not (Path(run)/'config.yaml').is_file():
         run = newest_run(name, show=show) or name
-    folder = Path(run) if (Path(run)/'config.yaml').is_file() else runs_dir()/str(run)
+    folder = _folder_of(str(run))
     missing = [part for part in PARTS_OF_A_RUN if not (folder/part).is_file()]
     known = missing and ', '.join(known_runs()) or 'none yet'
     if len(missing) == len(PARTS_OF_A_RUN) or not name:
@@ -111,7 +115,7 @@ def run_place(
 ) -> Path:          # Its folder
     "Where a run is, finished or not; `MissingError` if there is none."
     name = newest_run(run, show=show) or run if '/' not in run else run.rstrip('/')
-    folder = Path(name) if (Path(name)/'config.yaml').is_file() else runs_dir()/name
+    folder = _folder_of(name)
     if not name or not (folder/'config.yaml').is_file():
         known = sorted(p.parent.relative_to(runs_dir()).as_posix() for p in runs_dir().glob('[!.]*/[!.]*/config.yaml'))
         if any(k.startswith(f'{name}/') for k in known):
