@@ -234,7 +234,7 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
             page.click("#synthesise")
             said_of(page, "drive", f"Spoken by {name} with the program {voice.split()[0]}")
             page.fill("#words", "Good evening.")          # changed since it was spoken: the film says what stands there
-            page.route("**/jobs", lambda route: route.fulfill(json={"fault": "Not now."}) if route.request.method == "POST" else route.continue_())
+            page.route("**/jobs", lambda r: r.fulfill(json={"fault": "Not now."}) if r.request.method == "POST" else r.continue_())
             with page.expect_request(lambda r: r.url.endswith("/jobs") and r.method == "POST") as order:
                 page.click("#drive .main")
             assert "Good-evening" in order.value.post_data_json["speech"]

@@ -73,7 +73,8 @@ _MOST = 2_000_000_000 # bytes of all members
 def _said(name, value, example): # a text that must be there
     value = ' '.join(str(value or '').split())
     if fault := 'empty' if not value else _WORDS(value):
-        raise InputError(f"the {name} of a portrait to pass on is {fault.removeprefix(' is ')}; give it with --{name}, for example {example!r}")
+        raise InputError(f"the {name} of a portrait to pass on is {fault.removeprefix(' is ')}; "
+                         f"give it with --{name}, for example {example!r}")
     return value
 
 def portrait_path(
