@@ -37,8 +37,8 @@ def train_folder(
     given = {k: v if v != '' else None for k, v in given.items()} | dict(subject=name or None)
     if given.get('audio'):
         given['audio'] = '+'.join(parse_embedding(given['audio']))
-    if given.get('steps') == 0:
-        raise InputError('steps is 0; give a number from 1, or leave it out to train by the clock')
+    if given.get('steps') == 0 and given.get('minutes') is None:
+        raise InputError('steps is 0; give a number from 1, or minutes to train by the clock')
     config = compose_config(preset, overrides, **given)
     parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
     check_processes(config)
