@@ -7,6 +7,7 @@ __all__ = ['speech_of', 'film_seconds', 'live_delay']
 
 # %% ../../nbs/evaluation/05d_waiting.ipynb #da0d0003
 import asyncio, contextlib, re, signal, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from ..core import InputError
@@ -98,7 +99,9 @@ def live_delay(
             if not address:
                 raise InputError(f"dnerf live {name} failed: {(said or ['no message'])[-1]}")
             pcm = (speech_of(seconds)*32767).astype('<i2')
-            delays, shown, looks = asyncio.run(_listen(address, pcm, lambda: resident(program.pid).get('anonymous')))
+            heard = _listen(address, pcm, lambda: resident(program.pid).get('anonymous'))
+            with ThreadPoolExecutor(1) as thread:            # the kernel of a notebook has a loop of its own in this one
+                delays, shown, looks = thread.submit(asyncio.run, heard).result()
         finally:
             program.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
