@@ -45,13 +45,13 @@ def film_seconds(
     return times
 
 # %% ../../nbs/evaluation/05d_waiting.ipynb #da0d000d
-async def _say(ws, pcm, begin): # a microphone's packets of 20 ms, in real time
+async def _send(ws, pcm, begin): # a microphone's packets of 20 ms, in real time
     n = SAMPLE_RATE//50
     for k in range(len(pcm)//n):
         await asyncio.sleep(max(0, begin + (k + 1)/50 - time.monotonic()))
         await ws.send_bytes(pcm[k*n:(k + 1)*n].tobytes())
 
-async def _listen(address, pcm, look): # delay of each frame, whether it had a picture, and what `look` gave each second
+async def _receive(address, pcm, look): # delay of each frame, whether it had a picture, and what `look` gave each second
     import aiohttp
     delays, shown, looks, last = [], [], [], len(pcm)//SAMPLES_PER_FRAME - FPS
     async with aiohttp.ClientSession() as http, http.ws_connect(f'{address}/sound') as ws:
@@ -59,7 +59,7 @@ async def _listen(address, pcm, look): # delay of each frame, whether it had a p
         await ws.send_json(dict(rate=SAMPLE_RATE))
         await ws.receive_json()
         begin = time.monotonic()
-        speaking = asyncio.create_task(_say(ws, pcm, begin))
+        speaking = asyncio.create_task(_send(ws, pcm, begin))
         async for message in ws:
             if message.type is aiohttp.WSMsgType.TEXT:
                 if fault := message.json().get('fault'):
@@ -99,9 +99,9 @@ def live_delay(
             if not address:
                 raise InputError(f"dnerf live {name} failed: {(said or ['no message'])[-1]}")
             pcm = (speech_of(seconds)*32767).astype('<i2')
-            heard = _listen(address, pcm, lambda: resident(program.pid).get('anonymous'))
+            received = _receive(address, pcm, lambda: resident(program.pid).get('anonymous'))
             with ThreadPoolExecutor(1) as thread:            # the kernel of a notebook has a loop of its own in this one
-                delays, shown, looks = thread.submit(asyncio.run, heard).result()
+                delays, shown, looks = thread.submit(asyncio.run, received).result()
         finally:
             program.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
