@@ -453,7 +453,7 @@ ROW = '[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, {}], [0, 0, 0, 1]]'
     ("none.npy", np.zeros((0, 4, 4)), "no pose"),
     ("numbers.json", '{"frames": [1]}', r"frames\[0\] is 1"),
     ("deep.json", "[" * 200_000, "is damaged"),
-    ("huge.json", '{"frames": [{"transform_matrix": %s}]}' % ROW.format("1" + "0" * 400), "not a number"),
+    ("huge.json", '{"frames": [{"transform_matrix": %s}]}' % ROW.format("1" + "0" * 400), "a number of 401 digits"),
     ("at.json", '{"frames": [{"transform_matrix": %s}, {"transform_matrix": %s}]}' % (ROW.format(1), ROW.format(0)), "pose 1"),
 ])
 def test_files_that_are_no_poses(name, content, words, tmp_path):
