@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 import numpy as np
+import scipy
 from scipy.fft import rfft
 from scipy.io import wavfile
-from scipy.signal import butter, get_window, resample_poly, sosfiltfilt
 from ..core import InputError
 from ..program import compiling
 
@@ -129,7 +129,7 @@ def to_mono(
         lo, hi, to = max(a - margin, 0), min(a + step + margin, len(wav)), a*up//down
         x = _mono_block(wav, lo, hi, sr)
         if up != down:
-            x = resample_poly(x, up, down)
+            x = scipy.signal.resample_poly(x, up, down)
         if not ready:
             out[to:to + step*up//down] = x[(a - lo)*up//down:][:min(step*up//down, len(out) - to)]
     return out
@@ -152,8 +152,8 @@ def _block(
     i = abs(np.arange(lo*c.hop_length - c.n_fft//2, (hi - 1)*c.hop_length + c.n_fft//2))
     i = np.where(i < len(x), i, 2*(len(x) - 1) - i)
     a, b = max(i.min() - c.sr//2, 0), min(i.max() + 1 + c.sr//2, len(x))
-    sos = butter(5, c.highpass_hz, 'highpass', fs=c.sr, output='sos')
-    y = sosfiltfilt(sos, x[a:b])[i - a]*c.gain
+    sos = scipy.signal.butter(5, c.highpass_hz, 'highpass', fs=c.sr, output='sos')
+    y = scipy.signal.sosfiltfilt(sos, x[a:b])[i - a]*c.gain
     return (y + np.random.default_rng(lo).uniform(-.5, .5, len(y))*c.noise).astype(np.float32)
 
 # %% ../../nbs/audio/00_mel.ipynb #85f8fb86
@@ -187,7 +187,7 @@ def mel_spectrogram(
     block:int=1024,    # Frames per block (16 s)
 ) -> np.ndarray:       # float32 `(T, 80)` in [0, 1]
     "The log-mel spectrogram S of SpeechSplit; `InputError` as from `to_mono`."
-    x, window = to_mono(wav, sr, c), get_window('hann', c.n_fft).astype(np.float32)
+    x, window = to_mono(wav, sr, c), scipy.signal.get_window('hann', c.n_fft).astype(np.float32)
     S, filters = np.empty((n_frames(len(x), c), c.n_mels), np.float32), mel_filters(c.sr, c.n_fft, c.n_mels, c.fmin, c.fmax)
     for lo in range(0, len(S), block):
         hi = min(lo + block, len(S))

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.fft import rfft
-from scipy.signal import get_window
 from torch import Tensor, nn
 from .mel import mel_filters, to_mono
 from ..core import InputError, MissingError, asset, pick_device, sha256
@@ -44,7 +43,7 @@ def log_mel_power(
     block:int=4096,        # Frames transformed at a time, 41 s
 ) -> np.ndarray:           # float32 `(T, 80)` log10 of power, T = samples / 160 rounded down
     "Log-mel spectrogram in powers of ten."
-    window, half = get_window('hann', c.n_fft).astype(np.float32), c.n_fft//2
+    window, half = np.hanning(c.n_fft + 1)[:-1].astype(np.float32), c.n_fft//2
     M, filters = np.empty((len(x)//c.hop_length, c.n_mels), np.float32), mel_filters(c.sr, c.n_fft, c.n_mels, 0., c.sr/2)
     for lo in range(0, len(M), block):
         hi = min(lo + block, len(M))

@@ -11,9 +11,9 @@ from collections import deque
 from dataclasses import dataclass
 from math import gcd
 import numpy as np
+import scipy
 import torch
 from fastcore.basics import patch
-from scipy.signal import firwin, resample_poly
 from ..audio.embedding import STEPS_PER_FRAME, parse_embedding, speech_scale, to_steps
 from ..audio.mel import MEL, mel_spectrogram, mix_down
 from ..audio.whisper import WHISPER, load_whisper, log_mel_power, position_pattern, with_loudness
@@ -34,7 +34,8 @@ class Resampler:
             raise InputError(f"sound with {rate} samples a second cannot be streamed; give 16000, 44100, 48000 or another usual rate")
         taps = 10*max(self.up, self.down)
         same = self.up == self.down
-        self.filter = None if same else firwin(2*taps + 1, 1/max(self.up, self.down), window=('kaiser', 5.)).astype(np.float32)
+        cutoff = 1/max(self.up, self.down)
+        self.filter = None if same else scipy.signal.firwin(2*taps + 1, cutoff, window=('kaiser', 5.)).astype(np.float32)
         self.margin = 0 if same else self.down*-(-taps//(self.up*self.down))
         self.held, self.first, self.done = np.zeros(0, np.float32), 0, 0 # input not yet used up, its place, what is converted
 
@@ -60,7 +61,7 @@ def _convert(self:Resampler, stop): # up to this input sample, in whole blocks
     low = max(self.done - self.margin, 0)
     x = self.held[low - self.first:stop + self.margin - self.first]
     if self.filter is not None and stop > self.done:
-        x = resample_poly(x, self.up, self.down, window=self.filter)
+        x = scipy.signal.resample_poly(x, self.up, self.down, window=self.filter)
     out = x[(self.done - low)*self.up//self.down:(stop - low)*self.up//self.down]
     self.done = stop
     drop = max(stop - self.margin, 0) - self.first

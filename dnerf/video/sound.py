@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 import av
 import numpy as np
+import scipy
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import butter, filtfilt, iirnotch, sosfiltfilt
 from ..core import InputError
 
 # %% ../../nbs/video/00e_sound.ipynb #b9d961b9
@@ -157,8 +157,8 @@ def _levels(x, sr): # dB of each step of 20 ms, smoothed over three
     return 10*np.log10(uniform_filter1d((steps**2).mean(1), 3, mode='nearest').clip(1e-12))
 
 def _high_pass(sr):
-    sos = butter(6, EDGE_HZ, 'highpass', fs=sr, output='sos')
-    return lambda x: sosfiltfilt(sos, x, padlen=min(sr//5, len(x) - 1)).astype(np.float32)
+    sos = scipy.signal.butter(6, EDGE_HZ, 'highpass', fs=sr, output='sos')
+    return lambda x: scipy.signal.sosfiltfilt(sos, x, padlen=min(sr//5, len(x) - 1)).astype(np.float32)
 
 def _excerpts(wav, sr, n=10, seconds=30): # at most five minutes from the whole length
     at = np.linspace(0, max(0, len(wav) - seconds*sr), n).astype(int)
@@ -213,7 +213,7 @@ def without_hum(
     def notches(x):
         "All notches, forwards and backwards."
         for f in lines:
-            x = filtfilt(*iirnotch(f, f/4, sr), x, padlen=min(sr//2, len(x) - 1))
+            x = scipy.signal.filtfilt(*scipy.signal.iirnotch(f, f/4, sr), x, padlen=min(sr//2, len(x) - 1))
         return x.astype(np.float32)
     return (_in_pieces(wav, sr, notches), lines[0]) if lines else (wav, None)
 
