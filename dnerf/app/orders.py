@@ -17,6 +17,7 @@ from ..audio.embedding import parse_embedding
 from ..nerf.config import compose_config
 from ..nerf.run import PARTS_OF_A_RUN, read_config
 from ..shelf import run_row, run_rows, subject_rows
+from ..talk.listening import STREAMS
 from ..talk.voice import read_speech
 from ..video.prepare import check_request
 from ..video.report import report_text
@@ -146,8 +147,6 @@ def check_ready(
             raise InputError(f"the run {name} cannot be used ({why}); {what}, or choose another one")
 
 # %% ../../nbs/app/02_orders.ipynb #350de94a
-_PORTS = range(65536)
-
 def _check_training(asked): # the settings of an order, as the command checks them
     given = {k: v for k, v in asked.items() if v not in (None, '')}
     check_known(given['subject'])
@@ -177,7 +176,7 @@ def order(
         return words, f"preparing {name or path.stem}"
     if verb == 'train':
         _check_training(asked)
-    if int(asked.get('port') or 0) not in _PORTS:
+    if not 0 <= int(asked.get('port') or 0) < 2**16:
         raise InputError(f"port is {asked['port']}; give a number from 1024 to 65535")
     if asked.get('run'):
         check_ready(asked['run'])
@@ -202,7 +201,9 @@ def _run(row): # with what only the page needs
     measured = folder/'metrics.json'
     when = measured.stat().st_mtime if measured.is_file() else None
     unmeasured = waits if row['state'] != 'finished' else 'not measured'*(when is None)
-    return row | dict(films=_films(folder), waits=waits, unmeasured=unmeasured, measured=when)
+    streams = row['audio'] is not None and set(row['audio'].split('+')) <= set(STREAMS)
+    late = waits or ('' if streams else f"{row['audio']} needs the whole recording")
+    return row | dict(films=_films(folder), waits=waits, late=late, unmeasured=unmeasured, measured=when)
 
 def shelf() -> dict: # `subjects`, `runs`, each a list of rows
     "What there is to choose from."

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'FLITE', 'PROGRAMS', 'voices', 'speak']
 
 # %% ../../nbs/app/01_voices.ipynb #33e33f62
-import contextlib, os, re, shutil, subprocess
+import contextlib, os, re, shutil, subprocess, unicodedata
 from functools import lru_cache
 from pathlib import Path
 from ..core import DnerfError, InputError, MissingError, home, read_json, staged_file
@@ -25,6 +25,13 @@ def _flite(): # name for the program -> name for people
     said = _said('flite', '-lv').partition(':')[2].split()
     known = [name for name in FLITE if name in said]
     return {name: FLITE.get(name, name) for name in (*known, *said) if not name.endswith('_time')}
+
+# %% ../../nbs/app/01_voices.ipynb #52a0008c
+def _unreadable(text): # the first word without a letter that flite reads; '' if there is none
+    def latin(c):
+        "Whether a character is read."
+        return unicodedata.name(c, '').startswith('LATIN') or c.isascii()
+    return next((word for word in text.split() if any(c.isalpha() for c in word) and not any(c.isalnum() and latin(c) for c in word)), '')
 
 # %% ../../nbs/app/01_voices.ipynb #5db83584
 def _languages(
@@ -95,6 +102,8 @@ def speak(
     if voice not in known:
         raise InputError(f"there is no voice {voice!r} on this machine; choose one of {', '.join([*known][:6])}")
     who = f"{known[voice]} ({voice.partition(' ')[0]})"
+    if voice.startswith('flite ') and (foreign := _unreadable(text)):
+        raise InputError(f"{who} reads Latin letters only and would leave out {foreign!r}; choose a voice of that language")
     with staged_file(out) as part:
         source = part.with_suffix('.txt')
         source.write_text(text + '\n', encoding='utf-8')

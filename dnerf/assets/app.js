@@ -139,6 +139,7 @@ function fields(form) {
 }
 function ordering(id, verb, more) {
   const form = $('#' + id), said = $('.said', form), button = $('.main', form);
+  form.addEventListener('input', () => say(said, ''));       // what was said of the last order is over
   form.onsubmit = async e => {
     e.preventDefault();
     button.disabled = true;
@@ -198,6 +199,7 @@ function buttons(job) {
   if (job.state !== 'running') add('Remove', 'remove');
   out.push(make('a', { href: `jobs/${job.id}/log`, target: '_blank', rel: 'noopener', textContent: 'log' }));
   if (job.state === 'done' && job.verb === 'drive' && job.made) {
+    out.push(make('button', { className: 'small', type: 'button', textContent: 'Watch', onclick: () => watch(job.made) }));
     out.push(make('a', { href: 'runs/' + fileUrl(job.made), download: '', textContent: 'download' }));
   }
   if (job.state === 'done' && job.verb === 'train' && job.made) {
@@ -255,7 +257,10 @@ function draw(jobs) {
   while (place.children.length > jobs.length) place.lastChild.remove();
   $('#nojobs').hidden = jobs.length > 0;
 }
+const FORMS = { prepare: '#prepare', train: '#train', drive: '#drive', live: '#liveform' };
 function ended(job) { // what follows from a job that has just ended
+  const said = $(`${FORMS[job.verb]} .said`);
+  if (!said.classList.contains('fault')) say(said, '');
   if (job.state !== 'done') return;
   if (job.verb === 'prepare') page.wanted = job.made;
   if (job.verb === 'train' && !page.chosen) page.wantedRun = job.made.split('/').slice(0, 2).join('/');
@@ -322,6 +327,16 @@ function films() {
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
 }
+function watch(path) { // a film of the list of jobs
+  show('speak');
+  page.chosen = true;
+  $('#drive [name=run]').value = path.split('/').slice(0, 2).join('/');
+  page.film = path;
+  films();
+  const film = $('#films video');
+  film.scrollIntoView({ block: 'center' });
+  film.play();
+}
 // The page of `dnerf compare` in a frame, made anew when the choice changes, or a run or its evaluation does.
 function compare() {
   const chosen = $$('#choice input:checked').map(e => e.value), frame = $('#beside'), enough = chosen.length > 1;
@@ -360,9 +375,11 @@ async function shelf() {
   page.asked = Date.now();
   page.shelf = await ask('shelf');
   options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);
-  const runs = page.shelf.runs.map(r => [r.name, scored(r), r.waits]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // those that can speak first
-  if (!runs.length || runs[0][2]) runs.unshift(['', runs.length ? 'no portrait is ready yet' : 'train a portrait first']);
-  $$('.runs').forEach(s => options(s, runs, page.wantedRun));
+  for (const [form, why] of [['#drive', 'waits'], ['#liveform', 'late']]) {
+    const runs = page.shelf.runs.map(r => [r.name, scored(r), r[why]]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // those that can speak first
+    if (!runs.length || runs[0][2]) runs.unshift(['', runs.length ? 'no portrait is ready yet' : 'train a portrait first']);
+    options($(`${form} .runs`), runs, page.wantedRun);
+  }
   const still = page.shelf.subjects.map(s => [s.name, `moves as ${s.name}`]);
   options($('#drive [name=motion]'), [['', 'moves as in training'], ['still', 'still'], ...still]);
   spoken();

@@ -237,10 +237,10 @@ def _number(metrics, key): # value under a dotted path as text, 'none' if it is 
 
 def _motion_line(metrics): # lips, blinks and sync in one line; empty when none of them was measured
     sync = 'subject_sync.confidence'
-    numbers = [_number(metrics, key) for key in ('lips.correlation', 'blink.f1', f'{sync}.rendered', f'{sync}.ground_truth')]
-    if set(numbers) == {'none'}:
-        return ''
-    return 'lips correlation {}, blink F1 {}, subject sync {} (real clip {})\n'.format(*numbers)
+    lips, blink, own, real = (_number(metrics, key) for key in ('lips.correlation', 'blink.f1', f'{sync}.rendered', f'{sync}.ground_truth'))
+    parts = {f'lips correlation {lips}': lips, f'blink F1 {blink}': blink, f'subject sync {own} (real clip {real})': own}
+    measured = [text for text, value in parts.items() if value != 'none']
+    return ', '.join(measured) + '\n' if measured else ''
 
 _FEW = 300 # steps of a portrait that can still be expected to become much sharper
 

@@ -30,7 +30,7 @@ class DriveOptions:
 @dataclass(frozen=True)
 class StreamOptions:
     "What a stream can be asked for: what is known while one still speaks."
-    motion:str='loop'      # As in `DriveOptions`
+    motion:str='loop'      # loop: the head as in training, to and fro; still; a file of poses; another subject, or a video of somebody
     blinks:float|None=ranged(None, 0, 60) # Blinks per minute; as the person blinks if not given
     articulation:float=ranged(1.0, 0, 3) # How far the mouth moves; 1 as far as the person's (the picture shows less), 0 not at all
     plain:bool=False       # Leave the word "SYNTHETIC" out of the picture

@@ -44,8 +44,8 @@ def open_media(
     kind = container.format.name
     if kind == 'tty' or kind.endswith('_pipe'):
         container.close()
-        raise InputError(f"{path} is a {'text' if kind == 'tty' else 'picture'} file, not a video; "
-                         "give a video such as .mp4, .mov, .mkv or .webm")
+        raise InputError(f"{path} is a {'text' if kind == 'tty' else 'picture'} file, neither video nor sound; "
+                         "give a video such as .mp4, .mov, .mkv or .webm, or speech such as .wav")
     return container
 
 # %% ../../nbs/video/00b_decoding.ipynb #175cfc6f
