@@ -41,7 +41,7 @@ def train_folder(
         raise InputError('steps is 0; give a number from 1, or minutes to train by the clock')
     config = compose_config(preset, overrides, **given)
     if config.preset == 'tiny' and progress:
-        print('the preset tiny tries the program; its picture is a grey oval, and cpu or gpu give a portrait')
+        print('the preset tiny is only for trying the program: its picture is a grey oval; cpu or gpu give a portrait')
     parse_embedding(config.audio)                          # an unknown one is refused before a video is prepared
     check_processes(config)
     person = open_subject(config.subject, size, progress, path)

@@ -45,15 +45,15 @@ EXAMPLES = {
 
 # %% ../nbs/89_parser.ipynb #89a5001a
 def number_reader(
-    kind, # int or float
-):        # Function of a text
-    "What a parser calls for a number; what is no number is refused in words."
+    kind:type, # int or float
+):             # Function of a text
+    "A converter for argparse: text to number, or an error in plain words."
     def read(text):
-        "A number."
+        "The number, or `ArgumentTypeError`."
         try:
             return kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole number' if kind is int else 'number'}") from None
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole number' if kind is int else 'number'}") from None
     return read
 
 # %% ../nbs/89_parser.ipynb #89a5000a

@@ -255,6 +255,11 @@ def test_a_round_in_a_browser(home, browser, tmp_path):
         wait_for(lambda: page.eval_on_selector("#films video", "v => v.currentTime > .1"), 20, "the film to play")
         assert (home / "runs" / "toy" / "mel-tiny" / "speech" / "hello.mp4").is_file()
         shot(page, "spoken")
+        page.click("#tab-portrait")
+        page.eval_on_selector("#films video", "v => { v.pause(); v.currentTime = 0; }")
+        page.click("#jobs button:has-text('Watch')")
+        assert page.locator("#films video").first.is_visible()
+        wait_for(lambda: page.eval_on_selector("#films video", "v => !v.paused"), 20, "the film to play again")
         # a recording of the microphone
         page.click("#drive .take button")
         page.wait_for_timeout(1200)

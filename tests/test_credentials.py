@@ -151,6 +151,11 @@ def test_a_film_that_cannot_be_signed_is_one_sentence_and_no_film(film, dnerf_ho
     with pytest.raises(StorageError, match="cannot be signed .the certificate is over"):
         film()
     assert not [p for p in (dnerf_home / "runs").rglob("*") if p.suffix == ".mp4" or "partial" in p.name]
+    older = dnerf_home / "runs" / "toy" / "first" / "video.mp4"
+    older.write_bytes(b"an older film")
+    with pytest.raises(StorageError, match="cannot be signed"):
+        film()
+    assert older.read_bytes() == b"an older film"
 
 
 @installed

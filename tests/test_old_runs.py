@@ -16,7 +16,7 @@ from dnerf.evaluation.report import evaluate_run
 from dnerf.nerf.config import compose_config
 from dnerf.nerf.playback import render_frames
 from dnerf.nerf.portrait import build_portrait
-from dnerf.nerf.run import load_run, renamed, with_recording
+from dnerf.nerf.run import load_run, read_config, renamed, with_recording
 from dnerf.nerf.training import PortraitTraining, train
 from dnerf.subject import Subject, toy_subject, write_wav
 from dnerf.talk.drive import drive
@@ -308,3 +308,11 @@ def test_a_kept_file_that_is_damaged_or_missing_is_named(home, name):
     path.unlink()
     with pytest.raises(InputError, match=f"{re.escape(name)}, which the run toy/kept keeps of its subject, is missing; "):
         load_run("toy/kept")
+
+
+@pytest.mark.parametrize("plane, epsilon", [(8, 1e-12), (0, 1e-8)])
+def test_a_plane_of_an_older_version_learned_with_the_epsilon_of_the_grids(plane, epsilon, tmp_path):
+    config = compose_config("tiny", f"field.plane={plane}", subject="toy")
+    del config.optim.eps_detail
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path).optim.eps_detail == epsilon

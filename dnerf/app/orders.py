@@ -9,6 +9,7 @@ __all__ = ['FIELDS', 'FLAGS', 'UPLOADED', 'NAMED', 'LABELS', 'uploads_dir', 'upl
 # %% ../../nbs/app/02_orders.ipynb #05337a42
 import contextlib, io, re, threading, time
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from ..core import DnerfError, InputError, MissingError, check_name, data_dir, home, inside, read_json, runs_dir
 from ..evaluation.compare import comparison_page, results_of
@@ -17,7 +18,7 @@ from ..audio.embedding import parse_embedding
 from ..nerf.config import compose_config
 from ..nerf.run import PARTS_OF_A_RUN, read_config
 from ..shelf import run_row, run_rows, subject_rows
-from ..talk.listening import STREAMS
+from ..talk.listening import check_streams, unstreamable
 from ..talk.voice import read_speech
 from ..video.prepare import check_request
 from ..video.report import report_text
@@ -180,6 +181,8 @@ def order(
         raise InputError(f"port is {asked['port']}; give a number from 1024 to 65535")
     if asked.get('run'):
         check_ready(asked['run'])
+    if verb == 'live' and (runs_dir()/asked['run']/'config.yaml').is_file():
+        check_streams(SimpleNamespace(config=read_config(runs_dir()/asked['run'])))
     if asked.get('speech'):
         _check_speech(asked['speech'])
     what = asked.get('run') or asked.get('subject')
@@ -201,8 +204,7 @@ def _run(row): # with what only the page needs
     measured = folder/'metrics.json'
     when = measured.stat().st_mtime if measured.is_file() else None
     unmeasured = waits if row['state'] != 'finished' else 'not measured'*(when is None)
-    streams = row['audio'] is not None and set(row['audio'].split('+')) <= set(STREAMS)
-    late = waits or ('' if streams else f"{row['audio']} needs the whole recording")
+    late = waits or ', '.join(f'{part} needs the whole recording' for part in unstreamable(row['audio'] or '')[:1])
     return row | dict(films=_films(folder), waits=waits, late=late, unmeasured=unmeasured, measured=when)
 
 def shelf() -> dict: # `subjects`, `runs`, each a list of rows

@@ -8,6 +8,7 @@ __all__ = ['LONGEST', 'FLITE', 'PROGRAMS', 'voices', 'speak']
 # %% ../../nbs/app/01_voices.ipynb #33e33f62
 import contextlib, os, re, shutil, subprocess, unicodedata
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from ..core import DnerfError, InputError, MissingError, home, read_json, staged_file
 
@@ -27,11 +28,11 @@ def _flite(): # name for the program -> name for people
     return {name: FLITE.get(name, name) for name in (*known, *said) if not name.endswith('_time')}
 
 # %% ../../nbs/app/01_voices.ipynb #52a0008c
-def _unreadable(text): # the first word without a letter that flite reads; '' if there is none
-    def latin(c):
-        "Whether a character is read."
-        return unicodedata.name(c, '').startswith('LATIN') or c.isascii()
-    return next((word for word in text.split() if any(c.isalpha() for c in word) and not any(c.isalnum() and latin(c) for c in word)), '')
+def _unreadable(text): # the first letters in a row that are not Latin; '' if there are none
+    def foreign(c):
+        "Whether a character is a letter that is not Latin."
+        return c.isalpha() and not unicodedata.name(c, '').startswith(('LATIN', 'MODIFIER', 'FEMININE', 'MASCULINE'))
+    return next((''.join(letters) for other, letters in groupby(text, foreign) if other), '')
 
 # %% ../../nbs/app/01_voices.ipynb #5db83584
 def _languages(
@@ -103,7 +104,8 @@ def speak(
         raise InputError(f"there is no voice {voice!r} on this machine; choose one of {', '.join([*known][:6])}")
     who = f"{known[voice]} ({voice.partition(' ')[0]})"
     if voice.startswith('flite ') and (foreign := _unreadable(text)):
-        raise InputError(f"{who} reads Latin letters only and would leave out {foreign!r}; choose a voice of that language")
+        raise InputError(f"{who} reads Latin letters only and would leave out {foreign!r}; "
+                         "choose a voice for that language (espeak-ng, Piper)")
     with staged_file(out) as part:
         source = part.with_suffix('.txt')
         source.write_text(text + '\n', encoding='utf-8')

@@ -205,11 +205,7 @@ function buttons(job) {
   if (job.state === 'done' && job.verb === 'train' && job.made) {
     const run = job.made.split('/').slice(0, 2).join('/');
     out.push(make('a', { href: 'runs/' + fileUrl(run) + '/report.html', target: '_blank', rel: 'noopener', textContent: 'report' }));
-    out.push(make('button', { className: 'small', type: 'button', textContent: 'Let it speak', onclick: () => {
-      show('speak');
-      $('#drive [name=run]').value = run;
-      films();
-    } }));
+    out.push(make('button', { className: 'small', type: 'button', textContent: 'Let it speak', onclick: () => choose(run) }));
   }
   return out;
 }
@@ -327,15 +323,18 @@ function films() {
   if (place.text !== paths.join()) place.replaceChildren(...paths.map(p => figure(p, p.split('/').at(-1))));
   place.text = paths.join();
 }
-function watch(path) { // a film of the list of jobs
+function choose(run, film = '') { // a portrait, and a film that stands first
   show('speak');
+  if (page.shelf.runs.some(r => r.name === run && !r.waits)) $('#drive [name=run]').value = run;
   page.chosen = true;
-  $('#drive [name=run]').value = path.split('/').slice(0, 2).join('/');
-  page.film = path;
+  page.film = film;
   films();
+}
+function watch(path) { // a film of the list of jobs
+  choose(path.split('/').slice(0, 2).join('/'), path);
   const film = $('#films video');
-  film.scrollIntoView({ block: 'center' });
-  film.play();
+  film?.scrollIntoView({ block: 'center' });
+  film?.play().catch(() => {}); // a browser may ask for a click first
 }
 // The page of `dnerf compare` in a frame, made anew when the choice changes, or a run or its evaluation does.
 function compare() {
@@ -376,7 +375,7 @@ async function shelf() {
   page.shelf = await ask('shelf');
   options($('#train [name=subject]'), page.shelf.subjects.length ? page.shelf.subjects.map(s => [s.name, s.name]) : [['', 'prepare a video first']], page.wanted);
   for (const [form, why] of [['#drive', 'waits'], ['#liveform', 'late']]) {
-    const runs = page.shelf.runs.map(r => [r.name, scored(r), r[why]]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // those that can speak first
+    const runs = page.shelf.runs.map(r => [r.name, scored(r), r[why]]).sort((a, b) => Boolean(a[2]) - Boolean(b[2])); // usable ones first
     if (!runs.length || runs[0][2]) runs.unshift(['', runs.length ? 'no portrait is ready yet' : 'train a portrait first']);
     options($(`${form} .runs`), runs, page.wantedRun);
   }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
 import numpy as np
-import scipy
+import scipy # scipy.signal is loaded where it filters: it takes half a second
 from scipy.fft import rfft
 from scipy.io import wavfile
 from ..core import InputError

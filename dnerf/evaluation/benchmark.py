@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'in_turns', 'chosen_parts', 'Numbers', 'chosen_numbers', 'compare_steps', 'benchmark_run', 'time_to_reach',
-           'race', 'guess_seconds', 'at_size', 'render_speed', 'tile_pictures', 'tile_subject', 'cost_by_length',
+           'race', 'initialise_seconds', 'at_size', 'render_speed', 'tile_pictures', 'tile_subject', 'cost_by_length',
            'speech_speed', 'resample_by_loop', 'contamination_speed', 'keep_results', 'benchmark_lines']
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #78528319
@@ -164,18 +164,19 @@ def race(
     return dict(target=target, slow_s=slow_s, fast_s=fast_s, ratio=fast_s and slow_s/fast_s, at_least=is_bound)
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #b05b0002
-def guess_seconds(
+def initialise_seconds(
     subject:Subject,       # A prepared person
     embedding:np.ndarray,  # `(N, 16, D)` features of `audio`
     audio:str,             # Name of the embedding
     preset:str,            # `cpu`, `gpu`, `paper`
     overrides:str='',      # Further settings
 ) -> float:                # Seconds
-    "How long a portrait takes to be built and guessed, before its first step."
+    "Time to build and to initialise a portrait, before its first step."
     config = compose_config(preset, overrides, subject=subject.name, audio=audio)
-    start = time.perf_counter()
-    build_portrait(subject, config, embedding.shape[-1]).initialise(subject, embedding)
-    return time.perf_counter() - start
+    def call():
+        "Once."
+        build_portrait(subject, config, embedding.shape[-1]).initialise(subject, embedding)
+    return in_turns(dict(initialise=call), 1)['initialise'][0]
 
 # %% ../../nbs/evaluation/05_benchmark.ipynb #6041647b
 def at_size(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..core import InputError, locked, need_space, runs_dir, scratch, staged_file, write_json
 from ..subject import FPS, SAMPLE_RATE, NpyWriter, software_versions
-from ..talk.credentials import COMPOSITE, open_signer, sign
+from ..talk.credentials import COMPOSITE, open_signer, signed_film
 from ..talk.synthesis import difference, render_split, run_name, synthetic_metadata
 from ..video.media import write_video
 from .curves import curves_figure
@@ -182,8 +182,8 @@ def _write_comparison(run, clip): # `compare.mp4`: the real clip on the left, th
               'comment': 'The left half is the recording. The right half is ' + marks['comment']}
     pairs = (np.concatenate(pair, 1) for pair in zip(clip.real, clip.rendered))
     out = split_file(run.folder, 'compare.mp4', clip.split)
-    film = write_video(out, pairs, fps=FPS, wav=clip.wav, sr=SAMPLE_RATE, metadata=marks)
-    sign(film, open_signer(), run, run.subject.folder/'audio.wav', COMPOSITE)
+    with signed_film(out, open_signer(), run, run.subject.folder/'audio.wav', COMPOSITE) as film:
+        write_video(film, pairs, fps=FPS, wav=clip.wav, sr=SAMPLE_RATE, metadata=marks)
 
 def _write_figures(run, clip, kept): # figure to its caption
     figures, split = Path(run.folder)/'figures', clip.split
@@ -237,7 +237,8 @@ def _number(metrics, key): # value under a dotted path as text, 'none' if it is 
 
 def _motion_line(metrics): # lips, blinks and sync in one line; empty when none of them was measured
     sync = 'subject_sync.confidence'
-    lips, blink, own, real = (_number(metrics, key) for key in ('lips.correlation', 'blink.f1', f'{sync}.rendered', f'{sync}.ground_truth'))
+    keys = 'lips.correlation', 'blink.f1', f'{sync}.rendered', f'{sync}.ground_truth'
+    lips, blink, own, real = (_number(metrics, key) for key in keys)
     parts = {f'lips correlation {lips}': lips, f'blink F1 {blink}': blink, f'subject sync {own} (real clip {real})': own}
     measured = [text for text, value in parts.items() if value != 'none']
     return ', '.join(measured) + '\n' if measured else ''

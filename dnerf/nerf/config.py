@@ -52,7 +52,8 @@ class OptimConfig:
     head_share: float = ruled(.4, number(0, .999))   # after this share of the budget a torso NeRF is trained, before it the head; ...
     torso_decay_steps: int = ruled(0, whole())       # ... then the rate falls again, in so many steps; 0: over the rest
     warmup: int = ruled(20, whole())                 # steps of linear rise at the start
-    eps: float = ruled(1e-12, number(1e-30, 1))      # Adam's epsilon
+    eps: float = ruled(1e-12, number(1e-30, 1))      # Adam's epsilon ...
+    eps_detail: float = ruled(1e-8, number(1e-30, 1)) # ... and that of the plane of detail
     mask: float = ruled(.1, number(0, 1e4))          # weight of the two mask losses at the start; falls to a fiftieth of itself
     ssim: float = ruled(0., number(0, 1e4))          # weight of 1 - SSIM over the patches of lips and eyes
     corrections: float = ruled(1e-4, number(0, 1e4)) # weight of the terms that keep pose corrections and frame codes small and smooth

@@ -326,12 +326,12 @@ def plain(self:FastField,
 # %% ../../nbs/nerf/01_field.ipynb #4bd08bb6
 @patch
 def parameter_groups(self:GridField) -> dict[str, list]: # Name of a learning rate to parameters
-    "Grids learn faster than networks: a cell gets a gradient far less often than a weight."
+    "Grids learn faster than networks: a cell gets a gradient far less often than a weight; a node of the plane still less often."
     blends = [self.blend_grid] if self.config.blends else []
     mix = [self.mix] if self.config.blends else []
     fine = [self.plane] if self.config.plane else []
     moves = [self.move_grid] if self.displaces else []
-    return dict(grids=[self.density_grid, *blends, *self.grids, *fine, *moves], networks=[*mix, *self.net.parameters()])
+    return dict(grids=[self.density_grid, *blends, *self.grids, *moves], networks=[*mix, *self.net.parameters()], detail=fine)
 
 # %% ../../nbs/nerf/01_field.ipynb #15edff54
 @patch

@@ -186,16 +186,18 @@ def initialise(self:Portrait,
     return self
 
 @patch
-def parameter_groups(self:Portrait) -> dict[str, list]: # `grids`, `networks`, `attention`
+def parameter_groups(self:Portrait) -> dict[str, list]: # `grids`, `networks`, `attention`, `detail`
     "Which parameters learn with which rate. The order is that of Adam's state in checkpoints."
     parts = [part.parameter_groups() for part in (self.condition, self.head, self.torso)]
-    groups = {name: [p for part in parts for p in part.get(name, [])] for name in ('grids', 'networks', 'attention', 'frames')}
+    names = 'grids', 'networks', 'attention', 'frames', 'detail'
+    groups = {name: [p for part in parts for p in part.get(name, [])] for name in names}
     corrections = [] if self.pose_correction is None else list(self.pose_correction.parameters())
     film = [] if self.film is None else list(self.film.parameters())
     return dict(
         grids=groups['grids'] + film,
         networks=groups['networks'] + corrections + groups['frames'],
-        attention=groups['attention'])
+        attention=groups['attention'],
+        detail=groups['detail'])
 
 # %% ../../nbs/nerf/03_portrait.ipynb #5e7a0c22
 @patch

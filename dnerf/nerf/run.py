@@ -91,6 +91,8 @@ def _completed(saved): # with the types of the classes
     if kind not in _FIELDS:
         raise ValueError(f'there is no field of kind {kind}')
     settings['field'] = _settings(OmegaConf.merge(OmegaConf.structured(_FIELDS[kind]), merged.field))
+    if settings['field'].get('plane') and 'eps_detail' not in saved.get('optim', {}): # the plane had the epsilon of the grids once
+        settings['optim']['eps_detail'] = settings['optim']['eps']
     return OmegaConf.create(settings)
 
 # %% ../../nbs/nerf/04b_run.ipynb #b7a6bac3

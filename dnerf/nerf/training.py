@@ -97,9 +97,10 @@ class PortraitTraining(L.LightningModule):
 def configure_optimizers(self:PortraitTraining) -> torch.optim.Optimizer:
     "Adam, with a learning rate for each group of parameters."
     o = self.config.optim
-    rates = dict(grids=o.lr_grid, networks=o.lr_net, attention=5*o.lr_net)
-    groups = [dict(params=ps, lr=rates[name], base_lr=rates[name]) for name, ps in self.portrait.parameter_groups().items() if ps]
-    return torch.optim.Adam(groups, betas=self.portrait.head.betas, eps=o.eps, fused=self.device.type in ('cpu', 'cuda'))
+    rates = dict(grids=o.lr_grid, networks=o.lr_net, attention=5*o.lr_net, detail=o.lr_grid)
+    groups = [dict(params=ps, lr=rates[name], base_lr=rates[name], eps=o.eps_detail if name == 'detail' else o.eps)
+              for name, ps in self.portrait.parameter_groups().items() if ps]
+    return torch.optim.Adam(groups, betas=self.portrait.head.betas, fused=self.device.type in ('cpu', 'cuda'))
 
 @patch
 def on_train_batch_start(self:PortraitTraining, batch, batch_idx):

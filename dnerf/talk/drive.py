@@ -25,7 +25,7 @@ from ..subject import FPS, SAMPLE_RATE
 from .blinks import across_blinks, blink_style, check_blinks, find_blinks, lid_columns, new_blinks, open_lids
 from .motion import Motion, open_motion
 from .options import DriveOptions, with_options
-from .credentials import open_signer, sign
+from .credentials import open_signer, signed_film
 from .output import check_output, own_path, pieces_folder, request_note
 from .paste import Paster
 from .synthesis import draw_badge, in_order, run_name, synthetic_metadata, to_uint8
@@ -313,7 +313,7 @@ def drive(
     with _job(run, out, key, given) as pieces:
         with _removed_on_error(pieces):
             nbytes = video_bytes(n, _pixels(run, paster, options.size))
-            need_space(out, 2*nbytes, f"the video {out.name}")
+            need_space(out, 3*nbytes, f"the video {out.name}")
             if progress:
                 _announce(run, speech, wav, n, nbytes, render, [*said, *motion.said])
             steps = _cached(pieces/'steps.npy', lambda: driving_features(run, wav, options.pitch, options.rhythm, content, weights))
@@ -328,6 +328,7 @@ def drive(
             if progress:
                 print('stopped; run the same command again to go on')
             raise
-        sign(join_videos(out, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, _marks(run, speech, key)), signer, run, speech)
+        with signed_film(out, signer, run, speech) as film:
+            join_videos(film, parts, FPS, sound_of(wav, options.rhythm), SAMPLE_RATE, _marks(run, speech, key))
         shutil.rmtree(pieces)
     return out

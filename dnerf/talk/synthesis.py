@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from ..core import DivergedError, DnerfError, progress as progress_bar
 from ..subject import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from .credentials import open_signer, sign
+from .credentials import open_signer, signed_film
 from .output import MADE_HERE
 from ..video.media import write_video
 
@@ -107,7 +107,8 @@ def render_split(
     frames, signer = run.subject.split(split), open_signer()
     pictures = in_order(render(run, frames), frames, on_frame)
     bar = progress_bar(pictures, total=len(frames), desc=f'rendering the {split} split', unit='frame', disable=not progress)
-    film = write_video(
-        out or run.folder/'video.mp4', bar, fps=FPS, wav=frames_wav(run.subject, frames), sr=SAMPLE_RATE,
-        metadata=synthetic_metadata(run, f'{split} split'))
-    return sign(film, signer, run, run.subject.folder/'audio.wav')
+    out = Path(out or run.folder/'video.mp4')
+    with signed_film(out, signer, run, run.subject.folder/'audio.wav') as film:
+        write_video(film, bar, fps=FPS, wav=frames_wav(run.subject, frames), sr=SAMPLE_RATE,
+                    metadata=synthetic_metadata(run, f'{split} split'))
+    return out

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 import av
 import numpy as np
-import scipy
+import scipy # scipy.signal is loaded where it filters: it takes half a second
 from scipy.ndimage import uniform_filter1d
 from ..core import InputError
 
