@@ -22,7 +22,7 @@ class DeferredFieldConfig(FastFieldConfig):
     "Sizes of the deferred field: those of the fast field, with more blendshapes."
     kind: str = ruled('deferred', words('deferred'))
     blends: int = ruled(6, whole(0, 256)) # they alone change the shape
-    plane_scale: float = ruled(.16, number(0, 100)) # learning rate of the plane, relative to the grids
+    plane_scale: float = ruled(.08, number(-1, 100)) # learning rate of the plane, relative to the grids; -1: from its nodes
     stride: int = ruled(0, whole(0, 8)) # pixels from ray to ray in a whole frame; 0: one below 384 pixels, else two
 
 class DeferredField(GridField):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEWEST_NODES', 'MOST_NODES', 'positional_encoding', 'MLPFieldConfig', 'MLPField', 'grid_lookup', 'slice_lookup',
-           'plane_lookup', 'plane_nodes', 'FastFieldConfig', 'face_gates', 'blend_mask', 'GridRoughness', 'GridField',
-           'FastField']
+           'plane_lookup', 'plane_nodes', 'plane_rate', 'FastFieldConfig', 'face_gates', 'blend_mask', 'GridRoughness',
+           'GridField', 'FastField']
 
 # %% ../../nbs/nerf/01_field.ipynb #3a0a4a00
 from dataclasses import dataclass
@@ -152,6 +152,13 @@ def plane_nodes(
     "How fine the plane of detail is: where it is not said, a node for each pixel."
     return min(max(size, FEWEST_NODES), MOST_NODES) if plane < 0 else plane
 
+def plane_rate(
+    scale:float, # Of the configuration
+    nodes:int,   # Along each side
+) -> float:      # Relative to the grids
+    "How fast the plane learns: where it is not said, in proportion to its nodes, 0.08 for 256."
+    return .08*nodes/FEWEST_NODES if scale < 0 else scale
+
 # %% ../../nbs/nerf/01_field.ipynb #3856216e
 @dataclass
 class FastFieldConfig:
@@ -168,7 +175,7 @@ class FastFieldConfig:
     blend_resolution: int = ruled(48, whole(2, 512)) # nodes along each side of their grid
     plane: int = ruled(0, whole(-1, 4096))           # nodes along each side of the plane of detail; 0: none, -1: from the picture's size
     plane_channels: int = ruled(8, whole(1, 256))    # features in it, beside its corrections of colour and density
-    plane_scale: float = ruled(.15, number(0, 100))  # learning rate of the plane, relative to the grids
+    plane_scale: float = ruled(.15, number(-1, 100)) # learning rate of the plane, relative to the grids; -1: from its nodes
     moves: int = ruled(0, whole(0, 512))            # nodes along each side of the grid of displacements; 0: none, and none without blends
     move_scale: float = ruled(.03, number(0, 10))    # half boxes per unit of that grid
     gate: bool = True                                # speech acts on the lower face, eyelids and brows on the upper; needs those signals

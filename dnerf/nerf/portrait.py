@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core import InputError
 from .condition import Condition
 from .cue import Cue, upper_face_signal
-from .field import plane_nodes
+from .field import plane_nodes, plane_rate
 from .per_frame import MovingBackdrop, PoseCorrection
 from .head import CoarseFineHead, FastHead
 from .march import DeferredHead
@@ -77,6 +77,7 @@ def build_head(
         return CoarseFineHead(field, config, condition.dim)
     kind, field = DeferredHead if field.kind == 'deferred' else FastHead, copy.deepcopy(field)
     field.plane = plane_nodes(field.plane, size)
+    field.plane_scale = plane_rate(field.plane_scale, field.plane)
     return kind(field, config, condition.dim, condition.n_speech)
 
 def build_torso(
