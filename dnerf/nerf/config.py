@@ -123,7 +123,7 @@ def _groups(store):
         '_tiny': dict(resolutions=(8,), channels=(4,), density_resolution=16)}
     nodes: dict[str, Any] = dict(mlp=MLPFieldConfig, mlp_tiny=MLPFieldConfig(width=16, depth=3, skip=1))
     for size, values in sizes.items():
-        plane = dict(plane=0) if size == '_tiny' else dict(plane=-1, plane_scale=-1.)
+        plane: dict[str, Any] = dict(plane=0) if size == '_tiny' else dict(plane=-1, plane_scale=-1.)
         nodes |= {f'fast{size}': FastFieldConfig(**values), f'deferred{size}': DeferredFieldConfig(**values, **plane)}
     for name, node in nodes.items():
         store.store(group='field', name=name, node=node)
