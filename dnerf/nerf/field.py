@@ -156,8 +156,8 @@ def plane_rate(
     scale:float, # Of the configuration
     nodes:int,   # Along each side
 ) -> float:      # Relative to the grids
-    "How fast the plane learns: where it is not said, in proportion to the number of its nodes, 0.08 for 256 by 256."
-    return .08*(nodes/FEWEST_NODES)**2 if scale < 0 else scale
+    "How fast the plane learns: where it is not said, in proportion to the number of its nodes, from 0.08 to 0.32."
+    return .08*(plane_nodes(-1, nodes)/FEWEST_NODES)**2 if scale < 0 else scale
 
 # %% ../../nbs/nerf/01_field.ipynb #3856216e
 @dataclass

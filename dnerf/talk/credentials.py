@@ -6,7 +6,7 @@
 __all__ = ['VARIABLES', 'SYNTHETIC', 'COMPOSITE', 'self_made', 'open_signer', 'manifest', 'sign', 'credentials_of', 'signed_film']
 
 # %% ../../nbs/talk/00h_credentials.ipynb #9f19ce5c
-import datetime, functools, importlib.util, io, json, os, time
+import datetime, functools, importlib.util, io, json, os, shutil, time
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -142,9 +142,12 @@ def sign(
         with staged_file(film) as part, c2pa.Builder(json.dumps(manifest(run, user_path(speech), source))) as builder:
             builder.sign_file(film, part, signer)
     except BaseException as e:
+        size = film.stat().st_size if film.is_file() else 0
         film.unlink(missing_ok=True)
         if isinstance(e, c2pa.C2paError):
-            raise StorageError(f"{film} cannot be signed ({e}), so it is left out; look at {VARIABLES[0]} and {VARIABLES[1]}, "
+            if shutil.disk_usage(film.parent).free < 2*size:     # there was less than one film's size before the unsigned film went
+                raise StorageError(f"could not write {film}: the disk is full; free some space and run the same command again") from None
+            raise StorageError(f"{film} cannot be signed ({e}); look at {VARIABLES[0]} and {VARIABLES[1]}, "
                                "or set DNERF_CREDENTIALS=off") from None
         raise
     return film
