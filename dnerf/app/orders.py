@@ -177,7 +177,7 @@ def order(
         return words, f"preparing {name or path.stem}"
     if verb == 'train':
         _check_training(asked)
-    if not 0 <= int(asked.get('port') or 0) < 2**16:
+    if asked.get('port') and not 1024 <= int(asked['port']) < 2**16:
         raise InputError(f"port is {asked['port']}; give a number from 1024 to 65535")
     if asked.get('run'):
         check_ready(asked['run'])
@@ -204,7 +204,8 @@ def _run(row): # with what only the page needs
     measured = folder/'metrics.json'
     when = measured.stat().st_mtime if measured.is_file() else None
     unmeasured = waits if row['state'] != 'finished' else 'not measured'*(when is None)
-    late = waits or ', '.join(f'{part} needs the whole recording' for part in unstreamable(row['audio'] or '')[:1])
+    others = unstreamable(row['audio'] or '')
+    late = waits or (f'{others[0]} needs the whole recording' if others else '')
     return row | dict(films=_films(folder), waits=waits, late=late, unmeasured=unmeasured, measured=when)
 
 def shelf() -> dict: # `subjects`, `runs`, each a list of rows

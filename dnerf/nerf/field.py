@@ -156,7 +156,7 @@ def plane_rate(
     scale:float, # Of the configuration
     nodes:int,   # Along each side
 ) -> float:      # Relative to the grids
-    "How fast the plane learns: where it is not said, in proportion to the number of its nodes, from 0.08 to 0.32."
+    "How fast the plane learns: at -1 in proportion to the number of its nodes, from 0.08 to 0.32."
     return .08*(plane_nodes(-1, nodes)/FEWEST_NODES)**2 if scale < 0 else scale
 
 # %% ../../nbs/nerf/01_field.ipynb #3856216e
